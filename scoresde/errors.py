@@ -1,0 +1,72 @@
+"""Errors of the library.
+
+Every one is a `ScoreSDEError` and also the built-in kind that a caller expects, so both
+`except ScoreSDEError` and `except ValueError` work. A message says what came, what was
+expected, and what to write instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from importlib import import_module
+from types import ModuleType
+
+
+class ScoreSDEError(Exception):
+    """Base of all errors raised on purpose by the library."""
+
+
+class ConfigError(ScoreSDEError, ValueError):
+    """A setting that cannot mean anything, or two that contradict one another."""
+
+
+class ShapeError(ScoreSDEError, ValueError):
+    """A tensor of a shape that cannot be right."""
+
+
+class DtypeError(ScoreSDEError, TypeError):
+    """A tensor or argument of the wrong type."""
+
+
+class TimeRangeError(ScoreSDEError, ValueError):
+    """A time, or log-SNR, outside the range of the process."""
+
+
+class ZeroSNRError(ScoreSDEError, ValueError):
+    """A quantity that does not exist where alpha = 0."""
+
+
+class NonFiniteError(ScoreSDEError, ArithmeticError):
+    """A NaN or an infinity where a number was due."""
+
+
+class SolverFailure(ScoreSDEError, RuntimeError):
+    """An integrator gave up before it reached its target."""
+
+
+class CheckpointError(ScoreSDEError, ValueError):
+    """A file that is not what it should be: corrupt, foreign, or of another run."""
+
+
+class MissingExtraError(ScoreSDEError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra of scoresde installs it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise MissingExtraError(
+            f"this needs the package {package!r} ({error}); write: pip install 'scoresde[{extra}]'"
+        ) from error
+
+
+def unknown_name(what: str, given: object, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not in a table, with the nearest one that is."""
+    names = sorted(known)
+    near = get_close_matches(str(given), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {what} {given!r}{hint} (known: {', '.join(names)})")

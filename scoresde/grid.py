@@ -1,0 +1,247 @@
+r"""Time grids: where a sampler stops on its way from noise to data.
+
+Every maker takes `(sde, n)` and returns a `Grid` of n steps, counting the last one to the clean
+end; `clean=False` stops at t_min instead. Knots are computed in float64 once, ahead of the loop.
+
+Where the process starts with alpha = 0 its log-SNR is -inf: makers that space knots by noise
+level then count from rho = 160, which is where EDM starts (sigma_max / sigma_data, Karras et al.
+2022), and replace the first knot by t_max itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .errors import ConfigError, TimeRangeError
+from .sde import DiscreteVPSDE, SDE
+from .sde.knot import CLEAN, Knot
+
+_RHO_CAP = 160.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Descending times, as float knots.
+
+    Attributes:
+        sde: the process whose times these are.
+        knots: one more than there are steps, noisiest first.
+    """
+
+    sde: SDE
+    knots: tuple[Knot, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.knots) < 2:
+            raise ConfigError(f"a grid needs at least 2 knots, got {len(self.knots)}")
+        angles = [knot.log_sigma - knot.log_alpha for knot in self.knots]
+        if any(not b < a for a, b in zip(angles, angles[1:], strict=False)):
+            times = [float(knot.t) for knot in self.knots]
+            raise TimeRangeError(
+                "a sampling grid runs from noise to data: its noise levels must fall strictly, "
+                f"got times {_short(times)}; write sorted(times, reverse=True) without repeats"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.knots) - 1
+
+    @property
+    def ends_clean(self) -> bool:
+        """Whether the last step goes to sigma = 0."""
+        return self.knots[-1].is_clean
+
+    def without_clean(self) -> Grid:
+        """The grid without its step to sigma = 0.
+
+        Raises:
+            ConfigError: if that is its only step.
+        """
+        return Grid(self.sde, self.knots[:-1]) if self.ends_clean else self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as JSON-able data."""
+        times = [float(knot.t) for knot in self.knots if not knot.is_clean]
+        return {"sde": self.sde.to_dict(), "times": times, "clean": self.ends_clean}
+
+
+def from_times(sde: SDE, times: Sequence[float], *, clean: bool = True) -> Grid:
+    """A grid through the user's own times, descending, with the clean end added.
+
+    Raises:
+        TimeRangeError: for times that ascend, repeat, or lie outside [t_min, t_max].
+    """
+    values = [float(t) for t in times]
+    slack = 1e-12 * sde.t_max
+    outside = [t for t in values if not sde.t_min - slack <= t <= sde.t_max + slack]
+    if outside:
+        hint = "; drop the 0, the clean end is added by itself" if outside == [0.0] else ""
+        raise TimeRangeError(
+            f"times {_short(outside)} lie outside {type(sde).__name__}'s range "
+            f"[{sde.t_min:g}, {sde.t_max:g}]{hint}; for a network that was trained further, write "
+            f"{type(sde).__name__}(t_min=..., t_max=...)"
+        )
+    knots = [sde.at(min(max(t, sde.t_min), sde.t_max)) for t in values]
+    return Grid(sde, tuple([*knots, CLEAN] if clean else knots))
+
+
+def from_lambdas(sde: SDE, lams: Sequence[float], *, clean: bool = True) -> Grid:
+    """A grid through ascending half log-SNRs log(alpha/sigma), with the clean end added."""
+    knots = [sde.at_lambda(float(lam)) for lam in lams]
+    return Grid(sde, tuple([*knots, CLEAN] if clean else knots))
+
+
+def uniform_t(
+    sde: SDE,
+    n: int,
+    *,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    clean: bool = True,
+) -> Grid:
+    """n steps, evenly spaced in t (Song et al. 2021)."""
+    return power(sde, n, 1.0, t_min=t_min, t_max=t_max, clean=clean)
+
+
+def power(
+    sde: SDE,
+    n: int,
+    exponent: float = 2.0,
+    *,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    clean: bool = True,
+) -> Grid:
+    """n steps, evenly spaced in t^(1/exponent); 2 is the "quadratic" grid of DDIM (2021, D.2)."""
+    low, high = _range(sde, t_min, t_max)
+    times = _spaced(high, low, _count(n, clean), lambda t: t ** (1 / exponent), lambda u: u**exponent)
+    return _close(sde, [sde.at(t) for t in times], clean)
+
+
+def uniform_lambda(
+    sde: SDE,
+    n: int,
+    *,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    clean: bool = True,
+) -> Grid:
+    """n steps, evenly spaced in half log-SNR (Lu et al., "DPM-Solver", 2022, section 3.4)."""
+    return _by_rho(sde, n, t_min, t_max, clean, math.log, math.exp)
+
+
+def karras(
+    sde: SDE,
+    n: int,
+    exponent: float = 7.0,
+    *,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    clean: bool = True,
+) -> Grid:
+    """n steps, evenly spaced in rho^(1/exponent) (Karras et al. 2022, eq. 5)."""
+    return _by_rho(
+        sde, n, t_min, t_max, clean, lambda r: r ** (1 / exponent), lambda u: u**exponent
+    )
+
+
+def trailing(sde: SDE, n: int, *, clean: bool = True) -> Grid:
+    """n steps of N/n indices, counted from the last index of the table down.
+
+    Named after Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024,
+    table 2; with real-valued indices, so that steps are even where n does not divide N.
+    """
+    size = _table_size(sde, n)
+    return _close(sde, [sde.at(size - 1 - k * size / n) for k in range(n)], clean)
+
+
+def leading(sde: SDE, n: int, *, clean: bool = True) -> Grid:
+    """n steps of N/n indices, counted from index 0 up (Ho et al. 2020, Song et al. 2021)."""
+    size = _table_size(sde, n)
+    return _close(sde, [sde.at((n - 1 - k) * size / n) for k in range(n)], clean)
+
+
+# -- helpers -----------------------------------------------------------------------------------
+
+
+def _range(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, float]:
+    low = sde.t_min if t_min is None else float(t_min)
+    high = sde.t_max if t_max is None else float(t_max)
+    if not sde.t_min <= low < high <= sde.t_max:
+        raise TimeRangeError(
+            f"need {sde.t_min:g} <= t_min < t_max <= {sde.t_max:g} for {type(sde).__name__}, got "
+            f"t_min={low:g}, t_max={high:g}; for a network that was trained further, write "
+            f"{type(sde).__name__}(t_min=..., t_max=...)"
+        )
+    return low, high
+
+
+def _count(n: int, clean: bool) -> int:
+    """Knots above the clean end for n steps."""
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ConfigError(f"a grid needs a whole number of steps, 1 or more, got {n!r}")
+    return int(n) if clean else int(n) + 1
+
+
+def _spaced(
+    first: float,
+    last: float,
+    count: int,
+    to: Callable[[float], float],
+    back: Callable[[float], float],
+) -> list[float]:
+    """`count` values from first to last, even under `to`; the two ends are exact."""
+    inner = np.linspace(to(first), to(last), count)[1:-1]
+    ends = [first] if count == 1 else [first, last]
+    return [first, *(back(float(u)) for u in inner), *ends[1:]]
+
+
+def _by_rho(
+    sde: SDE,
+    n: int,
+    t_min: float | None,
+    t_max: float | None,
+    clean: bool,
+    to: Callable[[float], float],
+    back: Callable[[float], float],
+) -> Grid:
+    low, high = _range(sde, t_min, t_max)
+    start, end = sde.at(high), sde.at(low)
+    if end.is_clean:
+        raise TimeRangeError(
+            f"{type(sde).__name__} has no noise at t = {low:g}, so knots cannot be spaced by noise "
+            "level down to it; write a t_min > 0"
+        )
+    rho_max = _RHO_CAP if start.is_zero_snr else float(start.rho)
+    rhos = _spaced(rho_max, float(end.rho), _count(n, clean), to, back)
+    knots = [start, *(sde.at_lambda(-math.log(rho)) for rho in rhos[1:])]
+    if len(knots) > 1:
+        knots[-1] = end
+    return _close(sde, knots, clean)
+
+
+def _close(sde: SDE, knots: list[Knot], clean: bool) -> Grid:
+    return Grid(sde, tuple([*knots, CLEAN] if clean else knots))
+
+
+def _table_size(sde: SDE, n: int) -> int:
+    if not isinstance(sde, DiscreteVPSDE):
+        raise ConfigError(
+            f"trailing and leading grids are for a DiscreteVPSDE, not {type(sde).__name__}; "
+            "write uniform_t(sde, n)"
+        )
+    size = len(sde.log_alphas)
+    if _count(n, True) > size:
+        raise ConfigError(f"{n} steps through a table of {size}; write at most {size}")
+    return size
+
+
+def _short(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:6])
+    return f"[{shown}{', ...' if len(values) > 6 else ''}]"

@@ -1,0 +1,308 @@
+r"""Where randomness comes from.
+
+A *source* is a frozen value that says which noise a run uses; `open` turns it into a *stream*
+for one run of given shape, dtype and device. Solvers see only the stream, and never torch's
+global generator.
+
+| source | noise |
+| --- | --- |
+| `BatchSeed(0)` | one stream for the whole batch: the fastest |
+| `SampleSeeds((4, 7))` | one stream a sample: sample k depends on seed k alone |
+| `BrownianPath((4, 7))` | one Brownian path a sample, the same for any number of steps |
+| `Predrawn((z0, z1, ...))` | tensors drawn elsewhere, handed out in order |
+
+The clock of the Brownian motion is rho^2 = (sigma/alpha)^2: in it the reverse SDE's stochastic
+integral for x/alpha is a plain increment, whatever the process.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError, ShapeError
+from .sde.knot import Knot
+
+
+class NoiseStream(ABC):
+    """Noise for one run: every draw has the shape (B, *), dtype and device of the state."""
+
+    @abstractmethod
+    def normal(self) -> Tensor:
+        """Fresh standard normals, independent of everything drawn before."""
+
+    def start(self) -> Tensor:
+        """The standard normals that the start of a run is made of."""
+        return self.normal()
+
+    def increment(self, t: Knot, s: Knot) -> Tensor:
+        """Standard normals that drive the step from knot t (noisier) to s.
+
+        For a Brownian path B with clock rho^2 this is (B(t) - B(s)) / sqrt(rho_t^2 - rho_s^2);
+        other streams draw afresh.
+        """
+        return self.normal()
+
+
+class NoiseSource(ABC):
+    """Which noise a run uses, as a value."""
+
+    @abstractmethod
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """A stream of draws of `shape` (B, *)."""
+
+    def rows(self, index: Sequence[int]) -> NoiseSource | None:
+        """The source of these samples alone, or None where samples share one stream."""
+        return None
+
+
+@dataclass(frozen=True)
+class BatchSeed(NoiseSource):
+    """One generator for the batch. A sample depends on its place and on the batch's size."""
+
+    seed: int = 0
+
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """See `NoiseSource.open`."""
+        return _Batch(_generator(self.seed, device), tuple(shape), dtype)
+
+
+@dataclass(frozen=True)
+class SampleSeeds(NoiseSource):
+    """One generator a sample: bitwise the same noise for any batch size or order."""
+
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
+
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """See `NoiseSource.open`.
+
+        Raises:
+            ShapeError: if there is not one seed a sample.
+        """
+        _check_count(self.seeds, shape)
+        generators = [_generator(seed, device) for seed in self.seeds]
+        return _PerSample(generators, tuple(shape), dtype, torch.device(device))
+
+    def rows(self, index: Sequence[int]) -> SampleSeeds:
+        """The seeds of these samples."""
+        return SampleSeeds(tuple(self.seeds[i] for i in index))
+
+
+@dataclass(frozen=True)
+class BrownianPath(NoiseSource):
+    """One Brownian path a sample, which any number of steps can follow.
+
+    Values of the path are nodes of a binary tree over log(rho); each node's normals come from
+    its own generator, so the path does not depend on which times are asked for, nor in which
+    order. Below `2^-depth` of the range, about 3e-6 in log(rho), the path is linear.
+    """
+
+    seeds: tuple[int, ...]
+    depth: int = 24
+
+    _REACH = 25.0  # log(rho) from -25 to 25: beyond any process in floating point
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
+
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """See `NoiseSource.open`.
+
+        Raises:
+            ShapeError: if there is not one seed a sample.
+        """
+        _check_count(self.seeds, shape)
+        return _Brownian(self, tuple(shape), dtype, torch.device(device))
+
+    def rows(self, index: Sequence[int]) -> BrownianPath:
+        """The paths of these samples."""
+        return BrownianPath(tuple(self.seeds[i] for i in index), self.depth)
+
+
+@dataclass(frozen=True, eq=False)
+class Predrawn(NoiseSource):
+    """Tensors drawn elsewhere, handed out in order: the start first, unless x is given."""
+
+    draws: tuple[Tensor, ...]
+
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """See `NoiseSource.open`.
+
+        Raises:
+            ShapeError: if a tensor is not of the state's shape.
+        """
+        for k, draw in enumerate(self.draws):
+            if tuple(draw.shape) != tuple(shape):
+                raise ShapeError(
+                    f"predrawn noise {k} has shape {tuple(draw.shape)}, "
+                    f"the state has {tuple(shape)}"
+                )
+        return _Replay([draw.to(device=device, dtype=dtype) for draw in self.draws])
+
+    def rows(self, index: Sequence[int]) -> Predrawn:
+        """The noise of these samples."""
+        return Predrawn(tuple(draw[list(index)] for draw in self.draws))
+
+
+def source(seeds: int | Iterable[int]) -> NoiseSource:
+    """`BatchSeed` for one number, `SampleSeeds` for several."""
+    if isinstance(seeds, int):
+        return BatchSeed(seeds)
+    return SampleSeeds(tuple(seeds))
+
+
+class _Batch(NoiseStream):
+    def __init__(
+        self, generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> None:
+        self.generator, self.shape, self.dtype = generator, shape, dtype
+
+    def normal(self) -> Tensor:
+        return torch.randn(
+            self.shape, generator=self.generator, dtype=self.dtype, device=self.generator.device
+        )
+
+
+class _PerSample(NoiseStream):
+    def __init__(
+        self,
+        generators: list[torch.Generator],
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.generators, self.shape = generators, shape
+        self.dtype, self.device = dtype, device
+
+    def normal(self) -> Tensor:
+        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for row, generator in zip(out, self.generators, strict=True):
+            torch.randn(row.shape, generator=generator, out=row)
+        return out
+
+
+class _Replay(NoiseStream):
+    def __init__(self, draws: list[Tensor]) -> None:
+        self.draws, self.used = draws, 0
+
+    def normal(self) -> Tensor:
+        if self.used == len(self.draws):
+            raise ConfigError(
+                f"all {self.used} predrawn tensors are used up; draw one for the start "
+                "(unless x is given) and one for every draw of the solver"
+            )
+        self.used += 1
+        return self.draws[self.used - 1]
+
+
+class _Brownian(NoiseStream):
+    """The tree of Brownian bridges. Only the latest nodes are kept, those on the way down."""
+
+    _SPARE = 0  # stream of `normal`, apart from the tree's nodes, which start at 1
+
+    def __init__(
+        self, spec: BrownianPath, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.spec, self.shape, self.dtype, self.device = spec, shape, dtype, device
+        self.spare = [_generator(_mix(seed, self._SPARE), device) for seed in spec.seeds]
+        self.nodes: OrderedDict[int, Tensor] = OrderedDict()
+
+    def normal(self) -> Tensor:
+        return self._draw(self.spare)
+
+    def increment(self, t: Knot, s: Knot) -> Tensor:
+        late, early = self._at(t), self._at(s)
+        clock = math.exp(2 * self._log_rho(t)) - math.exp(2 * self._log_rho(s))
+        return ((late - early) / math.sqrt(clock)).to(self.dtype)
+
+    def _log_rho(self, knot: Knot) -> float:
+        if isinstance(knot.t, Tensor):
+            raise ConfigError("a BrownianPath follows float times: use it with a fixed grid")
+        return min(max(-float(knot.lam), -self.spec._REACH), self.spec._REACH)
+
+    def _at(self, knot: Knot) -> Tensor:
+        """The path at a knot, in float64: down the tree, halving the range of log(rho)."""
+        if knot.is_clean:
+            return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+        at = self._log_rho(knot)
+        low, high = -self.spec._REACH, self.spec._REACH
+        at_low = self._normal(1) * math.exp(low)
+        at_high = at_low + self._normal(2) * _gap(high, low)
+        node = 3  # children of node n are 2n and 2n + 1: no two nodes share a number
+        for _ in range(self.spec.depth):
+            middle = 0.5 * (low + high)
+            at_middle = _bridge(low, at_low, middle, high, at_high)
+            deviation = _gap(middle, low) * _gap(high, middle) / _gap(high, low)
+            at_middle = at_middle + deviation * self._normal(node)
+            if at <= middle:
+                high, at_high, node = middle, at_middle, 2 * node
+            else:
+                low, at_low, node = middle, at_middle, 2 * node + 1
+        return _bridge(low, at_low, at, high, at_high)
+
+    def _normal(self, node: int) -> Tensor:
+        if node in self.nodes:
+            self.nodes.move_to_end(node)
+            return self.nodes[node]
+        value = self._draw(
+            [_generator(_mix(seed, node), self.device) for seed in self.spec.seeds], torch.float64
+        )
+        self.nodes[node] = value
+        if len(self.nodes) > 2 * self.spec.depth + 4:
+            self.nodes.popitem(last=False)
+        return value
+
+    def _draw(self, generators: list[torch.Generator], dtype: torch.dtype | None = None) -> Tensor:
+        return _PerSample(generators, self.shape, dtype or self.dtype, self.device).normal()
+
+
+def _gap(high: float, low: float) -> float:
+    """sqrt(exp(2 high) - exp(2 low)): standard deviation of an increment between log(rho)s."""
+    return math.exp(high) * math.sqrt(-math.expm1(2 * (low - high)))
+
+
+def _bridge(low: float, at_low: Tensor, at: float, high: float, at_high: Tensor) -> Tensor:
+    weight = (_gap(at, low) / _gap(high, low)) ** 2
+    return torch.lerp(at_low, at_high, weight)
+
+
+def _mix(seed: int, node: int) -> int:
+    """One well-mixed 63-bit seed from two numbers (the finalizer of SplitMix64, Steele 2014)."""
+    mask = (1 << 64) - 1
+    z = (seed * 0x9E3779B97F4A7C15 + node * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) & ((1 << 63) - 1)
+
+
+def _generator(seed: int, device: torch.device | str) -> torch.Generator:
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    return generator
+
+
+def _check_count(seeds: tuple[int, ...], shape: Sequence[int]) -> None:
+    if len(seeds) != shape[0]:
+        raise ShapeError(
+            f"{len(seeds)} seeds for a batch of {shape[0]}; write seeds=range({shape[0]}) for one "
+            "a sample, or one number for the whole batch"
+        )

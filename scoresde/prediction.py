@@ -1,0 +1,248 @@
+r"""What a network says, and what a solver reads.
+
+Whatever a network predicts, its raw output and the state x determine the noise eps and the clean
+data x0 affinely. With r^2 = alpha^2 + sigma^2, rho = sigma/alpha and d = sigma_data:
+
+| predicts | eps | x0 |
+| --- | --- | --- |
+| eps | raw | (x - sigma raw) / alpha |
+| x0 | (x - alpha raw) / sigma | raw |
+| score | -sigma raw | (x + sigma^2 raw) / alpha |
+| v | (sigma x + alpha r raw) / r^2 | (alpha x - sigma r raw) / r^2 |
+| flow | x + alpha raw | x - sigma raw |
+| F (EDM) | (rho x/alpha - d q raw) / q^2 | (d^2 x/alpha + rho d q raw) / q^2, q^2 = rho^2 + d^2 |
+
+Sources: score and eps, Song et al. 2021; v, Salimans & Ho, "Progressive Distillation for Fast
+Sampling of Diffusion Models", 2022, appendix D (divided by r, so that v is dx/dangle for any
+process); flow, Lipman et al. 2023; F, Karras et al. 2022, section 5 and table 1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .errors import ConfigError, ZeroSNRError, unknown_name
+from .scalar import Scalar, affine, hypot, scale
+from .sde.knot import Knot
+
+
+class Coefficients(NamedTuple):
+    """eps = eps_x x + eps_raw raw and x0 = x0_x x + x0_raw raw."""
+
+    eps_x: Scalar
+    eps_raw: Scalar
+    x0_x: Scalar
+    x0_raw: Scalar
+
+
+@dataclass(frozen=True)
+class Parametrization(ABC):
+    """What the raw output of a network means: one row of the table above."""
+
+    @abstractmethod
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """The affine maps from (x, raw) to eps and x0 at a knot."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """The raw output of a perfect network, shape (B, *)."""
+
+    def input_scale(self, knot: Knot) -> Scalar:
+        """What the state is multiplied by before the network sees it."""
+        return 1.0
+
+
+def _need_signal(knot: Knot, what: str) -> None:
+    if knot.is_zero_snr:
+        raise ZeroSNRError(
+            f"a network that predicts {what} says nothing about the data at t = {knot.t:g}, where "
+            "alpha = 0; start the grid below, at the largest t_max with alpha > 0 that the network "
+            "was trained on, or use a network that predicts x0, v or a flow velocity"
+        )
+
+
+class PredictsEps(Parametrization):
+    """The noise."""
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        _need_signal(knot, "eps")
+        return Coefficients(0.0, 1.0, 1.0 / knot.alpha, -knot.rho)
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """Eps."""
+        return eps
+
+
+class PredictsX0(Parametrization):
+    """The clean data."""
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        return Coefficients(1.0 / knot.sigma, -knot.alpha / knot.sigma, 0.0, 1.0)
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """x0."""
+        return x0
+
+
+class PredictsScore(Parametrization):
+    """The score, the gradient of log p_t(x)."""
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        _need_signal(knot, "the score")
+        return Coefficients(0.0, -knot.sigma, 1.0 / knot.alpha, knot.sigma * knot.rho)
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """-eps / sigma."""
+        return scale(-1.0 / knot.sigma, eps)
+
+
+class PredictsV(Parametrization):
+    """v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)."""
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        alpha, sigma = knot.alpha, knot.sigma
+        r = hypot(alpha, sigma)
+        return Coefficients(sigma / r / r, alpha / r, alpha / r / r, -sigma / r)
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """v."""
+        alpha, sigma = knot.alpha, knot.sigma
+        r = hypot(alpha, sigma)
+        return affine(alpha / r, eps, -sigma / r, x0)
+
+
+class PredictsFlow(Parametrization):
+    """The velocity eps - x0 of linear interpolation; only where alpha + sigma = 1."""
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        alpha, sigma = knot.alpha, knot.sigma
+        return Coefficients(1.0, alpha, 1.0, -sigma)
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """Eps - x0."""
+        return eps - x0
+
+
+@dataclass(frozen=True)
+class PredictsF(Parametrization):
+    """EDM's F, whose input and target have unit variance for data of deviation sigma_data."""
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.sigma_data > 0:
+            raise ConfigError(f"sigma_data must be positive, got {self.sigma_data!r}")
+
+    def coefficients(self, knot: Knot) -> Coefficients:
+        """See `Parametrization`."""
+        _need_signal(knot, "EDM's F")
+        rho, d, alpha = knot.rho, self.sigma_data, knot.alpha
+        q = hypot(rho, _like(d, rho))
+        return Coefficients(rho / q / q / alpha, -d / q, d * d / q / q / alpha, rho * d / q)
+
+    def input_scale(self, knot: Knot) -> Scalar:
+        """1 / (alpha sqrt(rho^2 + sigma_data^2))."""
+        return 1.0 / (knot.alpha * hypot(knot.rho, _like(self.sigma_data, knot.rho)))
+
+    def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
+        """(x0 - c_skip x/alpha) / c_out, with x/alpha = x0 + rho eps."""
+        rho, d = knot.rho, self.sigma_data
+        q = hypot(rho, _like(d, rho))
+        return affine(rho / (d * q), x0, -d / q, eps)
+
+
+def _like(value: float, other: Scalar) -> Scalar:
+    return other.new_tensor(value) if isinstance(other, Tensor) else value
+
+
+EPS = PredictsEps()
+X0 = PredictsX0()
+
+_BY_NAME: dict[str, Parametrization] = {
+    "eps": EPS,
+    "x0": X0,
+    "score": PredictsScore(),
+    "v": PredictsV(),
+    "flow": PredictsFlow(),
+    "F": PredictsF(),
+}
+
+
+def parametrization(name: str | Parametrization) -> Parametrization:
+    """The row of the table with this name ("eps", "x0", "score", "v", "flow", "F").
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if isinstance(name, Parametrization):
+        return name
+    if name not in _BY_NAME:
+        raise unknown_name("parametrization", name, _BY_NAME)
+    return _BY_NAME[name]
+
+
+class Prediction:
+    """One answer of a model at a state x, read as eps, x0, score or v for free.
+
+    Attributes:
+        x: the state, shape (B, *).
+        knot: the time.
+        raw: the network's output, shape (B, *).
+        predicts: what `raw` means.
+        cost: network evaluations per sample that it took (2 under guidance).
+    """
+
+    __slots__ = ("_coefficients", "cost", "knot", "predicts", "raw", "x")
+
+    def __init__(
+        self, x: Tensor, knot: Knot, raw: Tensor, predicts: Parametrization, cost: int = 1
+    ) -> None:
+        self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
+        self._coefficients = predicts.coefficients(knot)
+
+    def mix(self, x0: Scalar, eps: Scalar) -> Tensor:
+        """`x0` times the clean data plus `eps` times the noise, in one fused expression.
+
+        Every view and every one-step update is such a combination; taken together, its
+        coefficients are summed in float64 before they meet a tensor.
+        """
+        c = self._coefficients
+        return affine(x0 * c.x0_x + eps * c.eps_x, self.x, x0 * c.x0_raw + eps * c.eps_raw, self.raw)
+
+    @property
+    def eps(self) -> Tensor:
+        """Predicted noise, shape (B, *)."""
+        return self.mix(0.0, 1.0)
+
+    @property
+    def x0(self) -> Tensor:
+        """Predicted clean data, shape (B, *)."""
+        return self.mix(1.0, 0.0)
+
+    @property
+    def score(self) -> Tensor:
+        """Gradient of log p_t(x), -eps / sigma, shape (B, *)."""
+        return self.mix(0.0, -1.0 / self.knot.sigma)
+
+    @property
+    def v(self) -> Tensor:
+        """(alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2), shape (B, *)."""
+        r = self.knot.radius
+        return self.mix(-self.knot.sigma / r, self.knot.alpha / r)
+
+    def at(self, s: Knot) -> Tensor:
+        """alpha_s x0 + sigma_s eps: the state at s if this prediction held all the way."""
+        return self.mix(s.alpha, s.sigma)
+
+    def replace(self, raw: Tensor, cost: int | None = None) -> Prediction:
+        """The same state, time and meaning with another output, for wrappers."""
+        return Prediction(self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost)

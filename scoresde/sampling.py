@@ -1,0 +1,253 @@
+"""The driver: one loop over a fixed grid, for every solver.
+
+`iterate` is a generator that owns the grid, the noise, counting, dtype and device; `sample` is
+that generator run to its end.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .counting import Counted
+from .diagnosis import bad_rows, explain
+from .errors import ConfigError, DtypeError, NonFiniteError, ShapeError, require
+from .grid import Grid
+from .model import Predictor
+from .noise import NoiseSource, NoiseStream, source
+from .scalar import scale
+from .sde.knot import Knot
+from .solvers.base import Solver
+from .solvers.ddim import DDIM
+
+
+class NonFiniteWarning(UserWarning):
+    """Some samples of a batch are not finite; the others are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepInfo:
+    """Where a run stands after `step` of `steps` steps (0: the start).
+
+    Attributes:
+        x: the state at `knot`, shape (B, *).
+        nfe: network evaluations per sample so far: a number, or shape (B,) where they differ.
+    """
+
+    step: int
+    steps: int
+    knot: Knot
+    x: Tensor
+    nfe: int | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResult:
+    """What `sample` returns.
+
+    Attributes:
+        x: samples, shape (B, *), in the dtype of the state.
+        nfe: network evaluations per sample: a number, or shape (B,) where they differ.
+        steps: steps taken.
+        grid: the grid that was followed.
+        noise: where the noise came from; the same source gives the same samples.
+        seconds: wall-clock time.
+        trajectory: states kept, the start first, with `keep`; else empty.
+        failures: for samples that are not finite, their place in the batch and the reason.
+    """
+
+    x: Tensor
+    nfe: int | Tensor
+    steps: int
+    grid: Grid
+    noise: NoiseSource
+    seconds: float
+    trajectory: tuple[StepInfo, ...] = ()
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def iterate(
+    model: Predictor,
+    solver: Solver,
+    grid: Grid,
+    *,
+    x: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    seeds: int | Iterable[int] = 0,
+    noise: NoiseSource | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    final: str = "solver",
+    grad: bool = False,
+) -> Iterator[StepInfo]:
+    """Follow a grid step by step, from noise to data.
+
+    Args:
+        model: what predicts, such as a `ScoreModel`.
+        solver: the rule for one step.
+        grid: the knots, from a maker in `scoresde.grid`.
+        x: the start, shape (B, *), the state at the grid's first knot. Without it the start is
+            drawn at that knot's scale, N(0, sigma^2 I).
+        shape: (B, *), needed where x is not given.
+        seeds: one number for the batch, or one a sample.
+        noise: another source of noise, instead of `seeds`.
+        dtype: of the state; x's own, else float32.
+        device: of the state; x's own, else the model's where it has parameters, else the CPU.
+        final: "solver" takes a grid's step to sigma = 0 with the solver's own rule, "none" stops
+            before it, "denoise" ends with the first-order Tweedie step.
+        grad: keep the graph for backward passes.
+
+    Yields:
+        The start, then the state after every step.
+
+    Raises:
+        ConfigError: for settings that contradict one another.
+        ShapeError, DtypeError, NonFiniteError: for a start that cannot be right.
+    """
+    grid = _with_final(grid, model, final)
+    x, stream = _start(model, grid, x, shape, noise or source(seeds), dtype, device)
+    counted = Counted(model)
+    batch = x.shape[0]
+    yield StepInfo(0, grid.steps, grid.knots[0], x, 0)
+    with torch.set_grad_enabled(grad):
+        carry = solver.init(counted, grid)
+    for step, (t, s) in enumerate(zip(grid.knots, grid.knots[1:], strict=False), start=1):
+        rule = solver
+        if t.is_zero_snr and not solver.starts_at_zero_snr:
+            rule = DDIM(eta=1.0 if solver.stochastic else 0.0)
+        elif s.is_clean and final == "denoise":
+            rule = DDIM()
+        with torch.set_grad_enabled(grad):
+            x, moved = rule.step(counted, x, t, s, carry, stream)
+        if rule is solver:
+            carry = moved
+        yield StepInfo(step, grid.steps, s, x, counted.nfe(batch))
+
+
+def sample(
+    model: Predictor,
+    solver: Solver,
+    grid: Grid,
+    *,
+    x: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    seeds: int | Iterable[int] = 0,
+    noise: NoiseSource | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    final: str = "solver",
+    grad: bool = False,
+    callback: Callable[[StepInfo], None] | None = None,
+    keep: bool | Collection[int] = False,
+    progress: bool = False,
+) -> SampleResult:
+    """Draw samples: `iterate`, run to its end.
+
+    Args:
+        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+        callback: called after the start and every step.
+        keep: which states to keep in `trajectory`: all of them, or those after these steps.
+        progress: show a bar (needs tqdm).
+
+    Returns:
+        The samples, what they cost, and which of them failed. A sample that is not finite is
+        kept as it is and named in `failures` with the step where it went wrong, found by
+        running it again; a `NonFiniteWarning` says so.
+
+    Raises:
+        See `iterate`.
+    """
+    began = time.perf_counter()
+    noise = noise or source(seeds if isinstance(seeds, int) else tuple(seeds))
+
+    def run(model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int) -> Iterator[StepInfo]:
+        own = None if shape is None else (batch, *shape[1:])
+        return iterate(
+            model, solver, grid, x=x, shape=own, noise=noise,
+            dtype=dtype, device=device, final=final, grad=grad,
+        )  # fmt: skip
+
+    steps = run(model, x, noise, shape[0] if shape else 0)
+    if progress:
+        bar = require("tqdm.auto", "cli").tqdm
+        steps = bar(steps, total=_with_final(grid, model, final).steps + 1, desc=str(solver))
+    kept: list[StepInfo] = []
+    for info in steps:
+        if keep is True or (keep is not False and info.step in keep):
+            kept.append(info)
+        if callback is not None:
+            callback(info)
+    failures: dict[int, str] = {}
+    if bad := bad_rows(info.x):
+        failures = explain(run, model, x, noise, bad, info.x.shape[0])
+        warnings.warn(
+            f"{len(bad)} of {info.x.shape[0]} samples are not finite (the others are kept); "
+            f"sample {bad[0]}: {failures[bad[0]]}; see result.failures",
+            NonFiniteWarning,
+            stacklevel=2,
+        )
+    return SampleResult(
+        x=info.x,
+        nfe=info.nfe,
+        steps=info.step,
+        grid=grid,
+        noise=noise,
+        seconds=time.perf_counter() - began,
+        trajectory=tuple(kept),
+        failures=failures,
+    )
+
+
+# -- at the door -------------------------------------------------------------------------------
+
+
+def _with_final(grid: Grid, model: Predictor, final: str) -> Grid:
+    if final not in ("solver", "none", "denoise"):
+        raise ConfigError(f"final must be 'solver', 'none' or 'denoise', got {final!r}")
+    if grid.sde != model.sde:
+        raise ConfigError(
+            f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
+            "make the grid from model.sde"
+        )
+    if final == "none":
+        return grid.without_clean()
+    if final == "denoise" and not grid.ends_clean:
+        return Grid(grid.sde, (*grid.knots, grid.sde.clean))
+    return grid
+
+
+def _start(
+    model: Predictor,
+    grid: Grid,
+    x: Tensor | None,
+    shape: Sequence[int] | None,
+    noise: NoiseSource,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[Tensor, NoiseStream]:
+    if (x is None) == (shape is None):
+        raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
+    if x is not None:
+        if not x.is_floating_point():
+            raise DtypeError(f"the start must be floating point, got {x.dtype}; write x.float()")
+        x = x.to(device=device, dtype=dtype)
+        if bad := bad_rows(x):
+            raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
+        return x, noise.open(x.shape, x.dtype, x.device)
+    assert shape is not None  # for the type checker: exactly one of the two is given
+    if len(shape) < 1 or any(not isinstance(n, int) or n < 0 for n in shape):
+        raise ShapeError(f"shape must be (B, ...) in whole numbers, got {shape!r}")
+    if device is None:
+        parameters = getattr(model, "parameters", None)
+        first = next(iter(parameters()), None) if parameters is not None else None
+        device = first.device if first is not None else "cpu"
+    dtype = dtype or torch.float32
+    if not dtype.is_floating_point:
+        raise DtypeError(f"dtype must be floating point, got {dtype}; write dtype=torch.float32")
+    stream = noise.open(shape, dtype, device)
+    return scale(grid.knots[0].sigma, stream.start()), stream

@@ -1,0 +1,235 @@
+r"""The one object of this library: a linear Gaussian diffusion.
+
+    dx = f(t) x dt + g(t) dw        x_t = alpha(t) x_0 + sigma(t) eps,  eps ~ N(0, I)
+
+A process is fixed by log(alpha) and log(sigma) as functions of time; all else follows from the
+moments of a linear SDE (Song et al., "Score-Based Generative Modeling through Stochastic
+Differential Equations", 2021, appendix B; Kingma et al., "Variational Diffusion Models", 2021,
+section 3):
+
+    f = dlog(alpha)/dt              g^2 = 2 sigma^2 d(log sigma - log alpha)/dt
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError, TimeRangeError
+from ..scalar import Scalar, affine, derivative, exp, expm1, scale, sqrt
+from .knot import CLEAN, Knot
+
+if TYPE_CHECKING:
+    from ..noise import NoiseStream
+
+
+@dataclass(frozen=True)
+class SDE(ABC):
+    """A linear Gaussian diffusion, as a frozen value made of floats.
+
+    A subclass defines `log_alpha` and `log_sigma`; everything else is derived here, and may be
+    overridden where a closed form exists. A process has no device and no parameters: it can be
+    hashed, compared, pickled and written as JSON.
+
+    Attributes:
+        t_min: smallest time at which a network is evaluated: the end of the range it was
+            trained on, and the default end of grids and likelihoods.
+        t_max: largest time, where the process starts its way back.
+    """
+
+    t_min: float = field(default=1e-3, kw_only=True)
+    t_max: float = field(default=1.0, kw_only=True)
+
+    clean: ClassVar[Knot] = CLEAN
+    """The noiseless end, alpha = 1 and sigma = 0: only ever the last target of a solver."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.t_min < self.t_max < math.inf:
+            raise TimeRangeError(
+                f"{type(self).__name__} needs 0 <= t_min < t_max, "
+                f"got t_min={self.t_min!r}, t_max={self.t_max!r}"
+            )
+
+    # -- what a subclass defines -----------------------------------------------------------
+
+    @abstractmethod
+    def log_alpha(self, t: Scalar) -> Scalar:
+        """log of the signal's scale at t (a float, or a float64 tensor)."""
+
+    @abstractmethod
+    def log_sigma(self, t: Scalar) -> Scalar:
+        """log of the noise's standard deviation at t (a float, or a float64 tensor)."""
+
+    # -- coefficients of the SDE ------------------------------------------------------------
+
+    def f(self, t: Scalar) -> Scalar:
+        """Coefficient of the linear drift, dlog(alpha)/dt."""
+        return derivative(self.log_alpha, t)
+
+    def g2(self, t: Scalar) -> Scalar:
+        """Squared diffusion coefficient, 2 sigma^2 d(log sigma - log alpha)/dt."""
+        rate = derivative(lambda u: self.log_sigma(u) - self.log_alpha(u), t)
+        return 2.0 * exp(2.0 * self.log_sigma(t)) * rate
+
+    def drift(self, x: Tensor, t: Scalar) -> Tensor:
+        """f(t) x, shape (B, *). `t` is a float or a tensor of shape (B,)."""
+        return scale(self.f(self.at(t, like=x).t), x)
+
+    def diffusion(self, t: Scalar) -> Scalar:
+        """g(t), the same for every coordinate."""
+        return sqrt(self.g2(t))
+
+    # -- times and noise levels --------------------------------------------------------------
+
+    def at(self, t: Scalar, like: Tensor | None = None) -> Knot:
+        """The knot at time t.
+
+        Args:
+            t: a float, or a tensor of shape (B,), one time a sample.
+            like: the state that the knot will meet, shape (B, *); a tensor of times is
+                reshaped to (B, 1, ...) so that it can never broadcast along another axis.
+
+        Raises:
+            TimeRangeError: for a float outside [0, t_max].
+            ShapeError: for times that are not one a sample.
+        """
+        if isinstance(t, Tensor):
+            t = t.to(torch.float64)
+            if like is not None and t.ndim > 0:
+                t = per_sample(t, like)
+        else:
+            t = float(t)
+            if not 0.0 <= t <= self.t_max * (1 + 1e-12):
+                raise TimeRangeError(
+                    f"t = {t:g} lies outside {type(self).__name__}'s range [0, {self.t_max:g}]; "
+                    f"write a time between t_min = {self.t_min:g} and t_max = {self.t_max:g}"
+                )
+        return Knot(t, self.log_alpha(t), self.log_sigma(t))
+
+    def lam(self, t: Scalar) -> Scalar:
+        """Half log-SNR log(alpha/sigma) at t; falls as t grows."""
+        return self.log_alpha(t) - self.log_sigma(t)
+
+    def t_at_lambda(self, lam: Scalar) -> Scalar:
+        """The time with half log-SNR `lam`: by bisection, where a subclass has no closed form.
+
+        Bisection halves the bracket down to neighbouring floats, so the answer is exact to
+        round-off and cannot fail for any monotone process.
+        """
+        target = torch.as_tensor(lam, dtype=torch.float64)
+        low = torch.zeros_like(target)
+        high = torch.full_like(target, self.t_max)
+        for _ in range(80):
+            middle = 0.5 * (low + high)
+            below = torch.as_tensor(self.lam(middle)) > target  # not noisy enough yet
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        t = 0.5 * (low + high)
+        return t if isinstance(lam, Tensor) else float(t)
+
+    def at_lambda(self, lam: Scalar) -> Knot:
+        """The knot whose half log-SNR is `lam`.
+
+        Raises:
+            TimeRangeError: for a float outside the half log-SNR of (0, t_max].
+        """
+        if not isinstance(lam, Tensor):
+            lowest = self.lam(self.t_max)
+            if math.isnan(lam) or lam == math.inf or lam < float(lowest) - 1e-9 * (1 + abs(lam)):
+                raise TimeRangeError(
+                    f"{type(self).__name__} reaches half log-SNR from {float(lowest):.6g} "
+                    f"(t_max = {self.t_max:g}) upwards, not {lam:g}"
+                )
+            if lam <= lowest:
+                return self.at(self.t_max)
+        t = self.t_at_lambda(lam)
+        return Knot(t, self.log_alpha(t), self.log_sigma(t))
+
+    # -- the forward process -----------------------------------------------------------------
+
+    def marginal(self, x0: Tensor, t: Scalar) -> tuple[Tensor, Scalar]:
+        """Mean alpha x0, shape (B, *), and standard deviation sigma of x_t given x0."""
+        knot = self.at(t, like=x0)
+        return scale(knot.alpha, x0), knot.sigma
+
+    def perturb(self, x0: Tensor, t: Scalar, eps: Tensor) -> Tensor:
+        """alpha x0 + sigma eps, shape (B, *); `t` is a float or a tensor of shape (B,)."""
+        knot = self.at(t, like=x0)
+        return affine(knot.alpha, x0, knot.sigma, eps)
+
+    @staticmethod
+    def transition(s: Knot, t: Knot) -> tuple[Scalar, Scalar]:
+        """(a, b) with x_t = a x_s + b z, z ~ N(0, I): the exact forward step from s up to t.
+
+        b^2 = sigma_t^2 - a^2 sigma_s^2 is taken through the log-SNR, where nothing cancels.
+        """
+        a = exp(t.log_alpha - s.log_alpha)
+        if s.is_clean:
+            return a, t.sigma
+        # sigma_t^2 (1 - SNR_t / SNR_s)
+        return a, t.sigma * sqrt(-expm1(2.0 * (t.lam - s.lam)))
+
+    def simulate(
+        self, x0: Tensor, times: Sequence[float], noise: NoiseStream
+    ) -> Iterator[tuple[Knot, Tensor]]:
+        """Follow the forward SDE from clean data through ascending times.
+
+        Each step draws from the exact transition, so the law at every time is the marginal one
+        however few the times are.
+
+        Args:
+            x0: clean data, shape (B, *).
+            times: ascending, within (0, t_max].
+            noise: an open stream of noise of x0's shape, such as `SampleSeeds(...).open(...)`.
+
+        Yields:
+            The knot reached and the state there, shape (B, *).
+        """
+        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise TimeRangeError(
+                f"a forward simulation needs ascending times, got {list(times)}; "
+                "write sorted(times)"
+            )
+        x, here = x0, self.clean
+        for time in times:
+            there = self.at(time)
+            a, b = self.transition(here, there)
+            x = affine(a, x, b, noise.increment(there, here))
+            here = there
+            yield here, x
+
+    # -- the prior ------------------------------------------------------------------------------
+
+    def prior_sample(self, noise: NoiseStream) -> Tensor:
+        """A draw from N(0, sigma(t_max)^2 I) of the stream's shape."""
+        return scale(self.at(self.t_max).sigma, noise.start())
+
+    def prior_log_prob(self, z: Tensor) -> Tensor:
+        """log N(z; 0, sigma(t_max)^2 I) in nats, shape (B,), for z of shape (B, *)."""
+        log_sigma = float(self.log_sigma(self.t_max))
+        flat = z.reshape(z.shape[0], -1) if z.numel() else z.reshape(z.shape[0], 0)
+        square = (flat * flat).sum(1) * math.exp(-2 * log_sigma)
+        return -0.5 * square - flat.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
+
+    # -- as plain data ----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The process as JSON-able data; `scoresde.sde.from_dict` is the inverse."""
+        return {"name": type(self).__name__, **asdict(self)}
+
+
+def per_sample(t: Tensor, like: Tensor) -> Tensor:
+    """Shape (B,) to (B, 1, ...) with the rank of `like`, or raise ShapeError."""
+    if t.ndim == like.ndim and t.shape[0] == like.shape[0] and t[0:1].numel() <= 1:
+        return t
+    if t.shape != like.shape[:1]:
+        raise ShapeError(
+            f"expected one time a sample, shape ({like.shape[0]},) for a state of shape "
+            f"{tuple(like.shape)}, got times of shape {tuple(t.shape)}"
+        )
+    return t.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,63 @@
+"""A time, with everything about the process that a solver needs to know there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..scalar import Scalar, atan2, exp, hypot
+
+
+class Knot(NamedTuple):
+    """The time `t` with log(alpha) and log(sigma) there.
+
+    On a fixed grid the fields are Python floats, computed in float64. In training and in
+    per-sample step control they are float64 tensors of shape (B, 1, ...) with the rank of x.
+    """
+
+    t: Scalar
+    log_alpha: Scalar
+    log_sigma: Scalar
+
+    @property
+    def alpha(self) -> Scalar:
+        """Scale of the signal."""
+        return exp(self.log_alpha)
+
+    @property
+    def sigma(self) -> Scalar:
+        """Standard deviation of the noise."""
+        return exp(self.log_sigma)
+
+    @property
+    def lam(self) -> Scalar:
+        """Half log-SNR, log(alpha / sigma)."""
+        return self.log_alpha - self.log_sigma
+
+    @property
+    def rho(self) -> Scalar:
+        """Noise-to-signal ratio sigma / alpha, the sigma of EDM."""
+        return exp(self.log_sigma - self.log_alpha)
+
+    @property
+    def radius(self) -> Scalar:
+        """sqrt(alpha^2 + sigma^2), 1 for a variance-preserving process."""
+        return hypot(self.alpha, self.sigma)
+
+    @property
+    def angle(self) -> Scalar:
+        """atan2(sigma, alpha), from 0 (clean) to pi/2 (no signal at all)."""
+        return atan2(self.sigma, self.alpha)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether this is the noiseless end (only ever a float knot)."""
+        return isinstance(self.log_sigma, float) and self.log_sigma == float("-inf")
+
+    @property
+    def is_zero_snr(self) -> bool:
+        """Whether alpha = 0, so that x / alpha does not exist (only ever a float knot)."""
+        return isinstance(self.log_alpha, float) and self.log_alpha == float("-inf")
+
+
+CLEAN = Knot(0.0, 0.0, float("-inf"))
+"""The end of every path: alpha = 1, sigma = 0. Only ever the last target of a solver."""

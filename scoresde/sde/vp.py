@@ -1,0 +1,80 @@
+"""Variance-preserving and sub-variance-preserving processes with a linear beta(t)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..scalar import Scalar, asinh, exp, expm1, log1mexp, softplus, sqrt
+from .base import SDE
+
+
+@dataclass(frozen=True)
+class _LinearBeta(SDE):
+    """beta(t) = beta_min + t (beta_max - beta_min), so log(alpha) is a parabola."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.beta_min <= self.beta_max:
+            raise ConfigError(
+                f"{type(self).__name__} needs 0 < beta_min <= beta_max, "
+                f"got beta_min={self.beta_min!r}, beta_max={self.beta_max!r}"
+            )
+
+    def beta(self, t: Scalar) -> Scalar:
+        """The rate of the forward process."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def log_alpha(self, t: Scalar) -> Scalar:
+        """-(1/2) times the integral of beta over (0, t)."""
+        return -t * (0.25 * t * (self.beta_max - self.beta_min) + 0.5 * self.beta_min)
+
+    def f(self, t: Scalar) -> Scalar:
+        """-beta / 2."""
+        return -0.5 * self.beta(t)
+
+    def _t_at_log_alpha(self, log_alpha: Scalar) -> Scalar:
+        # The root of the parabola in the form that does not cancel for small t.
+        slope, curve = 0.5 * self.beta_min, 0.25 * (self.beta_max - self.beta_min)
+        return -2.0 * log_alpha / (slope + sqrt(slope * slope - 4.0 * curve * log_alpha))
+
+
+@dataclass(frozen=True)
+class VPSDE(_LinearBeta):
+    """Variance-preserving process: alpha^2 + sigma^2 = 1.
+
+    The continuous form of DDPM with a linear table (Song et al., 2021, eq. 11 and 32). Networks
+    trained by score_sde know it as t or 999 t, from 1e-5 upwards.
+    """
+
+    def log_sigma(self, t: Scalar) -> Scalar:
+        """log sqrt(1 - alpha^2)."""
+        return 0.5 * log1mexp(2.0 * self.log_alpha(t))
+
+    def g2(self, t: Scalar) -> Scalar:
+        """beta."""
+        return self.beta(t)
+
+    def t_at_lambda(self, lam: Scalar) -> Scalar:
+        """Closed form: alpha^2 is the logistic function of 2 lam."""
+        return self._t_at_log_alpha(-0.5 * softplus(-2.0 * lam))
+
+
+@dataclass(frozen=True)
+class SubVPSDE(_LinearBeta):
+    """Sub-variance-preserving process: sigma = 1 - alpha^2 (Song et al., 2021, eq. 13 and 33)."""
+
+    def log_sigma(self, t: Scalar) -> Scalar:
+        """log(1 - alpha^2)."""
+        return log1mexp(2.0 * self.log_alpha(t))
+
+    def g2(self, t: Scalar) -> Scalar:
+        """beta (1 - alpha^4)."""
+        return -self.beta(t) * expm1(4.0 * self.log_alpha(t))
+
+    def t_at_lambda(self, lam: Scalar) -> Scalar:
+        """Closed form: alpha / (1 - alpha^2) = e^lam gives log alpha = -asinh(e^-lam / 2)."""
+        return self._t_at_log_alpha(-asinh(0.5 * exp(-lam)))

@@ -1,0 +1,69 @@
+"""What a solver is.
+
+A solver is a frozen value with a pure `step`: the same arguments give the same result, and
+nothing is kept in the solver. History travels in `carry`, randomness in `noise`, time in two
+knots. `scoresde.sampling` owns everything else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..grid import Grid
+from ..model import Predictor
+from ..noise import NoiseStream
+from ..sde.knot import Knot
+
+Carry = Any
+"""What a solver hands from one step to the next: any value, None where there is nothing."""
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A rule for going from one knot to the next.
+
+    A subclass gives `order` as a class attribute (or a field) and `step` as a method; the other
+    members have defaults that fit a deterministic rule with one evaluation a step.
+    """
+
+    @property
+    @abstractmethod
+    def order(self) -> float:
+        """Global order of convergence in the number of steps.
+
+        For a stochastic solver the strong order, against a fixed Brownian path.
+        """
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether `step` draws noise."""
+        return False
+
+    @property
+    def starts_at_zero_snr(self) -> bool:
+        """Whether `step` may start where alpha = 0.
+
+        The driver takes the first step of other solvers with the exact transition of `DDIM`.
+        """
+        return False
+
+    @abstractmethod
+    def step(
+        self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
+    ) -> tuple[Tensor, Carry]:
+        """The state at s (cleaner), from x at t, shape (B, *).
+
+        `s` is the clean end at most once, as the last target; the model is never asked there.
+        """
+
+    def init(self, model: Predictor, grid: Grid) -> Carry:
+        """The carry that the first step gets."""
+        return None
+
+    def evals(self, grid: Grid) -> int | None:
+        """Network evaluations per sample over a grid; None where it depends on the data."""
+        return grid.steps

@@ -1,0 +1,128 @@
+"""How a network is told the time.
+
+A convention is a callable `Knot -> Scalar`; all of these are frozen values, so that a model can
+be written down and shipped. A user's own function of the knot will do as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .errors import ConfigError, unknown_name
+from .scalar import Scalar
+from .sde import DiscreteVPSDE, EDMSDE, SDE, FlowSDE
+from .sde.knot import Knot
+
+TimeInput = Callable[[Knot], Scalar]
+
+
+@dataclass(frozen=True)
+class scaled:  # noqa: N801 - reads as a function where it is used: time=scaled(999)
+    """`factor` times a quantity of the knot: t, sigma, rho, lam, log_sigma or log_rho.
+
+    `scaled(999)` is what networks of score_sde expect for VP and sub-VP.
+    """
+
+    factor: float = 1.0
+    of: str = "t"
+
+    def __post_init__(self) -> None:
+        if self.of not in _QUANTITIES:
+            raise unknown_name("quantity of time", self.of, _QUANTITIES)
+
+    def __call__(self, knot: Knot) -> Scalar:
+        """The number that the network is told."""
+        return self.factor * _QUANTITIES[self.of](knot)
+
+
+@dataclass(frozen=True)
+class index:  # noqa: N801
+    """The nearest integer index 0 .. n-1, for networks with an embedding table.
+
+    Rounding costs accuracy (an error floor near 1e-3 for any solver): a network that accepts
+    real times should be told `"t"` of a `DiscreteVPSDE`, or `scaled(n - 1)`.
+
+    Attributes:
+        n: entries of the table.
+        t_max: the time of the last entry; n - 1 for a `DiscreteVPSDE`, 1 for the others.
+    """
+
+    n: int = 1000
+    t_max: float = 1.0
+
+    def __call__(self, knot: Knot) -> Scalar:
+        """The index, as a whole number."""
+        value = knot.t * ((self.n - 1) / self.t_max)
+        return value.round().long() if isinstance(value, Tensor) else round(value)
+
+
+_QUANTITIES: dict[str, Callable[[Knot], Scalar]] = {
+    "t": lambda k: k.t,
+    "sigma": lambda k: k.sigma,
+    "rho": lambda k: k.rho,
+    "lam": lambda k: k.lam,
+    "log_sigma": lambda k: k.log_sigma,
+    "log_rho": lambda k: k.log_sigma - k.log_alpha,
+}
+
+_BY_NAME: dict[str, TimeInput] = {
+    **{name: scaled(1.0, name) for name in _QUANTITIES},
+    "c_noise": scaled(0.25, "log_rho"),
+}
+
+
+def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
+    """The convention asked for, or the process's own.
+
+    Raises:
+        ConfigError: for an unknown name; and for None with a process that has no convention of
+            its own, since networks for it come with either t or 999 t, and the wrong one gives
+            noise without any error.
+    """
+    if time is None:
+        if isinstance(sde, DiscreteVPSDE | FlowSDE):
+            return _BY_NAME["t"]
+        if isinstance(sde, EDMSDE):
+            return _BY_NAME["c_noise"]
+        raise ConfigError(
+            f"networks for {type(sde).__name__} come with different conventions of time, and the "
+            "wrong one fails silently; say which one yours was trained with: time='t' for t itself, "
+            "time=scaled(999) for score_sde and most DDPM code, time=index(1000) for an embedding "
+            "table, time='sigma', time='log_sigma', time='c_noise' for EDM, or your own function "
+            "of the knot"
+        )
+    if isinstance(time, str):
+        if time == "index":
+            return index(int(sde.t_max) + 1, sde.t_max) if sde.t_max > 1 else index()
+        if time not in _BY_NAME:
+            raise unknown_name("time convention", time, [*_BY_NAME, "index"])
+        return _BY_NAME[time]
+    if not callable(time):
+        raise ConfigError(f"time must be a name or a function of a Knot, got {time!r}")
+    return time
+
+
+def describe(time: TimeInput) -> dict[str, Any]:
+    """The convention as JSON-able data.
+
+    Raises:
+        ConfigError: for a user's own function, which cannot be written down.
+    """
+    if isinstance(time, scaled):
+        return {"scaled": time.factor, "of": time.of}
+    if isinstance(time, index):
+        return {"index": time.n, "t_max": time.t_max}
+    raise ConfigError(f"{time!r} is not one of scoresde's conventions and has no JSON form")
+
+
+def from_dict(data: dict[str, Any]) -> TimeInput:
+    """The convention that `describe` wrote."""
+    if "scaled" in data:
+        return scaled(float(data["scaled"]), str(data["of"]))
+    if "index" in data:
+        return index(int(data["index"]), float(data["t_max"]))
+    raise ConfigError(f"not a description of a time convention: {data!r}")
