@@ -73,18 +73,17 @@ def explain(
         if alone is not None:
             index = torch.tensor([place], device=None if x is None else x.device)
             start = None if x is None else x[place : place + 1]
-            reasons[place] = _reason(lambda m, s=start, a=alone: rerun(m, s, a, 1), model.rows(index))
+            reasons[place] = _reason(rerun(Checked(model.rows(index)), start, alone, 1))
         else:
-            if together is None:
-                together = _reason(lambda m: rerun(m, x, noise, batch), model)
+            together = together or _reason(rerun(Checked(model), x, noise, batch))
             reasons[place] = together
     return reasons
 
 
-def _reason(run: Callable[[Predictor], Iterator[object]], model: Predictor) -> str:
+def _reason(run: Iterator[object]) -> str:
     done = 0
     try:
-        for _ in run(Checked(model)):
+        for _ in run:
             done += 1
     except ScoreSDEError as error:
         return f"step {done}: {error}"

@@ -41,7 +41,7 @@ class NonFiniteError(ScoreSDEError, ArithmeticError):
     """A NaN or an infinity where a number was due."""
 
 
-class SolverFailure(ScoreSDEError, RuntimeError):
+class SolverError(ScoreSDEError, RuntimeError):
     """An integrator gave up before it reached its target."""
 
 

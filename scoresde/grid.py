@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from .errors import ConfigError, TimeRangeError
-from .sde import DiscreteVPSDE, SDE
+from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
 
 _RHO_CAP = 160.0
@@ -40,7 +41,7 @@ class Grid:
         if len(self.knots) < 2:
             raise ConfigError(f"a grid needs at least 2 knots, got {len(self.knots)}")
         angles = [knot.log_sigma - knot.log_alpha for knot in self.knots]
-        if any(not b < a for a, b in zip(angles, angles[1:], strict=False)):
+        if any(not b < a for a, b in pairwise(angles)):
             times = [float(knot.t) for knot in self.knots]
             raise TimeRangeError(
                 "a sampling grid runs from noise to data: its noise levels must fall strictly, "
@@ -120,7 +121,9 @@ def power(
 ) -> Grid:
     """n steps, evenly spaced in t^(1/exponent); 2 is the "quadratic" grid of DDIM (2021, D.2)."""
     low, high = _range(sde, t_min, t_max)
-    times = _spaced(high, low, _count(n, clean), lambda t: t ** (1 / exponent), lambda u: u**exponent)
+    times = _spaced(
+        high, low, _count(n, clean), lambda t: t ** (1 / exponent), lambda u: u**exponent
+    )
     return _close(sde, [sde.at(t) for t in times], clean)
 
 

@@ -137,7 +137,9 @@ class ScoreModel(nn.Module):
             output=self.output,
             net_dtype=self.net_dtype,
         )
-        new = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in conditions.items()}
+        new = {
+            k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in conditions.items()
+        }
         model.conditions = {**self.conditions, **new}
         return model.train(self.training)
 
@@ -168,7 +170,9 @@ class ScoreModel(nn.Module):
         if not x.is_floating_point():
             raise DtypeError(f"the state must be floating point, got {x.dtype}; write x.float()")
         dtype = self.net_dtype or self._own_dtype() or x.dtype
-        conditions = {name: self._condition(name, value, x) for name, value in self.conditions.items()}
+        conditions = {
+            name: self._condition(name, value, x) for name, value in self.conditions.items()
+        }
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
         out = self.output(self.net(inputs, self._time_tensor(knot, x, dtype), **conditions))
         if not isinstance(out, Tensor):

@@ -216,7 +216,9 @@ class Prediction:
         coefficients are summed in float64 before they meet a tensor.
         """
         c = self._coefficients
-        return affine(x0 * c.x0_x + eps * c.eps_x, self.x, x0 * c.x0_raw + eps * c.eps_raw, self.raw)
+        return affine(
+            x0 * c.x0_x + eps * c.eps_x, self.x, x0 * c.x0_raw + eps * c.eps_raw, self.raw
+        )
 
     @property
     def eps(self) -> Tensor:
@@ -245,4 +247,6 @@ class Prediction:
 
     def replace(self, raw: Tensor, cost: int | None = None) -> Prediction:
         """The same state, time and meaning with another output, for wrappers."""
-        return Prediction(self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost)
+        return Prediction(
+            self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost
+        )

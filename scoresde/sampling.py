@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def iterate(
     yield StepInfo(0, grid.steps, grid.knots[0], x, 0)
     with torch.set_grad_enabled(grad):
         carry = solver.init(counted, grid)
-    for step, (t, s) in enumerate(zip(grid.knots, grid.knots[1:], strict=False), start=1):
+    for step, (t, s) in enumerate(pairwise(grid.knots), start=1):
         rule = solver
         if t.is_zero_snr and not solver.starts_at_zero_snr:
             rule = DDIM(eta=1.0 if solver.stochastic else 0.0)
@@ -165,7 +166,9 @@ def sample(
     began = time.perf_counter()
     noise = noise or source(seeds if isinstance(seeds, int) else tuple(seeds))
 
-    def run(model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int) -> Iterator[StepInfo]:
+    def run(
+        model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
+    ) -> Iterator[StepInfo]:
         own = None if shape is None else (batch, *shape[1:])
         return iterate(
             model, solver, grid, x=x, shape=own, noise=noise,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import ConfigError, unknown_name
 from .scalar import Scalar
-from .sde import DiscreteVPSDE, EDMSDE, SDE, FlowSDE
+from .sde import EDMSDE, SDE, DiscreteVPSDE, FlowSDE
 from .sde.knot import Knot
 
 TimeInput = Callable[[Knot], Scalar]
@@ -90,7 +90,7 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
             return _BY_NAME["c_noise"]
         raise ConfigError(
             f"networks for {type(sde).__name__} come with different conventions of time, and the "
-            "wrong one fails silently; say which one yours was trained with: time='t' for t itself, "
+            "wrong one fails silently; say which one yours was trained with: time='t' for t, "
             "time=scaled(999) for score_sde and most DDPM code, time=index(1000) for an embedding "
             "table, time='sigma', time='log_sigma', time='c_noise' for EDM, or your own function "
             "of the knot"

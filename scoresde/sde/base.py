@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -190,7 +191,7 @@ class SDE(ABC):
         Yields:
             The knot reached and the state there, shape (B, *).
         """
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(times)):
             raise TimeRangeError(
                 f"a forward simulation needs ascending times, got {list(times)}; "
                 "write sorted(times)"

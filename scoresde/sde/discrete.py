@@ -34,8 +34,9 @@ def cosine_betas(n: int = 1000, s: float = 0.008, largest: float = 0.999) -> np.
     """The cosine table of Nichol & Dhariwal, 2021, eq. 17. Shape (n,), float64."""
     angle = (np.arange(n + 1) / n + s) / (1 + s) * (np.pi / 2)
     # cos^2(b)/cos^2(a) = 1 - sin(b-a) sin(b+a) / cos^2(a): no cancellation in the small betas.
-    betas = np.sin(angle[1:] - angle[:-1]) * np.sin(angle[1:] + angle[:-1])
-    return np.minimum(betas / np.cos(angle[:-1]) ** 2, largest)
+    betas: np.ndarray = np.sin(angle[1:] - angle[:-1]) * np.sin(angle[1:] + angle[:-1])
+    betas /= np.cos(angle[:-1]) ** 2
+    return betas.clip(max=largest)
 
 
 def sigmoid_betas(
@@ -95,9 +96,7 @@ class DiscreteVPSDE(SDE):
         """From the cumulative product of 1 - beta, shape (N,), falling; the last may be 0."""
         product = _as_float64(table)
         if product.ndim != 1 or not np.all((product >= 0) & (product < 1)):
-            raise ConfigError(
-                "alphas_cumprod must be a one-dimensional table of numbers in [0, 1)"
-            )
+            raise ConfigError("alphas_cumprod must be a one-dimensional table of numbers in [0, 1)")
         with np.errstate(divide="ignore"):
             return cls(tuple(0.5 * np.log(product)))
 
@@ -155,13 +154,13 @@ class _Spline:
         if isinstance(t, Tensor):
             piece = t.detach().floor().clamp(0, last).long()
             table = torch.from_numpy(self.coefficients).to(t.device)
-            c0, c1, c2, c3 = table[piece].unbind(-1)
-            u = t - piece
-        else:
-            i = min(max(int(t), 0), last)
-            c0, c1, c2, c3 = self.coefficients[i].tolist()
-            u = t - i
-        return ((c3 * u + c2) * u + c1) * u + c0
+            return _cubic(t - piece, *table[piece].unbind(-1))
+        i = min(max(int(t), 0), last)
+        return _cubic(t - i, *self.coefficients[i].tolist())
+
+
+def _cubic(u: Scalar, c0: Scalar, c1: Scalar, c2: Scalar, c3: Scalar) -> Scalar:
+    return ((c3 * u + c2) * u + c1) * u + c0
 
 
 def _as_float64(table: Sequence[float] | np.ndarray | Tensor) -> np.ndarray:

@@ -57,7 +57,8 @@ class VESDE(_Exploding):
 @dataclass(frozen=True)
 class EDMSDE(_Exploding):
     """sigma = t (Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
-    Models", 2022, table 1, last column)."""
+    Models", 2022, table 1, last column).
+    """
 
     t_min: float = field(default=0.002, kw_only=True)
     t_max: float = field(default=80.0, kw_only=True)

@@ -1,0 +1,1 @@
+"""The probability flow as an ordinary differential equation, and its integrators."""

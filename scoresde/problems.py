@@ -1,0 +1,64 @@
+"""Closed-form problems of three sizes, on which errors of solvers and likelihoods are exact.
+
+Each is a family: the seed changes its parameters, so that nothing can be tuned to one instance.
+All are of unit scale, about as wide as images in (-1, 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .analytic import Gaussian, GaussianMixture, full, isotropic, low_rank
+from .errors import require
+from .sde import SDE
+
+
+def ring8(sde: SDE, *, seed: int = 0) -> GaussianMixture:
+    """Eight narrow Gaussians on a circle in the plane, of unequal weights."""
+    generator = torch.Generator().manual_seed(seed)
+    turn, spread, radius = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+    angles = (torch.arange(8, dtype=torch.float64) + turn) * (2 * math.pi / 8)
+    means = (0.9 + 0.2 * radius) * torch.stack([angles.cos(), angles.sin()], 1)
+    weights = torch.rand(8, generator=generator, dtype=torch.float64) + 0.3
+    return GaussianMixture(sde, means, isotropic((0.06 + 0.04 * spread) ** 2), weights)
+
+
+def digits64(sde: SDE, *, components: int = 20, seed: int = 0) -> GaussianMixture:
+    """A full-covariance mixture fitted to scikit-learn's 8 x 8 digits, in (-1, 1)."""
+    mixture = require("sklearn.mixture", "data")
+    digits = require("sklearn.datasets", "data").load_digits().data / 8.0 - 1.0
+    fit = mixture.GaussianMixture(components, reg_covar=1e-3, random_state=seed).fit(digits)
+    return GaussianMixture(
+        sde,
+        torch.from_numpy(fit.means_),
+        full(torch.from_numpy(fit.covariances_)),
+        torch.from_numpy(fit.weights_),
+    )
+
+
+def lowrank3072(
+    sde: SDE, *, components: int = 10, rank: int = 16, seed: int = 0
+) -> GaussianMixture:
+    """Ten Gaussians at (3, 32, 32): rank 16 with a power-law spectrum, plus a ridge."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (components, 3 * 32 * 32, rank)
+    columns = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0]
+    # Together with the means, a variance of about 0.25 a pixel.
+    spectrum = torch.arange(1, rank + 1, dtype=torch.float64).pow(-1.0)
+    spectrum = spectrum * (0.15 * 3072 / float(spectrum.sum()))
+    means = torch.randn(components, 3072, generator=generator, dtype=torch.float64)
+    smooth = torch.nn.functional.avg_pool2d(means.reshape(-1, 3, 32, 32), 5, 1, 2)
+    means = smooth * (0.3 / float(smooth.std()))
+    weights = torch.rand(components, generator=generator, dtype=torch.float64) + 0.3
+    return GaussianMixture(sde, means, low_rank(columns * spectrum.sqrt(), 1e-3), weights)
+
+
+def power_law(sde: SDE, *, dimension: int = 3072, seed: int = 0) -> Gaussian:
+    """One Gaussian with variances k^-1 in a random basis, from about 1 down to 1/dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(noise)[0]
+    variances = torch.arange(1, dimension + 1, dtype=torch.float64).reciprocal()
+    return Gaussian(sde, torch.zeros(dimension), full(basis * variances @ basis.T))
