@@ -100,6 +100,10 @@ class DiscreteVPSDE(SDE):
         with np.errstate(divide="ignore"):
             return cls(tuple(0.5 * np.log(product)))
 
+    def __repr__(self) -> str:
+        table = f"<table of {len(self.log_alphas)}>"
+        return f"DiscreteVPSDE({table}, t_min={self.t_min:g}, t_max={self.t_max:g})"
+
     @property
     def zero_terminal_snr(self) -> bool:
         """Whether alpha = 0 at the table's last index."""
