@@ -22,6 +22,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class BatchSeed(NoiseSource):
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> NoiseStream:
         """See `NoiseSource.open`."""
-        return _Batch(_generator(self.seed, device), tuple(shape), dtype)
+        return _Batch(self.seed, tuple(shape), dtype, torch.device(device))
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,18 @@ def source(seeds: int | Iterable[int]) -> NoiseSource:
 
 class _Batch(NoiseStream):
     def __init__(
-        self, generator: torch.Generator, shape: tuple[int, ...], dtype: torch.dtype
+        self, seed: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.generator, self.shape, self.dtype = generator, shape, dtype
+        self.seed, self.shape, self.dtype, self.device = seed, shape, dtype, device
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        # Made when first drawn from: a deterministic run compiles, which a generator cannot.
+        return _generator(self.seed, self.device)
 
     def normal(self) -> Tensor:
         return torch.randn(
-            self.shape, generator=self.generator, dtype=self.dtype, device=self.generator.device
+            self.shape, generator=self.generator, dtype=self.dtype, device=self.device
         )
 
 
