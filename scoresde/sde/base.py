@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from ..noise import NoiseStream
 
 
+_HALVINGS = 80  # enough to bring any bracket down to neighbouring floats
+
+
 @dataclass(frozen=True)
 class SDE(ABC):
     """A linear Gaussian diffusion, as a frozen value made of floats.
@@ -123,15 +126,18 @@ class SDE(ABC):
         Bisection halves the bracket down to neighbouring floats, so the answer is exact to
         round-off and cannot fail for any monotone process.
         """
-        target = torch.as_tensor(lam, dtype=torch.float64)
-        low = torch.zeros_like(target)
-        high = torch.full_like(target, self.t_max)
-        for _ in range(80):
-            middle = 0.5 * (low + high)
-            below = torch.as_tensor(self.lam(middle)) > target  # not noisy enough yet
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        t = 0.5 * (low + high)
-        return t if isinstance(lam, Tensor) else float(t)
+        if not isinstance(lam, Tensor):
+            low, high = 0.0, self.t_max
+            for _ in range(_HALVINGS):
+                middle = 0.5 * (low + high)
+                low, high = (middle, high) if self.lam(middle) > lam else (low, middle)
+            return 0.5 * (low + high)
+        lows, highs = torch.zeros_like(lam), torch.full_like(lam, self.t_max)
+        for _ in range(_HALVINGS):
+            middles = 0.5 * (lows + highs)
+            early = torch.as_tensor(self.lam(middles)) > lam  # not noisy enough yet
+            lows, highs = torch.where(early, middles, lows), torch.where(early, highs, middles)
+        return 0.5 * (lows + highs)
 
     def at_lambda(self, lam: Scalar) -> Knot:
         """The knot whose half log-SNR is `lam`.
