@@ -44,6 +44,13 @@ def sqrt(x: Scalar) -> Scalar:
     return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
 
 
+def reciprocal(x: Scalar) -> Scalar:
+    """1 / x, with 1 / 0 = inf for floats too."""
+    if isinstance(x, Tensor):
+        return x.reciprocal()
+    return 1.0 / x if x != 0.0 else math.inf
+
+
 def sin(x: Scalar) -> Scalar:
     """Sine."""
     return x.sin() if isinstance(x, Tensor) else math.sin(x)

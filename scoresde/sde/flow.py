@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..scalar import Scalar, exp, log
+from ..scalar import Scalar, exp, log, reciprocal
 from .base import SDE
 
 
@@ -32,12 +32,12 @@ class FlowSDE(SDE):
         return log(t)
 
     def f(self, t: Scalar) -> Scalar:
-        """-1 / (1 - t)."""
-        return -1.0 / (1.0 - t)
+        """-1 / (1 - t), which is -inf at t = 1."""
+        return -reciprocal(1.0 - t)
 
     def g2(self, t: Scalar) -> Scalar:
         """2 t / (1 - t)."""
-        return 2.0 * t / (1.0 - t)
+        return 2.0 * t * reciprocal(1.0 - t)
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
         """The logistic function of -lam."""
