@@ -1,0 +1,75 @@
+"""Predictor-corrector sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..grid import Grid
+from ..model import Predictor
+from ..noise import NoiseStream
+from ..sde.knot import Knot
+from .base import Carry, Solver
+from .corrector import Corrector
+from .langevin import Langevin
+from .reverse_diffusion import ReverseDiffusion
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Solver):
+    """Correct the state at t, then let any solver take it to s.
+
+    Song et al. 2021, algorithm 1 and section 4.2, in the order of their code: the corrector moves
+    at t first, so that nothing is asked of the network at the end of the grid. The predictor's
+    history passes through; its order and its step to sigma = 0 are its own. Costs the predictor's
+    evaluations plus the corrector's at every step.
+
+    Attributes:
+        predictor: any solver.
+        corrector: any `Corrector`, such as `Langevin()` or `AnnealedLangevin()`.
+    """
+
+    predictor: Solver = field(default_factory=ReverseDiffusion)
+    corrector: Corrector = field(default_factory=Langevin)
+
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.predictor, Solver):
+            raise ConfigError(
+                f"the predictor must be a solver, got {self.predictor!r}; write "
+                "PredictorCorrector(ReverseDiffusion(), Langevin())"
+            )
+        if isinstance(self.corrector, type) or not isinstance(self.corrector, Corrector):
+            raise ConfigError(
+                f"the corrector must be one such as Langevin(), got {self.corrector!r}"
+            )
+
+    @property
+    def order(self) -> float:
+        """The predictor's."""
+        return self.predictor.order
+
+    @property
+    def starts_at_zero_snr(self) -> bool:
+        """As the predictor: a corrector can do so with any network that has a prediction there."""
+        return self.predictor.starts_at_zero_snr
+
+    def init(self, model: Predictor, grid: Grid) -> Carry:
+        """The predictor's."""
+        return self.predictor.init(model, grid)
+
+    def step(
+        self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
+    ) -> tuple[Tensor, Carry]:
+        """See `Solver.step`."""
+        x = self.corrector(model, x, t, noise)
+        return self.predictor.step(model, x, t, s, carry, noise)
+
+    def evals(self, grid: Grid) -> int | None:
+        """The predictor's evaluations plus the corrector's at every step that is this solver's."""
+        own = self.predictor.evals(grid)
+        skipped = grid.knots[0].is_zero_snr and not self.starts_at_zero_snr
+        return None if own is None else own + self.corrector.evals * (grid.steps - skipped)
