@@ -53,7 +53,8 @@ class Checked:
 
 def bad_rows(x: Tensor) -> list[int]:
     """Places in the batch whose state, of (B, *), is not finite."""
-    return (~torch.isfinite(x.reshape(x.shape[0], -1)).all(1)).nonzero().flatten().tolist()
+    finite = torch.isfinite(x).reshape(x.shape[0], x.shape[1:].numel()).all(1)
+    return (~finite).nonzero().flatten().tolist()
 
 
 def explain(
