@@ -83,5 +83,5 @@ def _norm(x: Tensor) -> Tensor:
     """Length of each sample, shape (B, 1, ...), in at least float32."""
     flat = x.reshape(x.shape[0], x.shape[1:].numel())
     wide = torch.promote_types(x.dtype, torch.float32)
-    length = torch.linalg.vector_norm(flat, dim=1, dtype=wide)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=wide)
     return length.reshape(-1, *[1] * (x.ndim - 1))
