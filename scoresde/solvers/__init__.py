@@ -3,5 +3,6 @@
 from .base import Carry, Solver
 from .ddim import DDIM
 from .euler_maruyama import EulerMaruyama
+from .heun import Heun
 
-__all__ = ["DDIM", "Carry", "EulerMaruyama", "Solver"]
+__all__ = ["DDIM", "Carry", "EulerMaruyama", "Heun", "Solver"]
