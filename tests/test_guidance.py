@@ -1,0 +1,198 @@
+"""Classifier-free guidance against closed forms: mixtures with one mixture per class."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scoresde.analytic import Gaussian, GaussianMixture, isotropic
+from scoresde.counting import Counted
+from scoresde.errors import ConfigError, ShapeError
+from scoresde.grid import uniform_lambda
+from scoresde.guidance import CFG
+from scoresde.model import Predictor, ScoreModel, shared
+from scoresde.prediction import parametrization
+from scoresde.sampling import sample
+from scoresde.sde import VPSDE, FlowSDE
+from scoresde.solvers import DDIM
+
+SDE = VPSDE()
+MEANS = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.2, -1.0], [-1.2, -0.4]], dtype=torch.float64)
+CLASSES = [  # two classes of two components each, then all four: the model without a condition
+    GaussianMixture(SDE, MEANS[:2], isotropic(0.04)),
+    GaussianMixture(SDE, MEANS[2:], isotropic(0.09)),
+    GaussianMixture(SDE, MEANS, isotropic([0.04, 0.04, 0.09, 0.09])),
+]
+NONE = 2
+LABELS = torch.tensor([0, 1, 1, 0, 1])
+
+
+class Exact(nn.Module):
+    """A network that knows each class's score exactly, told t and a label a sample."""
+
+    def __init__(self, predicts, models=CLASSES):
+        super().__init__()
+        self.predicts, self.models = parametrization(predicts), models
+        self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # gives it a dtype
+        self.batches = []
+
+    def forward(self, x, t, y, shift=0.0):
+        self.batches.append(len(x))
+        # A batch at one time as a float: only a float knot can be without any signal.
+        times = t.unique()
+        knot = self.models[0].sde.at(float(times[0]) if len(times) == 1 else t, like=x)
+        x = x / self.predicts.input_scale(knot)
+        out = torch.zeros_like(x)
+        for label, model in enumerate(self.models):
+            truth = model(x, knot)
+            raw = self.predicts.target(truth.x0, truth.eps, knot)
+            out = torch.where((y == label)[:, None], raw, out)
+        return out + shift
+
+
+def guided(predicts="eps", batched=True, scale=2.5, labels=LABELS, **bound):
+    model = ScoreModel(Exact(predicts), SDE, predicts=predicts, time="t").bind(**bound)
+    return CFG(model, cond={"y": labels}, uncond={"y": NONE}, scale=scale, batched=batched)
+
+
+def truth(x, t, labels=LABELS, scale=2.5):
+    per_class = torch.stack([model.score(x, t) for model in CLASSES])
+    cond = per_class[labels, torch.arange(len(x))]
+    return per_class[NONE] + scale * (cond - per_class[NONE])
+
+
+def states(n=5, seed=0):
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.2, 1.0, torch.tensor([0.02, 0.3, 0.9, 0.5, 1e-3])])
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("predicts", ["eps", "x0", "score", "v", "F"])
+def test_score_is_the_guided_mixture(predicts, batched, t):
+    x = states()
+    score = guided(predicts, batched)(x, SDE.at(t, like=x)).score
+    want = truth(x, t)
+    # x0 to score multiplies round-off by alpha / sigma^2, at most 1e4 here.
+    assert (score - want).abs().max() < 1e-9 * want.abs().max()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_scales_zero_and_one_are_the_two_sides_bit_for_bit(scale):
+    x, knot = states(), SDE.at(0.4)
+    model = ScoreModel(Exact("v"), SDE, predicts="v", time="t")
+    side = model.bind(y=torch.full((5,), NONE) if scale == 0 else LABELS)
+    assert torch.equal(guided("v", False, scale)(x, knot).raw, side(x, knot).raw)
+
+
+def test_one_call_of_two_batches_or_two_calls():
+    x, knot = states(), SDE.at(0.4)
+    for batched, sizes in ((True, [10]), (False, [5, 5])):
+        net = Exact("eps")
+        model = ScoreModel(net, SDE, time="t")
+        cfg = CFG(model, cond={"y": LABELS}, uncond={"y": NONE}, scale=2.5, batched=batched)
+        assert cfg(x, knot).cost == 2
+        assert net.batches == sizes
+        assert isinstance(cfg, Predictor)
+
+
+def test_equal_variances_make_a_gaussian_with_its_mean_moved():
+    """Where all covariances agree, the guided model is a Gaussian at mu_u + w (mu_c - mu_u)."""
+    means = MEANS[:3]
+    models = [Gaussian(SDE, mean, isotropic(0.05)) for mean in means]
+    model = ScoreModel(Exact("eps", models), SDE, time="t")
+    moved = means[NONE] + 3.0 * (means[:2] - means[NONE])
+    grid = uniform_lambda(SDE, 12)
+    x = states()
+    for batched in (True, False):
+        cfg = CFG(model, cond={"y": LABELS}, uncond={"y": NONE}, scale=3.0, batched=batched)
+        got = sample(cfg, DDIM(), grid, x=x)
+        assert got.nfe == 2 * grid.steps
+        for label in (0, 1):
+            want = sample(Gaussian(SDE, moved[label], isotropic(0.05)), DDIM(), grid, x=x)
+            rows = label == LABELS
+            assert torch.allclose(got.x[rows], want.x[rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_rows_follow_conditions_of_both_sides_and_of_the_base(batched):
+    x, knot = states(), SDE.at(0.3)
+    shift = torch.arange(5.0, dtype=torch.float64)[:, None]
+    cfg = guided(batched=batched, shift=shift)
+    whole = cfg(x, knot).raw
+    index = torch.tensor([4, 0, 0])
+    assert torch.allclose(cfg.rows(index)(x[index], knot).raw, whole[index], atol=1e-14)
+    again = torch.tensor([2, 1])
+    twice = cfg.rows(index).rows(again)
+    assert torch.allclose(twice(x[index[again]], knot).raw, whole[index[again]], atol=1e-14)
+    counted = Counted(cfg)
+    counted.rows(index)(x[index], knot)
+    assert counted.nfe(5).tolist() == [4, 0, 0, 0, 2]
+
+
+def test_shared_conditions_stay_whole_in_one_call():
+    class Table(nn.Module):
+        def forward(self, x, t, y, table):
+            assert table.shape == (7, 2)
+            return table[y].to(x.dtype)
+
+    table = torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = ScoreModel(Table(), SDE, time="t").bind(table=shared(table))
+    cfg = CFG(model, cond={"y": LABELS}, uncond={"y": np.array([6] * 5)}, scale=2.0)
+    want = table[6] + 2.0 * (table[LABELS] - table[6])
+    assert torch.allclose(cfg(states(), SDE.at(0.5)).raw, want, atol=1e-15)
+    same = {"table": shared(table)}
+    cfg = CFG(model, cond=dict(y=LABELS, **same), uncond={"y": 6}, scale=2.0, batched=False)
+    assert torch.allclose(cfg(states(), SDE.at(0.5)).raw, want, atol=1e-15)
+
+
+def test_two_predictors_that_predict_differently():
+    x, knot = states(), SDE.at(0.25)
+    labels = torch.zeros(5, dtype=torch.long)
+    good = ScoreModel(Exact("v"), SDE, predicts="v", time="t").bind(y=labels)
+    cfg = CFG.pair(good, CLASSES[NONE], scale=2.5)
+    prediction = cfg(x, knot)
+    assert prediction.cost == 2
+    assert torch.allclose(prediction.score, truth(x, 0.25, labels), rtol=1e-11, atol=0)
+    nested = CFG.pair(cfg, CLASSES[NONE], scale=0.4)  # 0.4 * 2.5 = 1: the condition alone
+    assert nested(x, knot).cost == 3
+    assert torch.allclose(nested(x, knot).score, CLASSES[0].score(x, knot), rtol=1e-10, atol=0)
+
+
+def test_guides_from_a_start_without_signal():
+    sde = FlowSDE()
+    models = [GaussianMixture(sde, MEANS[i : i + 1], isotropic(0.05)) for i in range(3)]
+    model = ScoreModel(Exact("flow", models), sde, predicts="flow")
+    cfg = CFG(model, cond={"y": LABELS}, uncond={"y": NONE}, scale=2.0)
+    x0 = cfg(states(), sde.at(1.0)).x0
+    assert torch.allclose(x0, (2.0 * MEANS[:2] - MEANS[2])[LABELS], atol=1e-12)
+
+
+def test_parameters_are_found():
+    assert len(set(guided().parameters())) == 1
+    assert len(set(guided(batched=False).parameters())) == 1
+    assert list(CFG.pair(CLASSES[0], CLASSES[1], scale=1.0).parameters()) == []
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_small_batches(batch):
+    x, labels = states(batch), LABELS[:batch]
+    cfg = guided(labels=labels)
+    score = cfg(x, SDE.at(0.3)).score
+    assert score.shape == (batch, 2)
+    assert torch.allclose(score, truth(x, 0.3, labels), rtol=1e-12, atol=0)
+
+
+def test_errors_say_what_to_write():
+    model = ScoreModel(Exact("eps"), SDE, time="t")
+    with pytest.raises(ConfigError, match=r"absent in uncond.*batched=False"):
+        CFG(model, cond={"y": LABELS}, uncond={}, scale=2.0)
+    with pytest.raises(ConfigError, match=r"'y' is 0 in cond and 2 in uncond"):
+        CFG(model, cond={"y": 0}, uncond={"y": 2}, scale=2.0)
+    with pytest.raises(ConfigError, match="one row a sample"):
+        CFG(model, cond={}, uncond={}, scale=2.0)
+    with pytest.raises(ShapeError, match=r"\(5,\) in cond and \(1,\) in uncond"):
+        CFG(model, cond={"y": LABELS}, uncond={"y": torch.tensor([2])}, scale=2.0)
+    with pytest.raises(ShapeError, match="are 5 rows, the state has 4"):
+        guided()(states(4), SDE.at(0.5))
+    with pytest.raises(ConfigError, match="one process"):
+        CFG.pair(CLASSES[0], Gaussian(FlowSDE(), MEANS[0], isotropic(1.0)), scale=2.0)
