@@ -1,0 +1,177 @@
+"""Names of solvers, grids and processes, as typed on a command line or kept in a file.
+
+A specification is a name and its arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
+`PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. What prints as the
+`repr` of a solver reads back as that solver. A name is one of the tables below, or
+`package.module:Name` for anybody else's class. Arguments are literals and further
+specifications: nothing is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from inspect import signature
+from types import MappingProxyType
+from typing import Any
+
+from .errors import ConfigError, unknown_name
+from .grid import Grid
+from .sde import SDE
+from .solvers.base import Solver
+
+SOLVERS: Mapping[str, str] = MappingProxyType(
+    {
+        "DDIM": "scoresde.solvers:DDIM",
+        "EulerMaruyama": "scoresde.solvers:EulerMaruyama",
+    }
+)
+
+GRIDS: Mapping[str, str] = MappingProxyType(
+    {
+        name: f"scoresde.grid:{name}"
+        for name in ("uniform_t", "uniform_lambda", "karras", "power", "trailing", "leading")
+    }
+)
+
+PROCESSES: Mapping[str, str] = MappingProxyType(
+    {
+        name: f"scoresde.sde:{name}"
+        for name in (
+            "VPSDE",
+            "SubVPSDE",
+            "VESDE",
+            "EDMSDE",
+            "CosineVPSDE",
+            "FlowSDE",
+            "DiscreteVPSDE",
+        )
+    }
+)
+
+
+def solver(spec: str) -> Solver:
+    """The solver that a specification names.
+
+    Raises:
+        ConfigError: for an unknown name, an argument it does not have, or something that is not
+            a solver.
+    """
+    made = _build("solver", spec, SOLVERS)
+    if not isinstance(made, Solver):
+        raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.Solver")
+    return made
+
+
+def process(spec: str) -> SDE:
+    """The process that a specification names.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    made = _build("process", spec, PROCESSES)
+    if not isinstance(made, SDE):
+        raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.SDE")
+    return made
+
+
+def grid(spec: str) -> Callable[[SDE, int], Grid]:
+    """The maker of grids that a specification names: a function of a process and a number of
+    steps, with its further arguments bound.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    target, args, kwargs = _parse("grid", spec, GRIDS)
+    if args:
+        raise ConfigError(f"arguments of a grid have names, as in 'karras(exponent=5)': {spec!r}")
+    maker = lookup("grid", target, GRIDS)
+    allowed = [name for name in signature(maker).parameters if name not in ("sde", "n")]
+    for name in kwargs:
+        if name not in allowed:
+            raise unknown_name(f"argument of {target}", name, allowed)
+
+    def make(sde: SDE, n: int) -> Grid:
+        made = maker(sde, n, **kwargs)
+        if not isinstance(made, Grid):
+            raise ConfigError(f"{spec!r} made {type(made).__name__}, not a scoresde.Grid")
+        return made
+
+    make.__name__ = make.__qualname__ = spec
+    return make
+
+
+def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
+    """What a name of `table`, or `package.module:Name`, stands for.
+
+    Raises:
+        ConfigError: if there is no such name, module or member.
+    """
+    path = table.get(name, name)
+    if ":" not in path:
+        raise unknown_name(what, name, [*table, "package.module:Name"])
+    module_name, _, member = path.partition(":")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"cannot import {module_name!r} for {what} {name!r}: {error}") from error
+    if not hasattr(module, member):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise unknown_name(f"member of {module_name}", member, public)
+    return getattr(module, member)
+
+
+# -- helpers -----------------------------------------------------------------------------------
+
+
+def _parse(what: str, spec: str, table: Mapping[str, str]) -> tuple[str, list[Any], dict[str, Any]]:
+    """(name, arguments, keyword arguments) of `name` or `name(...)`."""
+    name, bracket, rest = spec.strip().partition("(")
+    name = name.strip()
+    if not bracket:
+        return name, [], {}
+    try:
+        call = ast.parse(f"_({rest}", mode="eval").body
+    except SyntaxError as error:
+        raise ConfigError(
+            f"cannot read {what} {spec!r}: {error.msg}; write it as in Python, 'Name(key=value)'"
+        ) from error
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        raise ConfigError(f"cannot read {what} {spec!r}; write 'Name(key=value)'")
+    args = [_value(what, spec, node, table) for node in call.args]
+    kwargs = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise ConfigError(f"cannot read {what} {spec!r}: ** is not allowed")
+        kwargs[keyword.arg] = _value(what, spec, keyword.value, table)
+    return name, args, kwargs
+
+
+def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> Any:
+    if isinstance(node, ast.Call | ast.Name):
+        return _build(what, ast.unparse(node), table)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ConfigError(
+            f"cannot read {ast.unparse(node)!r} in {what} {spec!r}: an argument is a number, a "
+            "string, True, False, None, a tuple of these, or a name of the same kind"
+        ) from error
+
+
+def _build(what: str, spec: str, table: Mapping[str, str]) -> Any:
+    name, args, kwargs = _parse(what, spec, table)
+    found = lookup(what, name, table)
+    if not callable(found):
+        return found
+    if is_dataclass(found):
+        known = [field.name for field in fields(found) if field.init]
+        for key in kwargs:
+            if key not in known:
+                raise unknown_name(f"argument of {name}", key, known)
+    try:
+        return found(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"cannot make {what} {spec!r}: {error}") from error
