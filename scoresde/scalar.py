@@ -39,6 +39,13 @@ def log(x: Scalar) -> Scalar:
     return math.log(x) if x > 0 else (-math.inf if x == 0 else math.nan)
 
 
+def log1p(x: Scalar) -> Scalar:
+    """log(1 + x) without cancellation near 0, with log1p(-1) = -inf for floats too."""
+    if isinstance(x, Tensor):
+        return x.log1p()
+    return math.log1p(x) if x > -1 else (-math.inf if x == -1 else math.nan)
+
+
 def sqrt(x: Scalar) -> Scalar:
     """Square root."""
     return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
@@ -98,8 +105,9 @@ def softplus(x: Scalar) -> Scalar:
 
 def derivative(fn: Callable[[Scalar], Scalar], t: Scalar) -> Scalar:
     """d fn / dt by automatic differentiation in float64, as a float where t is one."""
-    with torch.enable_grad():
-        u = torch.as_tensor(t, dtype=torch.float64).detach().requires_grad_()
+    # Inference mode records no graph at all, so a slope taken in it would silently be 0.
+    with torch.inference_mode(False), torch.enable_grad():
+        u = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
         value = fn(u)
         if not isinstance(value, Tensor) or not value.requires_grad:
             slope = torch.zeros_like(u)  # a constant, such as log(alpha) of a VE process

@@ -145,7 +145,9 @@ class SDE(ABC):
         Raises:
             TimeRangeError: for a float outside the half log-SNR of (0, t_max].
         """
-        if not isinstance(lam, Tensor):
+        if isinstance(lam, Tensor):
+            lam = lam.to(torch.float64)
+        else:
             lowest = self.lam(self.t_max)
             if math.isnan(lam) or lam == math.inf or lam < float(lowest) - 1e-9 * (1 + abs(lam)):
                 raise TimeRangeError(

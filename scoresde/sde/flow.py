@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from ..scalar import Scalar, exp, log, reciprocal
+from ..scalar import Scalar, exp, log, log1p, reciprocal
 from .base import SDE
 
 
@@ -25,7 +25,7 @@ class FlowSDE(SDE):
 
     def log_alpha(self, t: Scalar) -> Scalar:
         """log(1 - t)."""
-        return log(1.0 - t)
+        return log1p(-t)
 
     def log_sigma(self, t: Scalar) -> Scalar:
         """log t."""
