@@ -84,6 +84,7 @@ class ScoreModel(nn.Module):
         if not callable(net):
             raise ConfigError(f"a network must be callable as net(x, time), got {net!r}")
         self.net = net
+        self.training = getattr(net, "training", False)  # the network's mode, not PyTorch's default
         self._sde = sde
         self.predicts = parametrization(predicts)
         self.time = time_input(time, sde)
@@ -141,7 +142,7 @@ class ScoreModel(nn.Module):
             k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in conditions.items()
         }
         model.conditions = {**self.conditions, **new}
-        return model.train(self.training)
+        return model
 
     def rows(self, index: Tensor) -> ScoreModel:
         """See `Predictor`."""
