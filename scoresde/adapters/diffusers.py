@@ -1,0 +1,163 @@
+"""Networks of the diffusers library, with what their scheduler says about them.
+
+A scheduler there is two things: the process a network was trained on, and a rule for sampling.
+Only the first is taken over. Its time steps, clipping, thresholding, offsets and sigma shifts
+belong to the second; here they are the grid's and the solver's business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError, require, unknown_name
+from ..model import ScoreModel
+from ..sde import DiscreteVPSDE, FlowSDE
+from ..time_input import TimeInput, scaled
+
+_PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+
+def from_diffusers(
+    unet: nn.Module | str | os.PathLike[str],
+    scheduler: Any = None,
+    *,
+    net_dtype: torch.dtype | None = None,
+) -> ScoreModel:
+    """A diffusers network, such as a `UNet2DModel`, as a `ScoreModel`.
+
+    The scheduler's table becomes a `DiscreteVPSDE`, whose times are the real-valued indices that
+    the network is told; `prediction_type` says what it predicts. A flow-matching scheduler gives
+    a `FlowSDE` and a network that is told `num_train_timesteps` times t. Conditions are bound
+    under the names of the network's own arguments: `.bind(class_labels=labels)`.
+
+    Where the network has twice as many output channels as input channels, the second half is a
+    learned variance and is dropped.
+
+    Args:
+        unet: the network; or a folder that diffusers wrote, of a pipeline (`unet/` or
+            `transformer/`, and `scheduler/`) or of a network alone. Weights are read from
+            safetensors files only, and nothing is downloaded.
+        scheduler: any diffusers scheduler with a table of betas, or for flow matching. Not
+            needed for a folder that contains one.
+        net_dtype: see `ScoreModel`.
+
+    Raises:
+        ConfigError: for a scheduler that does not describe such a process, or none at all.
+        CheckpointError: for a folder without a network, or without safetensors weights.
+        MissingExtraError: if diffusers is needed to read a folder and is not installed.
+    """
+    if isinstance(unet, str | os.PathLike):
+        folder = Path(unet)
+        if scheduler is None and (folder / "scheduler").is_dir():
+            scheduler = _load(folder / "scheduler", "scheduler_config.json")
+        unet = _load_network(folder)
+    if scheduler is None:
+        raise ConfigError(
+            "a network alone does not say what it was trained on; give its scheduler too, such as "
+            "from_diffusers(unet, DDPMScheduler(beta_schedule='linear'))"
+        )
+    sde, predicts, time = _process(scheduler)
+    config = getattr(unet, "config", {})
+    if config.get("time_embedding_type") == "learned":
+        time = "index"  # an embedding table takes whole numbers only
+    channels = int(config.get("in_channels", 0))
+    learned_variance = channels > 0 and config.get("out_channels") == 2 * channels
+    return ScoreModel(
+        unet,
+        sde,
+        predicts=predicts,
+        time=time,
+        output=FirstChannels(channels) if learned_variance else None,
+        net_dtype=net_dtype,
+    )
+
+
+@dataclass(frozen=True)
+class FirstChannels:
+    """What a network returns, without the channels after the first `count`."""
+
+    count: int
+
+    def __call__(self, out: Any) -> Tensor:
+        """The first channels of a tensor (B, C, ...), or of an object's `.sample`."""
+        tensor: Tensor = out if isinstance(out, Tensor) else out.sample
+        return tensor[:, : self.count]
+
+
+def _process(
+    scheduler: Any,
+) -> tuple[DiscreteVPSDE | FlowSDE, str, str | TimeInput | None]:
+    """What a scheduler says of a network: the process, what it predicts, how it knows the time."""
+    config, name = getattr(scheduler, "config", {}), type(scheduler).__name__
+    predicts = config.get("prediction_type", "epsilon")
+    if name in _FLOWS or config.get("use_flow_sigmas") or predicts == "flow_prediction":
+        if config.get("invert_sigmas"):
+            raise ConfigError(
+                f"{name}(invert_sigmas=True) runs time the other way; write ScoreModel(net, "
+                "FlowSDE(), predicts='flow', time=..., output=...) as the network was trained"
+            )
+        return FlowSDE(), "flow", scaled(float(config["num_train_timesteps"]))
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None or config.get("timestep_type") == "continuous":
+        raise ConfigError(
+            f"{name} has no table of betas that its network was trained on; give the "
+            "DDPMScheduler, DDIMScheduler or flow-matching scheduler of the training, or write "
+            "ScoreModel(net, sde, predicts=..., time=...)"
+        )
+    if predicts not in _PREDICTS:
+        raise unknown_name("prediction_type", predicts, _PREDICTS)
+    return _from_table(scheduler, table), _PREDICTS[predicts], None
+
+
+def _from_table(scheduler: Any, table: Tensor) -> DiscreteVPSDE:
+    # The product is float32 in diffusers: at the first indices 1 - product has only 3 or 4 digits
+    # left, which roughens the log-SNR that solvers differentiate. From betas it has all of them.
+    betas = getattr(scheduler, "betas", None)
+    if betas is not None:
+        betas, product = betas.double().cpu().numpy(), table.double().cpu().numpy()
+        # Some schedulers shift the product afterwards; then it is the product that holds.
+        if np.allclose(np.cumprod(1 - betas), product, rtol=1e-3, atol=1e-6):
+            return DiscreteVPSDE.from_betas(betas)
+    return DiscreteVPSDE.from_alphas_cumprod(table)
+
+
+def _load_network(folder: Path) -> nn.Module:
+    for part in ("unet", "transformer"):
+        if (folder / part).is_dir():
+            folder = folder / part
+            break
+    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} has no weights in safetensors, and pickled ones are not read; write "
+            "net.save_pretrained(folder, safe_serialization=True) where you trust the file"
+        )
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the latter needs accelerate
+    network: nn.Module = _load(folder, "config.json", **options)
+    return network
+
+
+def _load(folder: Path, config: str, **options: Any) -> Any:
+    """The object of diffusers that a folder names in its configuration."""
+    if not (folder / config).is_file():
+        raise CheckpointError(
+            f"{folder / config} does not exist; expected a folder written by save_pretrained "
+            "(download one from the Hub with huggingface_hub.snapshot_download)"
+        )
+    diffusers = require("diffusers", "diffusers")
+    try:
+        name = json.loads((folder / config).read_text())["_class_name"]
+        kind = getattr(diffusers, name)
+        if not issubclass(kind, diffusers.ModelMixin | diffusers.SchedulerMixin):
+            raise TypeError(f"{name} is neither a model nor a scheduler")
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except Exception as error:  # of many kinds: JSON, safetensors, torch, diffusers' own
+        raise CheckpointError(f"cannot read {folder}: {error}") from error
