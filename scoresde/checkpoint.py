@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def save_model(
     """Write a model to one safetensors file; an existing file is replaced as a whole.
 
     Args:
-        path: the file, by custom `*.safetensors`.
+        path: the file, named `*.safetensors` by custom.
         model: with a network of `scoresde.nn`.
         pixels: "edges" or "centres" for integer data, None for other data.
         recipe: how it was trained.
@@ -61,9 +62,11 @@ def save_model(
         "time": time_input.describe(model.time),
         "pixels": pixels,
         "recipe": dict(recipe) if recipe is not None else None,
-        "versions": {"torch": str(torch.__version__)},
+        "versions": {"scoresde": _version(), "torch": str(torch.__version__)},
     }
-    write(path, dict(weights) if weights is not None else model.net.state_dict(), description)
+    if weights is None:
+        weights = {k.removeprefix("net."): v for k, v in model.state_dict().items()}
+    write(path, weights, description)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -174,6 +177,13 @@ def read(
     if not isinstance(description, dict) or description.pop("format", None) != _FORMAT:
         raise CheckpointError(f"{path} is of a format that this version cannot read")
     return tensors, description
+
+
+def _version() -> str:
+    try:
+        return version("scoresde")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"
 
 
 def _describe_predicts(predicts: Parametrization) -> Any:

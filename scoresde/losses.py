@@ -263,8 +263,8 @@ def score_matching_loss(
     x0: Tensor,
     *,
     generator: torch.Generator,
-    weighting: Weighting = Simple(),  # noqa: B008 - a frozen value
-    times: TimeDraw = UniformT(),  # noqa: B008
+    weighting: Weighting = Simple(),
+    times: TimeDraw = UniformT(),
     stratified: bool = True,
 ) -> Tensor:
     """The weighted squared error of the network's raw output, one time a sample.
@@ -291,7 +291,7 @@ def weighted_error(
     x0: Tensor,
     eps: Tensor,
     knot: Knot,
-    weighting: Weighting = Simple(),  # noqa: B008
+    weighting: Weighting = Simple(),
     density: Scalar = 1.0,
 ) -> Tensor:
     """The loss at given noise and time: `weighting` times the mean squared error, shape (B,)."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from .errors import ConfigError, require, unknown_name
 
@@ -40,6 +41,8 @@ class ImageUNet(nn.Module):
         frequencies: of the sines, in periods a unit of x.
         time_scale: what log(rho) is multiplied by before the sinusoidal embedding.
     """
+
+    omega: Tensor
 
     def __init__(
         self,
@@ -87,9 +90,9 @@ class ImageUNet(nn.Module):
         phase = x.unsqueeze(1) * self.omega.to(x.dtype).reshape(1, -1, 1, 1, 1)
         damp = (-0.5 * (self.omega * rho.reshape(-1, 1)) ** 2).exp().to(x.dtype)
         waves = torch.stack([phase.sin(), phase.cos()], 1) * damp[:, None, :, None, None, None]
-        features = F.pixel_unshuffle(torch.cat([x, waves.flatten(1, 3)], 1), self.patch)
+        features = functional.pixel_unshuffle(torch.cat([x, waves.flatten(1, 3)], 1), self.patch)
         out = self.unet(features, (self.time_scale * log_rho).to(x.dtype)).sample
-        mixed: Tensor = angle.sin() * x + angle.cos() * F.pixel_shuffle(out, self.patch)
+        mixed: Tensor = angle.sin() * x + angle.cos() * functional.pixel_shuffle(out, self.patch)
         return mixed
 
 
@@ -111,13 +114,15 @@ class FourierMLP(nn.Module):
         bands: sinusoids of log(rho), at frequencies 2^(k-3).
     """
 
+    omega: Tensor
+
     def __init__(self, dim: int = 2, width: int = 96, depth: int = 3, bands: int = 6) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"dim": dim, "width": width, "depth": depth, "bands": bands}
         self.register_buffer("omega", 2.0 ** (torch.arange(bands) - 3.0), persistent=False)
         sizes = [dim + 2 * bands, *[width] * depth]
         layers: list[nn.Module] = []
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.SiLU()]
         last = nn.Linear(width, dim)
         nn.init.zeros_(last.weight)
@@ -139,7 +144,7 @@ _BY_NAME: dict[str, type[ImageUNet] | type[FourierMLP]] = {
 }
 
 
-def describe(net: nn.Module) -> dict[str, Any]:
+def describe(net: object) -> dict[str, Any]:
     """A network's name and arguments as JSON-able data.
 
     Raises:

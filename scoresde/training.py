@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import losses
+from . import losses, time_input
 from . import nn as networks
 from . import sde as processes
-from . import time_input
 from .checkpoint import load_model, read, save_model, write
 from .data import Dataset, from_recipe
 from .errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
