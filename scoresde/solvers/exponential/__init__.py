@@ -1,0 +1,5 @@
+"""Exponential multistep methods: one family, many published names."""
+
+from .multistep import ExponentialMultistep
+
+__all__ = ["ExponentialMultistep"]

@@ -1,0 +1,180 @@
+r"""The three ways to split the reverse process into a part solved exactly and a prediction.
+
+With y = x/alpha, rho = sigma/alpha, the half log-SNR lam = -log rho, the angle a = atan(rho) and
+r = sqrt(alpha^2 + sigma^2), the reverse SDE of noise share tau (0: the probability flow) is
+
+    dy = (1 + tau^2) eps drho + tau sqrt(d rho^2) dw
+
+and writing eps by way of x0 = y - rho eps or v = (eps - rho x0) cos(a) moves part of the right-hand
+side into a linear factor that is integrated exactly. Over a step from t to s each form reads
+
+    x_s = decay x_t + integral of kernel(a) u(a) da + spread z
+
+| u | decay | kernel | spread |
+| --- | --- | --- | --- |
+| eps | alpha_s / alpha_t | (1 + tau^2) alpha_s / cos^2 a | alpha_s tau sqrt(rho_t^2 - rho_s^2) |
+| x0 | sigma_s/sigma_t q^(tau^2) | -(1 + tau^2) alpha_s rho_s^(1 + tau^2) cos^(tau^2) a / sin^(2 + tau^2) a | sigma_s sqrt(1 - q^(2 tau^2)), q = rho_s / rho_t |
+| v | r_s/r_t c^(tau^2) | (1 + tau^2) r_s (cos a / cos a_s)^(tau^2) | r_s sqrt(1 - c^(2 tau^2)), c = cos a_t / cos a_s |
+
+eps: Zhang & Chen, "Fast Sampling of Diffusion Models with Exponential Integrator" (DEIS), 2023,
+proposition 3. x0: Lu et al., "DPM-Solver++", 2022, proposition 4.1; with tau, Xue et al.,
+"SA-Solver", 2023, proposition 4.2. The v form is the same argument in the angle.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...errors import unknown_name
+from ...prediction import Prediction
+from ...sde.knot import Knot
+
+Array = NDArray[np.float64]
+
+
+class Form(ABC):
+    """One row of the table above; knots have float fields."""
+
+    @abstractmethod
+    def read(self, prediction: Prediction) -> Tensor:
+        """The variable u of a prediction, shape (B, *)."""
+
+    @abstractmethod
+    def decay(self, t: Knot, s: Knot, tau: float) -> float:
+        """The factor on x_t."""
+
+    @abstractmethod
+    def total(self, t: Knot, s: Knot, tau: float) -> float:
+        """The kernel's integral over the step: the weight of a constant prediction."""
+
+    @abstractmethod
+    def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
+        """The kernel over the angle, at atan(rho)."""
+
+    @abstractmethod
+    def spread(self, t: Knot, s: Knot, tau: float) -> float:
+        """Standard deviation of the noise that the step adds."""
+
+
+class EpsForm(Form):
+    """The linear part is x/alpha = const."""
+
+    def read(self, prediction: Prediction) -> Tensor:
+        """Eps."""
+        return prediction.eps
+
+    def decay(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return math.exp(s.log_alpha - t.log_alpha)
+
+    def total(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return float((1 + tau**2) * s.alpha * t.rho * math.expm1(t.lam - s.lam))
+
+    def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
+        """See `Form`."""
+        return (1 + tau**2) * float(s.alpha) * (1 + rho * rho)
+
+    def spread(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return float(tau * s.alpha * t.rho * math.sqrt(-math.expm1(2 * (t.lam - s.lam))))
+
+
+class X0Form(Form):
+    """The linear part is x/sigma = const (times a power of rho where there is noise)."""
+
+    def read(self, prediction: Prediction) -> Tensor:
+        """x0."""
+        return prediction.x0
+
+    def decay(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        if s.is_clean or t.is_zero_snr:
+            return 0.0 if s.is_clean or tau > 0 else float(s.sigma / t.sigma)
+        return math.exp(s.log_sigma - t.log_sigma + tau**2 * (t.lam - s.lam))
+
+    def total(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return float(-s.alpha * math.expm1((1 + tau**2) * (t.lam - s.lam)))
+
+    def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
+        """See `Form`."""
+        # (rho_s / rho)^(1 + tau^2) / (sin a cos a), without overflow at either end of rho.
+        ratio = (float(s.rho) / rho) ** (1 + tau**2)
+        return -(1 + tau**2) * float(s.alpha) * ratio * (rho + 1 / rho)
+
+    def spread(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return float(s.sigma * math.sqrt(-math.expm1(2 * tau**2 * (t.lam - s.lam))))
+
+
+class VForm(Form):
+    """The linear part is x/r = const (times a power of cos a where there is noise)."""
+
+    def read(self, prediction: Prediction) -> Tensor:
+        """v."""
+        return prediction.v
+
+    def decay(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        turn = self._cosines(t, s) ** (tau**2) if tau else 1.0
+        return float(s.radius / t.radius) * turn
+
+    def total(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        if tau == 0:
+            return float(s.radius * (s.angle - t.angle))
+        nodes, weights = GAUSS
+        angles = t.angle + nodes * (s.angle - t.angle)
+        return float((self.kernel(np.tan(angles), s, tau) @ weights) * (s.angle - t.angle))
+
+    def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
+        """See `Form`."""
+        turn = (np.hypot(1.0, float(s.rho)) / np.hypot(1.0, rho)) ** (tau**2)
+        return (1 + tau**2) * float(s.radius) * turn
+
+    def spread(self, t: Knot, s: Knot, tau: float) -> float:
+        """See `Form`."""
+        return float(s.radius * math.sqrt(1 - self._cosines(t, s) ** (2 * tau**2))) if tau else 0.0
+
+    @staticmethod
+    def _cosines(t: Knot, s: Knot) -> float:
+        return 0.0 if t.is_zero_snr else math.hypot(1.0, s.rho) / math.hypot(1.0, t.rho)
+
+
+def _gauss(count: int) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes and weights on (0, 1)."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return 0.5 * (nodes + 1), 0.5 * weights
+
+
+GAUSS = _gauss(32)
+
+FORMS: dict[str, Form] = {"eps": EpsForm(), "x0": X0Form(), "v": VForm()}
+
+Coordinate = Callable[[Knot], float]
+
+COORDINATES: dict[str, Coordinate] = {
+    "t": lambda knot: float(knot.t),
+    "lambda": lambda knot: float(knot.lam),
+    "rho": lambda knot: float(knot.rho),
+    "angle": lambda knot: float(knot.angle),
+}
+"""In which variable a prediction is taken to be a polynomial."""
+
+
+def form(name: str) -> Form:
+    """The form with this name.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    if name not in FORMS:
+        raise unknown_name("prediction variable", name, FORMS)
+    return FORMS[name]

@@ -1,0 +1,196 @@
+r"""One family for the fast solvers: exponential linear multistep methods.
+
+DDIM, DPM-Solver++ (2M, 3M and their SDE forms), DEIS, LMS, iPNDM, PNDM, UniPC, SA-Solver and
+exponential Adams-Bashforth are the rule
+
+    x_s = decay x_t + sum_j W_j u_j + spread z
+
+with different choices of what is written in the class below; `presets` has them by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...errors import ConfigError, unknown_name
+from ...grid import Grid
+from ...model import Predictor
+from ...noise import NoiseStream
+from ...sde.knot import Knot
+from ..base import Carry, Solver
+from .forms import COORDINATES, form
+from .weights import PUBLISHED, step_weights
+
+
+class Rule(NamedTuple):
+    """x = decay x + sum of weights times predictions, newest first, + spread z."""
+
+    decay: float
+    weights: tuple[float, ...]
+    spread: float
+
+
+class Plan(NamedTuple):
+    """One step, with its coefficients.
+
+    Attributes:
+        t, s: from where to where.
+        predict: the rule for x_s.
+        correct: the rule for x_t, from the state before and with the prediction at t; None
+            where there is nothing to correct.
+    """
+
+    t: Knot
+    s: Knot
+    predict: Rule
+    correct: Rule | None
+
+
+class Run(NamedTuple):
+    """What one step hands to the next.
+
+    Attributes:
+        plans: all steps.
+        index: of the step to come.
+        past: predictions at earlier knots, newest first.
+        base: for a corrector, the state that the last step began with.
+        noise: for a corrector, the noise that the last step drew.
+    """
+
+    plans: tuple[Plan, ...]
+    index: int = 0
+    past: tuple[Tensor, ...] = ()
+    base: Tensor | None = None
+    noise: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ExponentialMultistep(Solver):
+    r"""x_s = decay x_t + sum_j W_j u_j + spread z, with u_j the last `order` predictions.
+
+    The linear part of the process is integrated exactly (`forms`), the prediction u as a polynomial
+    through its last values (`weights`). One evaluation a step. The first steps use as many values
+    as there are. The step to sigma = 0 uses all values too, as a polynomial in the angle (eps, v) or
+    in rho (x0).
+
+    With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
+    again once the prediction there is known, from the state before; the prediction itself is not
+    repeated, so that a step still takes one evaluation, and the order rises by one.
+
+    Attributes:
+        order: number of values in the polynomial, 1 or more.
+        prediction: u, one of "eps", "x0" and "v".
+        coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", or "index" of the
+            grid.
+        weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
+        corrector: values in the corrector's polynomial besides the new one; 0 for none.
+        tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
+        tau_min, tau_max: range of rho in which tau applies; outside it is 0.
+    """
+
+    order: int = 3  # type: ignore[assignment]
+    prediction: str = "v"
+    coordinate: str = "angle"
+    weights: str = "exact"
+    corrector: int = 0
+    tau: float = 0.0
+    tau_min: float = 0.0
+    tau_max: float = math.inf
+
+    def __post_init__(self) -> None:
+        form(self.prediction)
+        if self.coordinate not in (*COORDINATES, "index"):
+            raise unknown_name("coordinate", self.coordinate, [*COORDINATES, "index"])
+        if self.weights not in PUBLISHED:
+            raise unknown_name("weights", self.weights, PUBLISHED)
+        if not isinstance(self.order, int) or not 1 <= self.order <= 12:
+            raise ConfigError(f"order must be a whole number from 1 to 12, got {self.order!r}")
+        if not isinstance(self.corrector, int) or not 0 <= self.corrector <= 12:
+            raise ConfigError(f"corrector must be 0 (none) to 12, got {self.corrector!r}")
+        if not self.tau >= 0 or not 0 <= self.tau_min <= self.tau_max:
+            raise ConfigError(
+                "need tau >= 0 and 0 <= tau_min <= tau_max, got "
+                f"tau={self.tau!r}, tau_min={self.tau_min!r}, tau_max={self.tau_max!r}"
+            )
+        if self.coordinate == "index" and self.weights != "mean":
+            raise ConfigError(
+                "a polynomial in the index of the grid says nothing between its knots; "
+                "write weights='mean', or another coordinate"
+            )
+        if self.weights == "bh1" and self.prediction == "v":
+            raise ConfigError("weights='bh1' needs prediction='x0' or 'eps'")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any noise is drawn."""
+        return self.tau > 0
+
+    @property
+    def starts_at_zero_snr(self) -> bool:
+        """Whether x/alpha is never formed."""
+        return self.prediction != "eps"
+
+    def init(self, model: Predictor, grid: Grid) -> Carry:
+        """The coefficients of every step, in float64."""
+        knots = grid.knots
+        if knots[0].is_zero_snr and not self.starts_at_zero_snr:
+            knots = knots[1:]  # the driver takes the first step
+        return Run(tuple(self._plan(grid, knots, k) for k in range(len(knots) - 1)))
+
+    def _plan(self, grid: Grid, knots: tuple[Knot, ...], k: int) -> Plan:
+        t, s = knots[k], knots[k + 1]
+        reach = max(self.order, self.corrector + 1)
+        known = [(i, knots[i]) for i in range(k, max(k - reach, -1), -1)]
+        predict = self._rule(grid, t, s, known[: self.order])
+        correct = None
+        if self.corrector and k > 0:
+            nodes = [known[1], known[0], *known[2 : self.corrector + 1]]
+            rule = self._rule(grid, knots[k - 1], t, nodes)
+            if len(rule.weights) > 1:
+                order = (rule.weights[1], rule.weights[0], *rule.weights[2:])
+                correct = rule._replace(weights=order)
+        return Plan(t, s, predict, correct)
+
+    def _rule(self, grid: Grid, t: Knot, s: Knot, nodes: list[tuple[int, Knot]]) -> Rule:
+        if self.coordinate in ("lambda", "rho") or s.is_clean:
+            # A value at alpha = 0 has no place on these axes; only t itself may be there.
+            nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
+            nodes = nodes[:1] if t.is_zero_snr else nodes
+        tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
+        kind = form(self.prediction)
+        weights = step_weights(
+            kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
+        )
+        return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
+
+    def step(
+        self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
+    ) -> tuple[Tensor, Carry]:
+        """See `Solver.step`."""
+        run: Run = carry
+        plan = run.plans[run.index]
+        if plan.t != t or plan.s != s:
+            raise ConfigError(
+                f"step {run.index} was prepared from t = {plan.t.t:g} to {plan.s.t:g}, not from "
+                f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
+            )
+        past = (form(self.prediction).read(model(x, t)), *run.past)
+        if plan.correct is not None and run.base is not None:
+            x = apply(plan.correct, run.base, past, run.noise)
+        z = noise.increment(t, s) if plan.predict.spread else None
+        moved = apply(plan.predict, x, past, z)
+        keep = max(self.order - 1, self.corrector)
+        base, z = (x, z) if self.corrector else (None, None)
+        return moved, Run(run.plans, run.index + 1, past[:keep], base, z)
+
+
+def apply(rule: Rule, x: Tensor, values: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
+    """The rule's sum, in the dtype of x, accumulated in one fresh tensor."""
+    out = x * rule.decay
+    for weight, value in zip(rule.weights, values, strict=False):
+        out.add_(value, alpha=weight)
+    return out if z is None else out.add_(z, alpha=rule.spread)
