@@ -1,0 +1,162 @@
+"""Parametrizations: what a perfect network would say, read back as eps, x0, score and v."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support import CONTINUOUS, PROCESSES, randn
+
+from scoresde import VPSDE, FlowSDE, Prediction, PredictsF
+from scoresde.errors import ConfigError, ZeroSNRError
+from scoresde.prediction import Parametrization, PredictsFlow, parametrization
+
+NAMES = ["eps", "x0", "score", "v", "F", "flow"]
+
+
+def _knots(sde):
+    shares = (0.0, 1e-3, 0.3, 0.9, 1.0 if not sde.at(sde.t_max).is_zero_snr else 0.999)
+    return [sde.at(sde.t_min + share * (sde.t_max - sde.t_min)) for share in shares]
+
+
+def _raw(name, x0, eps, knot):
+    """The definitions of the papers, written out."""
+    alpha, sigma = knot.alpha, knot.sigma
+    if name == "F":  # Karras et al. 2022, table 1, for x / alpha = x0 + rho eps
+        rho, d = sigma / alpha, 0.5
+        skip = d**2 / (rho**2 + d**2)
+        out = rho * d / math.sqrt(rho**2 + d**2)
+        return (x0 - skip * (x0 + rho * eps)) / out
+    return {
+        "eps": eps,
+        "x0": x0,
+        "score": -eps / sigma,
+        "v": (alpha * eps - sigma * x0) / math.hypot(alpha, sigma),
+        "flow": eps - x0,
+    }[name]
+
+
+def _room(name: str, knot, eps_machine: float) -> tuple[float, float]:
+    """Errors allowed in eps and x0: a few units of round-off times the inherent factor."""
+    rho = knot.rho
+    lose_eps = {"x0": 1 / rho}.get(name, 1.0)
+    lose_x0 = {"eps": rho, "score": rho}.get(name, 1.0)
+    if name == "F":
+        lose_eps, lose_x0 = 2.0, 2.0
+    return 16 * eps_machine * (1 + lose_eps), 16 * eps_machine * (1 + lose_x0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("process", PROCESSES)
+def test_round_trips_lose_no_more_than_they_must(process, name, dtype):
+    sde = PROCESSES[process]
+    if name == "flow" and not isinstance(sde, FlowSDE):
+        pytest.skip("a flow velocity needs alpha + sigma = 1")
+    row = parametrization(name)
+    unit = torch.finfo(dtype).eps
+    x0, eps = randn(50, 3), randn(50, 3, seed=1)
+    for knot in _knots(sde):
+        exact = row.target(x0, eps, knot)
+        # The paper's own form of F cancels at low noise.
+        torch.testing.assert_close(exact, _raw(name, x0, eps, knot), rtol=1e-9, atol=1e-9)
+        x = (knot.alpha * x0 + knot.sigma * eps).to(dtype)
+        prediction = Prediction(x, knot, exact.to(dtype), row)
+        room_eps, room_x0 = _room(name, knot, unit)
+        biggest = 4.5  # of 150 standard normals
+        for view, truth, room in (
+            (prediction.eps, eps, room_eps),
+            (prediction.x0, x0, room_x0),
+            (prediction.score * knot.sigma, -eps, room_eps),
+            (prediction.v, _raw("v", x0, eps, knot), room_eps + room_x0),
+        ):
+            assert view.dtype == dtype
+            assert float((view.double() - truth).abs().max()) < room * biggest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_views_with_one_time_a_sample(name):
+    sde = CONTINUOUS["flow"] if name == "flow" else VPSDE()
+    row, t = parametrization(name), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    x, raw = randn(2, 3, 2), randn(2, 3, 2, seed=1)
+    together = Prediction(x, sde.at(t, like=x), raw, row)
+    mixed = together.mix(t.reshape(2, 1, 1), 2.0)
+    for i in range(2):
+        knot = sde.at(float(t[i]))
+        alone = Prediction(x[i : i + 1], knot, raw[i : i + 1], row)
+        for view in ("eps", "x0", "score", "v"):
+            torch.testing.assert_close(getattr(together, view)[i], getattr(alone, view)[0])
+        torch.testing.assert_close(mixed[i], float(t[i]) * alone.x0[0] + 2.0 * alone.eps[0])
+        scale = torch.as_tensor(row.input_scale(sde.at(t, like=x))).expand(2, 1, 1)[i].item()
+        assert scale == pytest.approx(float(row.input_scale(knot)))
+
+
+def test_state_is_rebuilt_from_the_views():
+    sde = CONTINUOUS["subvp"]
+    t, s = sde.at(0.6), sde.at(0.2)
+    x0, eps = randn(4, 3), randn(4, 3, seed=1)
+    x = t.alpha * x0 + t.sigma * eps
+    for name in ("eps", "x0", "score", "v", "F"):
+        row = parametrization(name)
+        prediction = Prediction(x, t, row.target(x0, eps, t), row)
+        torch.testing.assert_close(prediction.at(t), x)
+        torch.testing.assert_close(prediction.at(s), s.alpha * x0 + s.sigma * eps)
+        torch.testing.assert_close(prediction.at(sde.clean), x0)
+        torch.testing.assert_close(prediction.mix(0.3, -2.0), 0.3 * x0 - 2.0 * eps)
+
+
+def test_v_is_the_velocity_against_the_angle():
+    """x / r turns by v as the angle grows, with x0 and eps held."""
+    sde = CONTINUOUS["subvp"]
+    x0, eps, h = randn(4, 3), randn(4, 3, seed=1), 1e-6
+    knots = [sde.at(0.4 + k * h) for k in (-1, 0, 1)]
+    on_circle = [(k.alpha * x0 + k.sigma * eps) / k.radius for k in knots]
+    slope = (on_circle[2] - on_circle[0]) / (knots[2].angle - knots[0].angle)
+    torch.testing.assert_close(
+        parametrization("v").target(x0, eps, knots[1]), slope, rtol=1e-7, atol=1e-8
+    )
+
+
+def test_input_of_edm_has_unit_variance():
+    for data in (0.5, 2.0):
+        for process in ("edm", "vp", "subvp"):
+            sde = CONTINUOUS[process]
+            for share in (0.01, 0.5, 1.0):
+                knot = sde.at(share * sde.t_max)
+                deviation = math.sqrt(knot.alpha**2 * data**2 + knot.sigma**2)
+                assert PredictsF(data).input_scale(knot) == pytest.approx(1 / deviation)
+    assert parametrization("eps").input_scale(CONTINUOUS["vp"].at(0.5)) == 1.0
+
+
+def test_without_signal_only_x0_v_and_flow_make_sense():
+    end = FlowSDE().at(1.0)
+    x, raw = randn(2, 3), randn(2, 3, seed=1)
+    for name in ("eps", "score", "F"):
+        with pytest.raises(ZeroSNRError, match="alpha = 0"):
+            Prediction(x, end, raw, parametrization(name))
+    for name, x0, eps in (("x0", raw, x), ("v", -raw, x), ("flow", x - raw, x)):
+        prediction = Prediction(x, end, raw, parametrization(name))
+        torch.testing.assert_close(prediction.x0, x0)
+        torch.testing.assert_close(prediction.eps, eps)
+
+
+def test_costs_and_replacement():
+    knot, x = VPSDE().at(0.5), randn(2, 3)
+    first = Prediction(x, knot, x, parametrization("eps"))
+    assert first.cost == 1
+    second = first.replace(2 * x, cost=2)
+    assert (second.cost, second.knot, second.predicts) == (2, knot, first.predicts)
+    assert torch.equal(second.eps, 2 * x)
+    assert second.replace(x).cost == 2
+
+
+def test_names():
+    own = PredictsF(sigma_data=1.0)
+    assert parametrization(own) is own
+    assert isinstance(parametrization("flow"), PredictsFlow)
+    assert all(isinstance(parametrization(name), Parametrization) for name in NAMES)
+    with pytest.raises(ConfigError, match="did you mean 'eps'"):
+        parametrization("epss")
+    with pytest.raises(ConfigError, match="sigma_data must be positive"):
+        PredictsF(sigma_data=0.0)
