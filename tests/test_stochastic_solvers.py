@@ -1,0 +1,261 @@
+"""Stochastic solvers against exact paths and exact moments."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+from stochastic_truth import (
+    IDS,
+    PROCESSES,
+    FinePath,
+    Given,
+    LinearModel,
+    follow,
+    follow_gaussian,
+    lambda_grid,
+    marginal_error,
+    observed_order,
+    output_moments,
+    true_moments,
+)
+
+from scoresde import DDIM, VPSDE, BrownianPath, EulerMaruyama, GaussianMixture, SampleSeeds
+from scoresde.analytic import isotropic
+from scoresde.errors import ConfigError
+from scoresde.grid import karras, uniform_lambda, uniform_t
+from scoresde.sampling import sample
+from scoresde.solvers.ancestral import Ancestral
+from scoresde.solvers.reverse_diffusion import ReverseDiffusion
+
+FIRST_ORDER = [EulerMaruyama(), ReverseDiffusion(), Ancestral(), Ancestral("forward")]
+ALL = [*FIRST_ORDER]
+
+
+def mixture(sde):
+    means = torch.tensor([[-1.0], [0.2], [1.3]], dtype=torch.float64)
+    return GaussianMixture(sde, means, isotropic([0.04, 0.09, 0.02]), [0.5, 0.3, 0.2])
+
+
+def rms(x):
+    return float(x.square().mean().sqrt())
+
+
+# -- strong convergence --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("solver", ALL, ids=str)
+def test_strong_order_against_the_exact_path_of_gaussian_data(solver, sde):
+    fine = lambda_grid(sde, 8192)
+    path = FinePath(fine, 256)
+    x = 1.3 * fine.knots[0].sigma * torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None]
+    truth = follow_gaussian(path, fine, x)
+    counts = [64, 128, 256]
+    errors = []
+    for n in counts:
+        got = sample(LinearModel(sde), solver, lambda_grid(sde, n), x=x, noise=Given(path)).x
+        errors.append(rms(got - truth))
+    # The error of one step has independent signs for its noise part: strong order 1, not 1/2.
+    assert observed_order(errors, counts) == pytest.approx(1.0, abs=0.15)
+    assert errors[-1] < 0.05 * rms(truth)
+
+
+@pytest.mark.parametrize("stochasticity", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("kind", [EulerMaruyama, ReverseDiffusion])
+def test_strong_convergence_for_every_stochasticity(kind, stochasticity):
+    sde = VPSDE()
+    fine = lambda_grid(sde, 8192)
+    path = FinePath(fine, 256)
+    x = torch.linspace(-3, 3, 256, dtype=torch.float64)[:, None]
+    truth = follow_gaussian(path, fine, x, stochasticity)
+    counts = [128, 256, 512]
+    errors = [
+        rms(
+            sample(
+                LinearModel(sde), kind(stochasticity), lambda_grid(sde, n), x=x, noise=Given(path)
+            ).x
+            - truth
+        )
+        for n in counts
+    ]
+    assert observed_order(errors, counts) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("solver", FIRST_ORDER, ids=str)
+def test_strong_order_on_a_mixture(solver):
+    sde = VPSDE()
+    model, fine = mixture(sde), lambda_grid(sde, 2048)
+    path = FinePath(fine, 256, seed=3)
+    x = fine.knots[0].sigma * torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None]
+    truth = follow(model, path, fine, x)
+    counts = [32, 64, 128]
+    errors = [
+        float((sample(model, solver, lambda_grid(sde, n), x=x, noise=Given(path)).x - truth)
+              .abs().median())
+        for n in counts
+    ]  # fmt: skip
+    assert observed_order(errors, counts) == pytest.approx(1.0, abs=0.2)
+
+
+def test_a_brownian_path_is_followed_by_any_number_of_steps():
+    sde = VPSDE()
+    noise = BrownianPath(tuple(range(24)))
+    x = torch.linspace(-2, 2, 24, dtype=torch.float64)[:, None]
+    ends = [
+        sample(LinearModel(sde), ReverseDiffusion(), lambda_grid(sde, n), x=x, noise=noise).x
+        for n in (16, 32, 64, 128)
+    ]
+    # Differences of successive refinements halve: a Cauchy sequence of strong order 1.
+    gaps = [rms(b - a) for a, b in pairwise(ends)]
+    assert observed_order(gaps, [16, 32, 64]) == pytest.approx(1.0, abs=0.25)
+
+
+# -- exact marginal moments ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("solver", ALL, ids=str)
+def test_the_bias_of_mean_and_variance_falls_at_the_weak_order(solver, sde):
+    order = getattr(solver, "weak_order", solver.order)
+    counts = [128, 256, 512]
+    errors = [marginal_error(solver, lambda_grid(sde, n)) for n in counts]
+    assert observed_order([e[1] for e in errors], counts) == pytest.approx(order, abs=0.15)
+    if errors[-1][0] > 1e-9:  # some schemes carry the mean exactly
+        assert observed_order([e[0] for e in errors], counts) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("sde", PROCESSES[:5], ids=IDS[:5])
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+@pytest.mark.parametrize("clean", [True, False])
+def test_reverse_diffusion_makes_the_moments_of_its_recursion(sde, n, clean):
+    grid = uniform_t(sde, n, clean=clean)
+    m, v = 0.7, 0.25
+    mean, variance = true_moments(grid.knots[0], m, v)
+    for t, s in pairwise(grid.knots):
+        p = t.alpha**2 * v + t.sigma**2
+        if s.is_clean:  # E[x0 | x]
+            mean = m + t.alpha * v / p * (mean - t.alpha * m)
+            variance *= (t.alpha * v / p) ** 2
+            continue
+        a = t.alpha / s.alpha
+        b2 = t.sigma**2 - (a * s.sigma) ** 2
+        mean = (2 - a) * mean - b2 * (mean - t.alpha * m) / p
+        variance = (2 - a - b2 / p) ** 2 * variance + b2
+    got = output_moments(ReverseDiffusion(), grid, m, v)
+    assert got == pytest.approx((mean, variance), rel=1e-9)
+    assert all(math.isfinite(value) for value in got)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+def test_the_posterior_variance_is_exact_for_one_point(sde, n):
+    got = output_moments(Ancestral(), lambda_grid(sde, n), variance=1e-14)
+    assert got == pytest.approx(true_moments(sde.at_lambda(2.0), variance=1e-14), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 20])
+def test_the_forward_variance_is_exact_for_standard_normal_data(n):
+    got = output_moments(Ancestral("forward"), lambda_grid(VPSDE(), n), mean=0.0, variance=1.0)
+    assert got == pytest.approx((0.0, 1.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+def test_ancestral_sampling_is_ddim_with_eta_1(sde):
+    model, grid = mixture(sde), uniform_t(sde, 7)
+    noise = SampleSeeds(tuple(range(5)))
+    settings = {"shape": (5, 1), "noise": noise, "dtype": torch.float64}
+    ours = sample(model, Ancestral(), grid, **settings).x
+    theirs = sample(model, DDIM(eta=1.0), grid, **settings).x
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+# -- distribution, contract, defects ---------------------------------------------------------------
+
+
+def ks_statistic(x, model):
+    """Largest distance between the empirical and the mixture's distribution function."""
+    x = x.flatten().double().sort().values
+    z = (x[:, None] - model.means[:, 0]) / torch.tensor([0.04, 0.09, 0.02]).double().sqrt()
+    cdf = (model.weights * torch.special.ndtr(z)).sum(1)
+    steps = torch.arange(len(x) + 1, dtype=torch.float64) / len(x)
+    return float(torch.maximum(steps[1:] - cdf, cdf - steps[:-1]).max())
+
+
+@pytest.mark.parametrize("solver", [ReverseDiffusion(), Ancestral()], ids=str)
+def test_samples_follow_the_mixture(solver):
+    """Level 0.001 with n = 40,000 draws: a deviation 5% off, or a mean off by 0.02, is seen."""
+    model, n = mixture(VPSDE(t_min=1e-5)), 40_000
+    x = sample(model, solver, uniform_lambda(model.sde, 300), shape=(n, 1), seeds=5).x
+    critical = 1.949 / math.sqrt(n)
+    assert ks_statistic(x, model) < critical
+    centre = float(x.mean())
+    assert ks_statistic(centre + 1.05 * (x - centre), model) > critical
+    assert ks_statistic(x + 0.02, model) > critical
+
+
+@pytest.mark.parametrize("solver", ALL, ids=str)
+@pytest.mark.parametrize("make", [SampleSeeds, BrownianPath])
+def test_a_sample_does_not_depend_on_its_batch_mates(solver, make):
+    model = LinearModel(VPSDE())
+    grid = karras(model.sde, 6)
+    seeds = (5, 11, 3, 8)
+    together = sample(model, solver, grid, shape=(4, 3, 2), noise=make(seeds)).x
+    for k, seed in enumerate(seeds):
+        alone = sample(model, solver, grid, shape=(1, 3, 2), noise=make((seed,))).x
+        assert torch.equal(alone[0], together[k])
+
+
+@pytest.mark.parametrize("solver", ALL, ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 3, 20])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("sde", [VPSDE(), PROCESSES[5]], ids=["VPSDE", "FlowSDE"])
+def test_evaluations_dtype_and_times(solver, steps, dtype, sde):
+    model = LinearModel(sde)
+    grid = uniform_t(sde, steps)
+    out = sample(model, solver, grid, shape=(4, 3, 2), seeds=range(4), dtype=dtype)
+    assert out.x.dtype == dtype
+    assert bool(out.x.isfinite().all())
+    assert out.nfe == len(model.asked) == solver.evals(grid)
+    assert all(sde.t_min <= knot.t <= sde.t_max and knot.sigma > 0 for knot in model.asked)
+
+
+@pytest.mark.parametrize("solver", ALL, ids=str)
+def test_solvers_are_values(solver):
+    assert pickle.loads(pickle.dumps(solver)) == solver
+    assert hash(solver) == hash(type(solver)(**vars(solver)))
+
+
+def test_the_start_is_drawn_at_the_grids_own_scale():
+    sde = VPSDE()
+    grid = uniform_t(sde, 5, t_max=0.3)
+    out = sample(LinearModel(sde), Ancestral(), grid, shape=(20_000, 1), keep=[0])
+    deviation = float(out.trajectory[0].x.std())
+    assert deviation == pytest.approx(grid.knots[0].sigma, rel=4 / math.sqrt(2 * 20_000))
+    assert abs(grid.knots[0].sigma - sde.at(1.0).sigma) > 0.2
+
+
+def test_float64_as_the_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        for solver in ALL:
+            x = sample(LinearModel(VPSDE()), solver, uniform_t(VPSDE(), 3), shape=(2, 1)).x
+            assert x.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReverseDiffusion(-1.0),
+        lambda: ReverseDiffusion(math.nan),
+        lambda: Ancestral("posteriour"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()
