@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from inspect import signature
 from types import MappingProxyType
@@ -26,8 +26,24 @@ SOLVERS: Mapping[str, str] = MappingProxyType(
     {
         "DDIM": "scoresde.solvers:DDIM",
         "EulerMaruyama": "scoresde.solvers:EulerMaruyama",
+        "ReverseDiffusion": "scoresde.solvers.reverse_diffusion:ReverseDiffusion",
+        "Ancestral": "scoresde.solvers.ancestral:Ancestral",
+        "Heun": "scoresde.solvers.heun:Heun",
+        "PredictorCorrector": "scoresde.solvers.predictor_corrector:PredictorCorrector",
+        "ProbabilityFlow": "scoresde.solvers.probability_flow:ProbabilityFlow",
+        "ExponentialMultistep": "scoresde.solvers.exponential:ExponentialMultistep",
     }
 )
+
+_PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "Langevin": "scoresde.solvers.langevin:Langevin",
+        "AnnealedLangevin": "scoresde.solvers.langevin:AnnealedLangevin",
+        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
+        "SciPy": "scoresde.ode:SciPy",
+    }
+)
+"""What stands within a solver, as its argument."""
 
 GRIDS: Mapping[str, str] = MappingProxyType(
     {
@@ -63,6 +79,19 @@ def solver(spec: str) -> Solver:
     if not isinstance(made, Solver):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.Solver")
     return made
+
+
+def describe(value: object) -> str:
+    """A solver, or a part of one, as a short specification: what has its default is left out."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    shown = []
+    for item in fields(value):
+        mine = getattr(value, item.name)
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        if item.init and mine != default:
+            shown.append(f"{item.name}={describe(mine)}")
+    return f"{type(value).__name__}({', '.join(shown)})" if shown else type(value).__name__
 
 
 def process(spec: str) -> SDE:
@@ -150,8 +179,10 @@ def _parse(what: str, spec: str, table: Mapping[str, str]) -> tuple[str, list[An
 
 
 def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> Any:
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):  # as repr writes them
+        return float(node.id)
     if isinstance(node, ast.Call | ast.Name):
-        return _build(what, ast.unparse(node), table)
+        return _build(what, ast.unparse(node), {**table, **_PARTS})
     try:
         return ast.literal_eval(node)
     except ValueError as error:
