@@ -310,10 +310,16 @@ def test_a_process_is_a_value(sde):
         (lambda: VPSDE().perturb(randn(4, 2), torch.rand(2), randn(4, 2)), ShapeError, "(2,)"),
         (lambda: from_dict({"name": "VPSD"}), ConfigError, "did you mean 'VPSDE'"),
         (lambda: from_dict({"name": "VPSDE", "beta": 1.0}), ConfigError, "beta"),
-        (lambda: DiscreteVPSDE.from_betas([0.1] * 9, ).at(9.0), TimeRangeError, "[0, 8]"),
+        (
+            lambda: DiscreteVPSDE.from_betas(
+                [0.1] * 9,
+            ).at(9.0),
+            TimeRangeError,
+            "[0, 8]",
+        ),
         (lambda: ReverseSDE(gaussian(VPSDE()), -1.0), ConfigError, "0 or more"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_explained(make, error, says):
     with pytest.raises(error) as caught:
         make()
