@@ -1,1 +1,20 @@
-"""The probability flow as an ordinary differential equation, and its integrators."""
+"""The probability flow as an ODE, and what integrates it."""
+
+from .backend import Backend, Field, Parts, Solved, integrate_rows
+from .clock import Clock, clock
+from .scipy_backend import SciPy
+from .torchdiffeq_backend import TorchDiffEq
+from .vector_field import VectorField
+
+__all__ = [
+    "Backend",
+    "Clock",
+    "Field",
+    "Parts",
+    "SciPy",
+    "Solved",
+    "TorchDiffEq",
+    "VectorField",
+    "clock",
+    "integrate_rows",
+]

@@ -1,0 +1,189 @@
+"""What an ODE solver for a whole batch is, and how one bad sample is kept from spoiling it.
+
+The solvers of other libraries choose one step size for the whole batch and stop at the first
+number that is not finite. `integrate_rows` splits a batch that failed, so that only the samples
+at fault are lost.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, SolverError
+
+Parts = tuple[Tensor, ...]
+"""The state of an ODE: tensors of shape (B, *), each with an error norm of its own."""
+
+
+class Field(Protocol):
+    """The right-hand side d parts / d tau."""
+
+    def __call__(self, tau: float, parts: Parts) -> Parts:
+        """The derivative at tau."""
+
+    def rows(self, index: Tensor) -> Field:
+        """The right-hand side for these samples."""
+
+
+@dataclass(frozen=True)
+class Backend(ABC):
+    """An ODE solver as a frozen value.
+
+    Attributes:
+        rtol, atol: tolerances of adaptive methods for the root mean square of the local error.
+        max_evals: evaluations of the field after which a solve is given up.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_evals: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not (self.rtol > 0 and self.atol > 0 and self.max_evals > 0):
+            raise ConfigError(
+                "rtol, atol and max_evals must be positive, got "
+                f"rtol={self.rtol!r}, atol={self.atol!r}, max_evals={self.max_evals!r}"
+            )
+
+    @property
+    @abstractmethod
+    def order(self) -> float:
+        """Order of convergence of the method."""
+
+    def evals(self) -> int | None:
+        """Evaluations of one solve; None where it depends on the data."""
+        return None
+
+    @abstractmethod
+    def integrate(self, field: Field, parts: Parts, start: float, end: float) -> Parts:
+        """The state at tau = end from that at start; either may be the larger.
+
+        States are float64: some libraries cast time to the state's type.
+
+        Raises:
+            SolverError: if the solver gives up, or meets a number that is not finite.
+        """
+
+
+class Solved(NamedTuple):
+    """States at the end, NaN where `failures` gives a reason (by place in the batch)."""
+
+    parts: Parts
+    failures: dict[int, str]
+
+
+def integrate_rows(
+    backend: Backend, field: Field, parts: Parts, start: float, end: float
+) -> Solved:
+    """Integrate a batch; where that fails, find the samples at fault and go on without them.
+
+    An error splits the batch in two, down to single samples. Samples that come back non-finite
+    are dropped and the others solved again, since a shared step size may have suffered.
+
+    Args:
+        backend: the solver.
+        field: the right-hand side.
+        parts: the state at `start`, each of shape (B, *).
+        start, end: the interval of tau, in either direction.
+    """
+    batch = parts[0].shape[0]
+    if batch == 0 or start == end:
+        return Solved(parts, {})
+    whole = _finite_rows(parts)
+    if not bool(whole.all()):
+        lost = {int(i): "not finite at the start" for i in (~whole).nonzero()}
+        rest = whole.nonzero().flatten()
+        return _merge(parts, (rest,), backend, field, start, end, lost)
+    try:
+        out = backend.integrate(field, parts, start, end)
+    except SolverError as error:
+        if batch == 1:
+            return Solved(tuple(torch.full_like(p, math.nan) for p in parts), {0: str(error)})
+        halves = torch.arange(batch, device=parts[0].device).chunk(2)
+        return _merge(parts, halves, backend, field, start, end, {})
+    finite = _finite_rows(out)
+    bad = (~finite).nonzero().flatten()
+    if len(bad) == 0:
+        return Solved(out, {})
+    failures = {int(i): f"not finite on the way from {start:.6g} to {end:.6g}" for i in bad}
+    good = finite.nonzero().flatten()
+    return _merge(parts, (good,), backend, field, start, end, failures)
+
+
+def _merge(
+    parts: Parts,
+    groups: tuple[Tensor, ...],
+    backend: Backend,
+    field: Field,
+    start: float,
+    end: float,
+    failures: dict[int, str],
+) -> Solved:
+    """Solve groups of rows apart and put them back; rows in no group are NaN."""
+    out = tuple(torch.full_like(p, math.nan) for p in parts)
+    for index in groups:
+        solved = integrate_rows(
+            backend, field.rows(index), tuple(p[index] for p in parts), start, end
+        )
+        out = tuple(o.index_copy(0, index, p) for o, p in zip(out, solved.parts, strict=True))
+        failures |= {int(index[i]): reason for i, reason in solved.failures.items()}
+    return Solved(out, failures)
+
+
+def _finite_rows(parts: Parts) -> Tensor:
+    rows = [torch.isfinite(p.reshape(len(p), -1)).all(1) for p in parts]
+    return torch.stack(rows).all(0)
+
+
+class Flat:
+    """A field of parts as the one of a flat vector that libraries want, with a guard.
+
+    Args:
+        check: raise at a value that is not finite. Adaptive methods otherwise never end; fixed
+            ones may go on, since their samples do not meet.
+    """
+
+    def __init__(self, field: Field, parts: Parts, backend: Backend, *, check: bool) -> None:
+        self.field, self.backend, self.check = field, backend, check
+        self.shapes = [p.shape for p in parts]
+        self.sizes = [p.numel() for p in parts]
+        self.calls = 0
+
+    def pack(self, parts: Parts) -> Tensor:
+        """One flat float64 vector."""
+        return torch.cat([p.to(torch.float64).reshape(-1) for p in parts])
+
+    def unpack(self, flat: Tensor) -> Parts:
+        """The parts of a flat vector."""
+        pieces = torch.split(flat, self.sizes)
+        return tuple(p.reshape(shape) for p, shape in zip(pieces, self.shapes, strict=True))
+
+    def tolerance(self, tol: float, like: Tensor) -> float | Tensor:
+        """A tolerance for each number, such that the mean square over all of them becomes the
+        sum of the parts' mean squares: a short part is not drowned by a long one.
+        """
+        if len(self.sizes) == 1:
+            return tol
+        shares = [math.sqrt(n / sum(self.sizes)) for n in self.sizes]
+        return torch.cat(
+            [like.new_full((n,), tol * w) for n, w in zip(self.sizes, shares, strict=True)]
+        )
+
+    def __call__(self, tau: float, flat: Tensor) -> Tensor:
+        """The derivative at tau, flat."""
+        self.calls += 1
+        if self.calls > self.backend.max_evals:
+            raise SolverError(
+                f"not done after {self.backend.max_evals} evaluations, at {tau:.6g}; loosen rtol "
+                "and atol, or raise max_evals"
+            )
+        out = self.pack(self.field(tau, self.unpack(flat)))
+        if self.check and not bool(torch.isfinite(out).all()):
+            raise SolverError(f"the field is not finite at {tau:.6g}")
+        return out

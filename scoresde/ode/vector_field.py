@@ -1,0 +1,100 @@
+"""The probability flow of a model as a plain ODE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import SolverError, ZeroSNRError
+from ..model import Predictor
+from ..prediction import Prediction
+from ..scalar import Scalar, scale
+from ..sde.base import per_sample
+from ..sde.knot import Knot
+from .backend import Parts
+from .clock import Clock
+
+
+@dataclass(frozen=True, eq=False)
+class VectorField:
+    """du/dtau of the probability flow between two knots, in a `Clock`.
+
+    The model is asked at times between the two knots and nowhere else: round-off is clamped, and
+    a solver that asks further out is stopped.
+
+    Attributes:
+        model: what predicts.
+        clock: variable and state, see `scoresde.ode.clock`.
+        low, high: the cleaner and the noisier end, knots of floats.
+        dtype: of the state that the model sees; the solver's own state may be finer.
+
+    Raises:
+        ZeroSNRError: if `high` has alpha = 0 and the clock does not exist there.
+        SolverError: at a call outside the range.
+    """
+
+    model: Predictor
+    clock: Clock
+    low: Knot
+    high: Knot
+    dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        if self.high.is_zero_snr and not self.clock.at_zero_snr:
+            raise ZeroSNRError(
+                f"x / alpha does not exist at t = {self.high.t:g}, where alpha = 0; write "
+                "clock='angle', or a process with a smaller t_max"
+            )
+
+    def knot(self, tau: Scalar, like: Tensor) -> Knot:
+        """The knot at tau: a float, or one number a sample, shape (B,)."""
+        first, last = self.clock.read(self.low), self.clock.read(self.high)
+        slack = 1e-9 * (last - first)
+        outside = (
+            bool(((tau < first - slack) | (tau > last + slack)).any())
+            if isinstance(tau, Tensor)
+            else not first - slack <= tau <= last + slack
+        )
+        if outside:
+            raise SolverError(
+                f"the solver asked for the model outside its interval [{first:.6g}, {last:.6g}], "
+                f"at {tau if isinstance(tau, float) else 'some samples'}; shorten its first or "
+                "largest step"
+            )
+        if isinstance(tau, Tensor):
+            t = self.clock.time(self.model.sde, per_sample(tau.clamp(first, last), like))
+            assert isinstance(t, Tensor)  # for the type checker
+            return self.model.sde.at(t.clamp(float(self.low.t), float(self.high.t)), like=like)
+        if tau <= first:
+            return self.low
+        if tau >= last:
+            return self.high
+        t = float(self.clock.time(self.model.sde, tau))
+        return self.model.sde.at(min(max(t, float(self.low.t)), float(self.high.t)))
+
+    def predict(self, tau: Scalar, u: Tensor) -> Prediction:
+        """The model's prediction at the state u, shape (B, *)."""
+        knot = self.knot(tau, u)
+        return self.model(scale(self.clock.scale(knot), u).to(self.dtype), knot)
+
+    def velocity(self, tau: Scalar, u: Tensor) -> Tensor:
+        """du/dtau, shape (B, *)."""
+        return self.clock.velocity(self.predict(tau, u), self.model.sde).to(u.dtype)
+
+    def __call__(self, tau: float, parts: Parts) -> Parts:
+        """The field as a backend wants it: a state of one part."""
+        return (self.velocity(tau, parts[0]),)
+
+    def rows(self, index: Tensor) -> VectorField:
+        """The field of these samples."""
+        return replace(self, model=self.model.rows(index))
+
+    def to_state(self, x: Tensor, knot: Knot) -> Tensor:
+        """u from x, in float64, so that a solver's time is float64 too."""
+        return scale(1.0 / self.clock.scale(knot), x.to(torch.float64))
+
+    def to_x(self, u: Tensor, knot: Knot) -> Tensor:
+        """x from u, in `dtype`."""
+        return scale(self.clock.scale(knot), u).to(self.dtype)
