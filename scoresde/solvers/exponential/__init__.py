@@ -1,5 +1,6 @@
 """Exponential multistep methods: one family, many published names."""
 
 from .multistep import ExponentialMultistep
+from .single_step import ExponentialRK
 
-__all__ = ["ExponentialMultistep"]
+__all__ = ["ExponentialMultistep", "ExponentialRK"]

@@ -41,6 +41,13 @@ Array = NDArray[np.float64]
 class Form(ABC):
     """One row of the table above; knots have float fields."""
 
+    stiffness: int
+    """L of w' = L w + u in the form's own clock: lambda, or the angle where it is 0."""
+
+    @abstractmethod
+    def scale(self, s: Knot) -> float:
+        """What turns w back into x, with the sign of u in w'."""
+
     @abstractmethod
     def read(self, prediction: Prediction) -> Tensor:
         """The variable u of a prediction, shape (B, *)."""
@@ -63,7 +70,13 @@ class Form(ABC):
 
 
 class EpsForm(Form):
-    """The linear part is x/alpha = const."""
+    """The linear part is x/alpha = const; w = x/sigma with w' = w - eps in lambda."""
+
+    stiffness = 1
+
+    def scale(self, s: Knot) -> float:
+        """See `Form`."""
+        return -float(s.sigma)
 
     def read(self, prediction: Prediction) -> Tensor:
         """Eps."""
@@ -87,7 +100,15 @@ class EpsForm(Form):
 
 
 class X0Form(Form):
-    """The linear part is x/sigma = const (times a power of rho where there is noise)."""
+    """The linear part is x/sigma = const (times a power of rho where there is noise);
+    w = x/alpha with w' = -w + x0 in lambda.
+    """
+
+    stiffness = -1
+
+    def scale(self, s: Knot) -> float:
+        """See `Form`."""
+        return float(s.alpha)
 
     def read(self, prediction: Prediction) -> Tensor:
         """x0."""
@@ -115,7 +136,15 @@ class X0Form(Form):
 
 
 class VForm(Form):
-    """The linear part is x/r = const (times a power of cos a where there is noise)."""
+    """The linear part is x/r = const (times a power of cos a where there is noise); w = x/r with
+    w' = v in the angle.
+    """
+
+    stiffness = 0
+
+    def scale(self, s: Knot) -> float:
+        """See `Form`."""
+        return float(s.radius)
 
     def read(self, prediction: Prediction) -> Tensor:
         """v."""
@@ -136,7 +165,7 @@ class VForm(Form):
 
     def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
         """See `Form`."""
-        turn = (np.hypot(1.0, float(s.rho)) / np.hypot(1.0, rho)) ** (tau**2)
+        turn: Array = (np.hypot(1.0, float(s.rho)) / np.hypot(1.0, rho)) ** (tau**2)
         return (1 + tau**2) * float(s.radius) * turn
 
     def spread(self, t: Knot, s: Knot, tau: float) -> float:

@@ -23,15 +23,10 @@ from ...noise import NoiseStream
 from ...sde.knot import Knot
 from ..base import Carry, Solver
 from .forms import COORDINATES, form
+from .rule import Rule, apply
+from .single_step import Stages, stages, through
+from .tableaus import tableau
 from .weights import PUBLISHED, step_weights
-
-
-class Rule(NamedTuple):
-    """x = decay x + sum of weights times predictions, newest first, + spread z."""
-
-    decay: float
-    weights: tuple[float, ...]
-    spread: float
 
 
 class Plan(NamedTuple):
@@ -42,12 +37,14 @@ class Plan(NamedTuple):
         predict: the rule for x_s.
         correct: the rule for x_t, from the state before and with the prediction at t; None
             where there is nothing to correct.
+        start: stages of a Runge-Kutta step that is taken instead of `predict`, if any.
     """
 
     t: Knot
     s: Knot
     predict: Rule
     correct: Rule | None
+    start: Stages | None
 
 
 class Run(NamedTuple):
@@ -55,14 +52,14 @@ class Run(NamedTuple):
 
     Attributes:
         plans: all steps.
-        index: of the step to come.
+        done: steps taken so far.
         past: predictions at earlier knots, newest first.
         base: for a corrector, the state that the last step began with.
         noise: for a corrector, the noise that the last step drew.
     """
 
     plans: tuple[Plan, ...]
-    index: int = 0
+    done: int = 0
     past: tuple[Tensor, ...] = ()
     base: Tensor | None = None
     noise: Tensor | None = None
@@ -74,8 +71,8 @@ class ExponentialMultistep(Solver):
 
     The linear part of the process is integrated exactly (`forms`), the prediction u as a polynomial
     through its last values (`weights`). One evaluation a step. The first steps use as many values
-    as there are. The step to sigma = 0 uses all values too, as a polynomial in the angle (eps, v) or
-    in rho (x0).
+    as there are, or are Runge-Kutta steps (`start`), which cost an evaluation a stage. The step to
+    sigma = 0 uses all values too, as a polynomial in the angle (eps, v) or in rho (x0).
 
     With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
     again once the prediction there is known, from the state before; the prediction itself is not
@@ -87,15 +84,17 @@ class ExponentialMultistep(Solver):
         coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", or "index" of the
             grid.
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
+        start: name of a Runge-Kutta method (`tableaus`) for the first order - 1 steps; "" for none.
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
         tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
         tau_min, tau_max: range of rho in which tau applies; outside it is 0.
     """
 
-    order: int = 3  # type: ignore[assignment]
+    order: int = 3
     prediction: str = "v"
     coordinate: str = "angle"
     weights: str = "exact"
+    start: str = ""
     corrector: int = 0
     tau: float = 0.0
     tau_min: float = 0.0
@@ -105,6 +104,10 @@ class ExponentialMultistep(Solver):
         form(self.prediction)
         if self.coordinate not in (*COORDINATES, "index"):
             raise unknown_name("coordinate", self.coordinate, [*COORDINATES, "index"])
+        if self.start:
+            tableau(self.start)
+            if self.tau > 0:
+                raise ConfigError(f"start={self.start!r} is deterministic; write start='' with tau")
         if self.weights not in PUBLISHED:
             raise unknown_name("weights", self.weights, PUBLISHED)
         if not isinstance(self.order, int) or not 1 <= self.order <= 12:
@@ -141,19 +144,31 @@ class ExponentialMultistep(Solver):
             knots = knots[1:]  # the driver takes the first step
         return Run(tuple(self._plan(grid, knots, k) for k in range(len(knots) - 1)))
 
+    def evals(self, grid: Grid) -> int:
+        """One a step, and one for every further stage of the start."""
+        first = int(grid.knots[0].is_zero_snr and not self.starts_at_zero_snr)
+        steps = sum(self._started(grid.knots[first:], k) for k in range(grid.steps - first))
+        return grid.steps + (steps * len(tableau(self.start).nodes) if steps else 0)
+
+    def _started(self, knots: tuple[Knot, ...], k: int) -> bool:
+        """Whether step k is one of the start's."""
+        return bool(self.start) and k < self.order - 1 and not knots[k + 1].is_clean
+
     def _plan(self, grid: Grid, knots: tuple[Knot, ...], k: int) -> Plan:
         t, s = knots[k], knots[k + 1]
         reach = max(self.order, self.corrector + 1)
         known = [(i, knots[i]) for i in range(k, max(k - reach, -1), -1)]
-        predict = self._rule(grid, t, s, known[: self.order])
-        correct = None
-        if self.corrector and k > 0:
+        if self._started(knots, k):
+            start = stages(form(self.prediction), tableau(self.start), grid.sde, t, s)
+            return Plan(t, s, start.last, None, start)
+        predict, correct = self._rule(grid, t, s, known[: self.order]), None
+        if self.corrector and k > 0 and not self._started(knots, k - 1):
             nodes = [known[1], known[0], *known[2 : self.corrector + 1]]
             rule = self._rule(grid, knots[k - 1], t, nodes)
             if len(rule.weights) > 1:
                 order = (rule.weights[1], rule.weights[0], *rule.weights[2:])
                 correct = rule._replace(weights=order)
-        return Plan(t, s, predict, correct)
+        return Plan(t, s, predict, correct, None)
 
     def _rule(self, grid: Grid, t: Knot, s: Knot, nodes: list[tuple[int, Knot]]) -> Rule:
         if self.coordinate in ("lambda", "rho") or s.is_clean:
@@ -172,25 +187,19 @@ class ExponentialMultistep(Solver):
     ) -> tuple[Tensor, Carry]:
         """See `Solver.step`."""
         run: Run = carry
-        plan = run.plans[run.index]
+        plan = run.plans[run.done]
         if plan.t != t or plan.s != s:
             raise ConfigError(
-                f"step {run.index} was prepared from t = {plan.t.t:g} to {plan.s.t:g}, not from "
+                f"step {run.done} was prepared from t = {plan.t.t:g} to {plan.s.t:g}, not from "
                 f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
             )
-        past = (form(self.prediction).read(model(x, t)), *run.past)
+        kind = form(self.prediction)
+        past = (kind.read(model(x, t)), *run.past)
         if plan.correct is not None and run.base is not None:
             x = apply(plan.correct, run.base, past, run.noise)
         z = noise.increment(t, s) if plan.predict.spread else None
-        moved = apply(plan.predict, x, past, z)
+        values = past if plan.start is None else through(plan.start, model, kind, x, past[0])
+        moved = apply(plan.predict, x, values, z)
         keep = max(self.order - 1, self.corrector)
         base, z = (x, z) if self.corrector else (None, None)
-        return moved, Run(run.plans, run.index + 1, past[:keep], base, z)
-
-
-def apply(rule: Rule, x: Tensor, values: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-    """The rule's sum, in the dtype of x, accumulated in one fresh tensor."""
-    out = x * rule.decay
-    for weight, value in zip(rule.weights, values, strict=False):
-        out.add_(value, alpha=weight)
-    return out if z is None else out.add_(z, alpha=rule.spread)
+        return moved, Run(run.plans, run.done + 1, past[:keep], base, z)

@@ -106,8 +106,7 @@ def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[floa
         return tuple(float(w) for w in lagrange(np.zeros(1), [float(k.rho) for k in nodes])[:, 0])
     rho, measure = _quadrature(form, t, s, 0.0)
     return tuple(
-        float(w)
-        for w in lagrange(np.arctan(rho), [math.atan(k.rho) for k in nodes]) @ measure
+        float(w) for w in lagrange(np.arctan(rho), [math.atan(k.rho) for k in nodes]) @ measure
     )
 
 

@@ -1,0 +1,134 @@
+"""Exponential Runge-Kutta methods: DPM-Solver, its ++ form, RES, DPM2 and fourth-order ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...grid import Grid
+from ...model import Predictor
+from ...noise import NoiseStream
+from ...sde import SDE
+from ...sde.knot import Knot
+from ..base import Carry, Solver
+from .forms import COORDINATES, Form, form
+from .rule import Rule, apply
+from .tableaus import Tableau, tableau
+from .weights import step_weights
+
+
+class Stages(NamedTuple):
+    """A step's later stages, each a knot with the rule that leads there, and the rule for x_s."""
+
+    inner: tuple[tuple[Knot, Rule], ...]
+    last: Rule
+
+
+class _Run(NamedTuple):
+    plans: tuple[Stages, ...]
+    done: int = 0
+    past: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExponentialRK(Solver):
+    r"""x_i = decay_i x_t + h_i sum_j a_ij u_j;  x_s = decay x_t + h sum_j b_j u_j.
+
+    With w = x/alpha and u = x0, or w = x/sigma and u = -eps, the flow in lambda is w' = -w + u and
+    w' = w + u; with w = x/r and u = v it is w' = u in the angle. Any tableau of `tableaus` goes
+    with any of the three. One evaluation a stage. The step to sigma = 0 takes one evaluation: it
+    extrapolates the first stages of the last steps, as many as the order says (`weights`).
+
+    Attributes:
+        method: name of the tableau.
+        prediction: u, one of "eps", "x0" and "v".
+    """
+
+    method: str = "dpm3"
+    prediction: str = "x0"
+
+    def __post_init__(self) -> None:
+        tableau(self.method)
+        form(self.prediction)
+
+    @property
+    def order(self) -> int:
+        """That of the tableau."""
+        return tableau(self.method).order
+
+    @property
+    def starts_at_zero_snr(self) -> bool:
+        """Whether the clock is the angle."""
+        return self.prediction == "v" and tableau(self.method).coordinate is None
+
+    def evals(self, grid: Grid) -> int:
+        """One a stage; one for a step to sigma = 0, or one that the driver takes at alpha = 0."""
+        stages = len(tableau(self.method).nodes) + 1
+        single = int(grid.ends_clean)
+        if grid.knots[0].is_zero_snr and not self.starts_at_zero_snr:
+            single = min(single + 1, grid.steps)
+        return stages * (grid.steps - single) + single
+
+    def init(self, model: Predictor, grid: Grid) -> Carry:
+        """The coefficients of every step, in float64."""
+        knots = grid.knots
+        if knots[0].is_zero_snr and not self.starts_at_zero_snr:
+            knots = knots[1:]
+        kind, table = form(self.prediction), tableau(self.method)
+        plans = []
+        for k in range(len(knots) - 1):
+            t, s = knots[k], knots[k + 1]
+            if s.is_clean:
+                nodes = [(i, knots[i]) for i in range(k, max(k - table.order, -1), -1)]
+                weights = step_weights(
+                    kind, grid.sde, t, s, nodes, coordinate="rho", rule="exact", tau=0.0
+                )
+                plans.append(Stages((), Rule(kind.decay(t, s, 0.0), weights, 0.0)))
+            else:
+                plans.append(stages(kind, table, grid.sde, t, s))
+        return _Run(tuple(plans))
+
+    def step(
+        self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
+    ) -> tuple[Tensor, Carry]:
+        """See `Solver.step`."""
+        run: _Run = carry
+        plan, kind = run.plans[run.done], form(self.prediction)
+        first = kind.read(model(x, t))
+        past = (first, *run.past)[: self.order]
+        values = past if s.is_clean else through(plan, model, kind, x, first)
+        return apply(plan.last, x, values, None), _Run(run.plans, run.done + 1, past)
+
+
+def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
+    """The rules of one Runge-Kutta step from t to s, neither of them the clean end."""
+    clock = COORDINATES["lambda" if kind.stiffness else "angle"]
+    start, h = clock(t), clock(s) - clock(t)
+    if table.coordinate == "t":
+        inner = [s if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
+    else:
+        inner = [s if c == 1 else _at(sde, kind, start + c * h) for c in table.nodes]
+    fractions = [(clock(knot) - start) / h for knot in (t, *inner)]
+    rules = [
+        Rule(kind.decay(t, to, 0.0), tuple(h * kind.scale(to) * a for a in row), 0.0)
+        for to, row in zip((*inner, s), table.rows(kind.stiffness * h, fractions), strict=True)
+    ]
+    return Stages(tuple(zip(inner, rules[:-1], strict=True)), rules[-1])
+
+
+def through(
+    plan: Stages, model: Predictor, kind: Form, x: Tensor, first: Tensor
+) -> tuple[Tensor, ...]:
+    """The predictions of all stages, of which the first is known."""
+    values: tuple[Tensor, ...] = (first,)
+    for knot, rule in plan.inner:
+        values = (*values, kind.read(model(apply(rule, x, values, None), knot)))
+    return values
+
+
+def _at(sde: SDE, kind: Form, clock: float) -> Knot:
+    """The knot at a value of the form's own clock."""
+    return sde.at_lambda(clock if kind.stiffness else -math.log(math.tan(clock)))
