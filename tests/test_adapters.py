@@ -104,7 +104,6 @@ def test_zero_terminal_snr():
         "DPMSolverMultistep",
         "UniPCMultistep",
         "EulerDiscrete",
-        "LMSDiscrete",
     ],
 )
 def test_every_scheduler_of_one_table_gives_one_process(name):

@@ -1,0 +1,160 @@
+"""The rows of docs/wrapping_your_network.md: perfect networks as each codebase has them.
+
+Every network here is written in its codebase's own formulas and symbols, around the posterior mean
+of a mixture; wrapped as the table says, it must give that mixture's score.
+"""
+
+import math
+
+import pytest
+import torch
+from support import randn
+
+from scoresde import (
+    EDMSDE,
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DiscreteVPSDE,
+    FlowSDE,
+    PredictsF,
+    ScoreModel,
+    SubVPSDE,
+    index,
+    linear_betas,
+    scaled,
+)
+
+MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.3, -0.8]], dtype=torch.float64)
+VARIANCE = 0.05
+
+
+def column(value, x):
+    return torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1).expand(len(x), 1)
+
+
+def posterior_mean(x, alpha, sigma):
+    """E[x0 | x] for x = alpha x0 + sigma eps, with x0 from the mixture above."""
+    alpha, sigma = column(alpha, x), column(sigma, x)
+    total = alpha**2 * VARIANCE + sigma**2
+    offset = x[:, None] - alpha[..., None] * MEANS
+    weights = torch.softmax(-0.5 * offset.square().sum(2) / total, 1)
+    gain = alpha * VARIANCE / total
+    return (weights[..., None] * (MEANS + gain[..., None] * offset)).sum(1)
+
+
+def noise(x, alpha, sigma):
+    alpha, sigma = column(alpha, x), column(sigma, x)
+    return (x - alpha * posterior_mean(x, alpha, sigma)) / sigma
+
+
+# -- networks, as the codebases have them --------------------------------------------------------
+
+BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+ALPHAS_CUMPROD = torch.cumprod(1 - BETAS, 0)
+
+
+def improved_diffusion(x, timesteps):  # indices; the mean's half, then the variance's
+    product = ALPHAS_CUMPROD[timesteps.long()]
+    eps = noise(x, product.sqrt(), (1 - product).sqrt())
+    return torch.cat([eps, torch.full_like(eps, 7.0)], 1)
+
+
+def embedding_table(x, timesteps):
+    assert timesteps.dtype == torch.long
+    return improved_diffusion(x, timesteps)[:, :2]
+
+
+def denoising_diffusion_pytorch(x, time):  # objective pred_v
+    a, s = ALPHAS_CUMPROD[time.long()].sqrt(), (1 - ALPHAS_CUMPROD[time.long()]).sqrt()
+    return column(a, x) * noise(x, a, s) - column(s, x) * posterior_mean(x, a, s)
+
+
+def score_sde(std):
+    def network(x, labels):  # score_fn(x, t) is -network(x, 999 t) / std
+        t = labels / 999
+        log_mean = -0.25 * t**2 * (20 - 0.1) - 0.5 * t * 0.1
+        return noise(x, log_mean.exp(), std(log_mean))
+
+    return network
+
+
+def score_sde_ve(x, labels):  # labels are sigma(t); the output is the score
+    return -noise(x, 1.0, labels) / column(labels, x)
+
+
+def edm(x, sigma):
+    return posterior_mean(x, 1.0, sigma)
+
+
+def edm_bare(x, c_noise):  # x comes multiplied by c_in
+    sigma = column((4 * c_noise).exp(), x)
+    root = (sigma**2 + 0.5**2).sqrt()
+    c_skip, c_out, c_in = 0.5**2 / root**2, sigma * 0.5 / root, 1 / root
+    return (posterior_mean(x / c_in, 1.0, sigma) - c_skip * (x / c_in)) / c_out
+
+
+def flow_matching(x, t):  # x = (1 - t) noise + t data
+    return posterior_mean(x, t, 1 - t) - noise(x, t, 1 - t)
+
+
+def rectified_1000(x, timestep):  # x = (1 - sigma) data + sigma noise
+    sigma = timestep / 1000
+    return noise(x, 1 - sigma, sigma) - posterior_mean(x, 1 - sigma, sigma)
+
+
+def log_snr(x, value):  # variance-preserving, told log(alpha^2 / sigma^2)
+    return noise(x, torch.sigmoid(value).sqrt(), torch.sigmoid(-value).sqrt())
+
+
+TABLE = DiscreteVPSDE.from_betas(linear_betas())
+ROWS = {
+    "improved-diffusion": ScoreModel(
+        improved_diffusion, TABLE, predicts="eps", output=lambda out: out[:, :2]
+    ),
+    "embedding table": ScoreModel(embedding_table, TABLE, predicts="eps", time=index(1000, 999.0)),
+    "embedding table by name": ScoreModel(embedding_table, TABLE, predicts="eps", time="index"),
+    "denoising-diffusion-pytorch": ScoreModel.from_betas(
+        denoising_diffusion_pytorch, BETAS, predicts="v"
+    ),
+    "score_sde VP": ScoreModel(
+        score_sde(lambda log_mean: (1 - (2 * log_mean).exp()).sqrt()),
+        VPSDE(),
+        predicts="eps",
+        time=scaled(999),
+    ),
+    "score_sde sub-VP": ScoreModel(
+        score_sde(lambda log_mean: 1 - (2 * log_mean).exp()),
+        SubVPSDE(),
+        predicts="eps",
+        time=scaled(999),
+    ),
+    "score_sde VE": ScoreModel(score_sde_ve, VESDE(0.01, 50.0), predicts="score", time="sigma"),
+    "EDM": ScoreModel(edm, EDMSDE(), predicts="x0", time="sigma"),
+    "EDM, bare": ScoreModel(edm_bare, EDMSDE(), predicts=PredictsF(sigma_data=0.5)),
+    "EDM, bare, on VP": ScoreModel(edm_bare, VPSDE(), predicts=PredictsF(0.5), time="c_noise"),
+    "flow matching": ScoreModel(
+        flow_matching,
+        FlowSDE(),
+        predicts="flow",
+        time=lambda knot: 1 - knot.t,
+        output=lambda out: -out,
+    ),
+    "rectified flow": ScoreModel(rectified_1000, FlowSDE(), predicts="flow", time=scaled(1000)),
+    "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=scaled(2, "lam")),
+}
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.8])
+@pytest.mark.parametrize("row", ROWS)
+def test_row_of_the_table(row, share):
+    model = ROWS[row]
+    t = model.sde.t_min + share * (model.sde.t_max - model.sde.t_min)
+    if isinstance(model.sde, DiscreteVPSDE):
+        t = float(round(t))  # their tables are between no two entries
+    knot = model.sde.at(t)
+    x = knot.alpha * randn(6, 2) + knot.sigma * randn(6, 2, seed=1)
+    want = -noise(x, knot.alpha, knot.sigma) / knot.sigma
+    # x0 to eps costs alpha / sigma digits, and so do their own float64 formulas near t = 0.
+    limit = 1e-11 * (1 + math.exp(knot.lam)) ** 2
+    assert (model.score(x, t) - want).abs().max() < limit * want.abs().max()

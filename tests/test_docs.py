@@ -1,0 +1,126 @@
+"""Every Python block of README and docs runs, page by page, as a reader would type it.
+
+A block under an HTML comment `<!-- compiled only: reason -->`, which no reader of the page sees,
+is compiled and not run: it needs a GPU, or a network of somebody else.
+"""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import scoresde
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(
+    r"(?P<only><!-- compiled only: [^>]+ -->\s*)?^(?P<indent> *)```(?P<language>\w+)[^\n]*\n"
+    r"(?P<code>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    language: str
+    code: str
+    line: int
+    run: bool
+
+
+def blocks(page, language):
+    text = page.read_text()
+    for match in FENCE.finditer(text):
+        if match["language"] == language:
+            code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
+            line = text.count("\n", 0, match.start("code"))
+            yield Block(language, code, line, match["only"] is None)
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if [*blocks(p, "python")]], ids=name)
+def test_python_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in blocks(page, "python"):
+        # Blank lines ahead, so that a traceback points at the line of the page.
+        code = compile("\n" * block.line + block.code, str(page), "exec")
+        if block.run:
+            exec(code, names)
+
+
+def test_blocks_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\na = 1\n```\n<!-- compiled only: a GPU -->\n```python\nb = 2\n```\n"
+        "- item\n\n    ```python\n    c = 3\n    ```\n```bash\nmake test\n```\n"
+    )
+    found = [(block.code, block.line, block.run) for block in blocks(page, "python")]
+    assert found == [("a = 1\n", 1, True), ("b = 2\n", 5, False), ("c = 3\n", 10, True)]
+    assert [block.code for block in blocks(page, "bash")] == ["make test\n"]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        target
+        for block in blocks(page, "bash")
+        for target in re.findall(r"^make (\w+)", block.code, re.MULTILINE)
+    } | set(re.findall(r"`make (\w+)`", page.read_text()))
+    assert named <= targets
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=name)
+def test_relative_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_names_in_the_library_exist(page):
+    """Dotted names in backticks, such as `scoresde.grid.karras`."""
+    for dotted in set(re.findall(r"`(scoresde(?:\.\w+)+)", page.read_text())):
+        if dotted.endswith((".py", ".yml")):
+            continue
+        try:
+            importlib.import_module(dotted)
+        except ImportError:
+            module, attribute = dotted.rsplit(".", 1)
+            assert hasattr(importlib.import_module(module), attribute), dotted
+
+
+def test_reference_pages_name_every_module():
+    named = set()
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        named |= set(re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE))
+    public = {
+        module.name
+        for module in pkgutil.walk_packages(scoresde.__path__, "scoresde.")
+        if "._" not in module.name and module.name.count(".") == 1
+    }
+    assert public <= {".".join(path.split(".")[:2]) for path in named}
+
+
+def test_doctests():
+    torch.manual_seed(0)
+    for module in pkgutil.walk_packages(scoresde.__path__, "scoresde."):
+        if module.name.endswith("__main__"):
+            continue
+        result = doctest.testmod(importlib.import_module(module.name))
+        assert result.failed == 0, module.name
+
+
+def test_the_solver_of_the_guide_is_short():
+    """ "A file of under 60 lines": the guide's own solver holds to what it says."""
+    page = ROOT / "docs" / "adding_a_solver.md"
+    solver = next(block for block in blocks(page, "python") if "(Solver)" in block.code)
+    assert len(solver.code.splitlines()) < 60
