@@ -166,9 +166,9 @@ class Predrawn(NoiseSource):
 
 def source(seeds: int | Iterable[int]) -> NoiseSource:
     """`BatchSeed` for one number, `SampleSeeds` for several."""
-    if isinstance(seeds, int):
-        return BatchSeed(seeds)
-    return SampleSeeds(tuple(seeds))
+    if isinstance(seeds, Iterable):
+        return SampleSeeds(tuple(seeds))
+    return BatchSeed(int(seeds))  # numpy's integers too
 
 
 class _Batch(NoiseStream):

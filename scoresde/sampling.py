@@ -164,7 +164,7 @@ def sample(
         See `iterate`.
     """
     began = time.perf_counter()
-    noise = noise or source(seeds if isinstance(seeds, int) else tuple(seeds))
+    noise = noise or source(seeds)
 
     def run(
         model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int

@@ -1,0 +1,229 @@
+"""Noise: what depends on what, and the law of Brownian increments."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2, kstest
+from support import CONTINUOUS, randn
+
+from scoresde import (
+    EDMSDE,
+    VPSDE,
+    BatchSeed,
+    BrownianPath,
+    FlowSDE,
+    Predrawn,
+    SampleSeeds,
+)
+from scoresde.errors import ConfigError, ShapeError
+from scoresde.noise import source
+
+DTYPES = [torch.bfloat16, torch.float32, torch.float64]
+EDM = EDMSDE()
+
+
+# -- one seed a sample ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [SampleSeeds, BrownianPath])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("event", [(), (1,), (3, 5, 7), (64,)])
+def test_a_samples_noise_depends_on_its_seed_alone(kind, dtype, event):
+    seeds = (11, 3, 2**40, 0)
+
+    def draws(order):
+        stream = kind(tuple(seeds[i] for i in order)).open((len(order), *event), dtype)
+        t, m, s = EDM.at(20.0), EDM.at(5.0), EDM.at(0.1)
+        return [stream.start(), stream.increment(t, m), stream.normal(), stream.increment(m, s)]
+
+    everyone = draws([0, 1, 2, 3])
+    for order in ([2], [3, 1], [1, 1, 0, 2, 3]):
+        for some, all_ in zip(draws(order), everyone, strict=True):
+            assert some.dtype == dtype
+            assert torch.equal(some, all_[order])
+    assert kind(seeds).rows([2, 0]) == kind((seeds[2], seeds[0]))
+    first = everyone[0].double()
+    assert float((first[0] - first[1]).abs().min()) > 0  # other seeds, other noise
+
+
+def test_the_same_source_opens_twice_alike():
+    for noise in (BatchSeed(4), SampleSeeds((1, 2)), BrownianPath((1, 2))):
+        one, two = (noise.open((2, 5), torch.float32) for _ in range(2))
+        assert all(torch.equal(one.normal(), two.normal()) for _ in range(3))
+        assert not torch.equal(one.normal(), one.normal())
+        assert pickle.loads(pickle.dumps(noise)) == noise
+        assert hash(noise) == hash(pickle.loads(pickle.dumps(noise)))
+
+
+def test_a_shared_stream_belongs_to_the_batch():
+    assert BatchSeed(0).rows([0]) is None
+    assert not torch.equal(
+        BatchSeed(0).open((2, 3), torch.float64).normal(),
+        BatchSeed(1).open((2, 3), torch.float64).normal(),
+    )
+
+
+def test_torchs_own_generator_is_left_alone():
+    before = torch.get_rng_state()
+    for noise in (BatchSeed(0), SampleSeeds((0, 1)), BrownianPath((0, 1))):
+        stream = noise.open((2, 3), torch.float32)
+        stream.start()
+        stream.increment(EDM.at(3.0), EDM.at(1.0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("float64_default")
+@pytest.mark.parametrize("noise", [BatchSeed(0), SampleSeeds((0, 1)), BrownianPath((0, 1))])
+def test_draws_do_not_depend_on_torchs_default_dtype(noise):
+    wide = noise.open((2, 9), torch.float32).normal()
+    torch.set_default_dtype(torch.float32)
+    assert wide.dtype == torch.float32
+    assert torch.equal(noise.open((2, 9), torch.float32).normal(), wide)
+
+
+def test_draws_are_standard_normal():
+    """20,000 draws: a deviation 3% off is found with certainty (6 standard errors)."""
+    for noise in (BatchSeed(1), SampleSeeds(tuple(range(200)))):
+        z = noise.open((200, 100), torch.float64).normal().flatten().numpy()
+        assert kstest(z, "norm").pvalue > 1e-3
+        assert abs(z.std() - 1) * math.sqrt(2 * z.size) < 4
+
+
+def test_one_number_or_several():
+    assert source(3) == BatchSeed(3)
+    assert source(range(2)) == SampleSeeds((0, 1))
+    assert source(np.int64(3)) == BatchSeed(3)
+    assert source(np.arange(2)) == SampleSeeds((0, 1))
+    assert source(torch.arange(2)) == SampleSeeds((0, 1))
+
+
+# -- Brownian paths --------------------------------------------------------------------------------
+
+PATHS = BrownianPath(tuple(range(100)))
+SHAPE = (100, 200)  # 20,000 increments: 5% off in a variance is 5 standard errors
+
+
+def _plain(stream, t: float, s: float) -> torch.Tensor:
+    """B(t) - B(s) with clock rho^2 = t^2, not normalised."""
+    return stream.increment(EDM.at(t), EDM.at(s)) * math.sqrt(t * t - s * s)
+
+
+@pytest.mark.parametrize(
+    ("t", "s"), [(80.0, 0.002), (80.0, 79.0), (1.0, 0.999), (0.003, 0.002), (5.0, 0.01)]
+)
+def test_increments_are_standard_normal(t, s):
+    z = PATHS.open(SHAPE, torch.float64).increment(EDM.at(t), EDM.at(s)).flatten().numpy()
+    assert kstest(z, "norm").pvalue > 1e-3
+    low, high = chi2.ppf([5e-4, 1 - 5e-4], z.size)
+    assert low < (z**2).sum() < high
+
+
+def test_disjoint_increments_are_independent_and_overlapping_ones_are_not():
+    stream = PATHS.open(SHAPE, torch.float64)
+    cuts = [60.0, 20.0, 3.0, 1.0, 0.98, 0.05]
+    z = [stream.increment(EDM.at(t), EDM.at(s)).flatten() for t, s in pairwise(cuts)]
+    correlation = torch.corrcoef(torch.stack(z)) - torch.eye(len(z))
+    assert float(correlation.abs().max()) * math.sqrt(z[0].numel()) < 4.5
+    long, short = _plain(stream, 20.0, 0.05), _plain(stream, 3.0, 1.0)
+    covariance = float((long * short).mean())
+    expected = 3.0**2 - 1.0**2
+    spread = math.sqrt((400 * expected + expected**2) / long.numel())
+    assert abs(covariance - expected) < 4 * spread
+    # The extra normals come from elsewhere.
+    extra = stream.normal().flatten()
+    assert abs(float((extra * z[0]).mean())) * math.sqrt(extra.numel()) < 4
+
+
+def test_increments_add_up():
+    stream = BrownianPath((5, 6, 7)).open((3, 4), torch.float64)
+    cuts = [80.0, 31.0, 7.77, 1.0, 0.999, 0.2, 0.0021]
+    whole = _plain(stream, cuts[0], cuts[-1])
+    parts = sum(_plain(stream, t, s) for t, s in pairwise(cuts))
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_the_path_does_not_depend_on_the_order_of_questions():
+    rng = np.random.default_rng(0)
+    pairs = [tuple(sorted(rng.uniform(0.002, 80, 2), reverse=True)) for _ in range(20)]
+    one = BrownianPath((1, 2)).open((2, 3), torch.float64)
+    answers = [one.increment(EDM.at(t), EDM.at(s)) for t, s in pairs]
+    for k in rng.permutation(20):
+        fresh = BrownianPath((1, 2)).open((2, 3), torch.float64)
+        if k % 7 == 0:  # a stream that was asked nothing else
+            assert torch.equal(fresh.increment(*(EDM.at(float(u)) for u in pairs[k])), answers[k])
+        assert torch.equal(one.increment(*(EDM.at(float(u)) for u in pairs[k])), answers[k])
+
+
+def test_the_path_belongs_to_no_process():
+    """The clock is rho^2: the same rho gives the same path, whatever the process."""
+    noise = BrownianPath((1, 2))
+    lams = (-2.0, 1.0)
+    answers = [
+        noise.open((2, 3), torch.float64).increment(*(sde.at_lambda(lam) for lam in lams))
+        for sde in CONTINUOUS.values()
+    ]
+    for answer in answers[1:]:
+        torch.testing.assert_close(answer, answers[0], rtol=1e-4, atol=1e-4)
+
+
+def test_both_ends_of_the_path():
+    stream = PATHS.open(SHAPE, torch.float64)
+    to_clean = stream.increment(EDM.at(0.5), EDM.clean)
+    assert kstest(to_clean.flatten().numpy(), "norm").pvalue > 1e-3
+    parts = _plain(stream, 0.5, 0.1) + 0.1 * stream.increment(EDM.at(0.1), EDM.clean)
+    torch.testing.assert_close(parts, 0.5 * to_clean, rtol=1e-12, atol=1e-12)
+    from_nothing = stream.increment(FlowSDE().at(1.0), FlowSDE().at(0.5))
+    assert kstest(from_nothing.flatten().numpy(), "norm").pvalue > 1e-3
+
+
+def test_memory_of_a_path_is_bounded():
+    stream = BrownianPath((0,)).open((1, 2), torch.float64)
+    for t in np.geomspace(80, 0.002, 200):
+        stream.increment(EDM.at(float(t)), EDM.at(float(t) * 0.9))
+    assert len(stream.nodes) <= 2 * PATHS.depth + 4
+
+
+# -- noise from elsewhere ---------------------------------------------------------------------
+
+
+def test_predrawn_noise_is_handed_out_in_order():
+    draws = tuple(randn(2, 3, seed=k) for k in range(3))
+    stream = Predrawn(draws).open((2, 3), torch.float32)
+    t, s = EDM.at(2.0), EDM.at(1.0)
+    for given, expected in zip(
+        (stream.start(), stream.normal(), stream.increment(t, s)), draws, strict=True
+    ):
+        assert torch.equal(given, expected.float())
+    with pytest.raises(ConfigError, match="all 3 predrawn tensors are used up"):
+        stream.normal()
+    some = Predrawn(draws).rows([1]).open((1, 3), torch.float64)
+    assert torch.equal(some.normal(), draws[0][1:])
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "says"),
+    [
+        (lambda: SampleSeeds((1, 2)).open((3, 4), torch.float32), ShapeError, "seeds=range(3)"),
+        (lambda: BrownianPath((1, 2)).open((3, 4), torch.float32), ShapeError, "2 seeds"),
+        (lambda: Predrawn((randn(2, 3),)).open((2, 4), torch.float32), ShapeError, "(2, 3)"),
+        (
+            lambda: (
+                BrownianPath((1,))
+                .open((1, 4), torch.float32)
+                .increment(VPSDE().at(torch.tensor([0.5]), like=randn(1, 4)), VPSDE().at(0.2))
+            ),
+            ConfigError,
+            "fixed grid",
+        ),
+    ],
+)
+def test_bad_input_is_explained(act, error, says):
+    with pytest.raises(error) as caught:
+        act()
+    assert says in str(caught.value)
