@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,7 +74,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     """
     a, b = _pair(x, y)
     cdist = require("scipy.spatial.distance", "bench").cdist
-    return _energy(cdist(a, b), cdist(a, a), cdist(b, b))
+    inside = _off_diagonal(cdist(a, a)) + _off_diagonal(cdist(b, b))
+    return float(2 * cdist(a, b).mean() - inside)
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 128, seed: int = 0) -> float:
@@ -159,15 +161,23 @@ class EnergyDistance:
         _check_finite(x)
         a, b = _pair(x, self.reference)
         cdist = require("scipy.spatial.distance", "bench").cdist
-        ab, aa, bb = cdist(a, b), cdist(a, a), cdist(b, b)
+        ab, aa, inside_b = cdist(a, b), cdist(a, a), self._inside
 
         def resampled(rows: np.ndarray) -> float:
             # Pairs of one sample with itself have distance 0; they are no pairs of the law.
             same = (rows[:, None] == rows[None]).sum()
             inside = aa[np.ix_(rows, rows)].sum() / (len(rows) ** 2 - same)
-            return float(2 * ab[rows].mean() - inside - _off_diagonal(bb))
+            return float(2 * ab[rows].mean() - inside - inside_b)
 
-        return _centred(_energy(ab, aa, bb), resampled, len(a), self.resamples, self.seed)
+        value = float(2 * ab.mean() - _off_diagonal(aa) - inside_b)
+        return _centred(value, resampled, len(a), self.resamples, self.seed)
+
+    @cached_property
+    def _inside(self) -> float:
+        """Mean distance within the true samples, the same for all that is compared with them."""
+        cdist = require("scipy.spatial.distance", "bench").cdist
+        b = _pair(self.reference, self.reference)[0]
+        return _off_diagonal(cdist(b, b))
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,10 +329,6 @@ def _centred(
 
 def _rms(errors: np.ndarray, axis: int = -1) -> Any:
     return np.sqrt(np.mean(np.square(errors), axis=axis))
-
-
-def _energy(ab: np.ndarray, aa: np.ndarray, bb: np.ndarray) -> float:
-    return float(2 * ab.mean() - _off_diagonal(aa) - _off_diagonal(bb))
 
 
 def _off_diagonal(distances: np.ndarray) -> float:
