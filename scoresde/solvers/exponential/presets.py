@@ -1,0 +1,144 @@
+"""The published names, each a member of the family.
+
+Every function returns an `ExponentialMultistep` or an `ExponentialRK`, whose fields say what the
+name stands for. `tests/test_peers.py` holds them against independent implementations.
+"""
+
+from __future__ import annotations
+
+from ...errors import ConfigError
+from .multistep import ExponentialMultistep
+from .single_step import ExponentialRK
+
+
+def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802
+    """DPM-Solver++(2M) or (3M), and with tau = 1 their SDE forms.
+
+    Lu et al., "DPM-Solver++", 2022, algorithm 2 and appendix; the SDE form of (3M) is that of
+    k-diffusion. x0, polynomial in lambda, published weights: (3M) halves the quadratic term and is
+    therefore of order 2. For an order that is met, write `ExponentialAB(order, "x0")`.
+
+    Args:
+        order: values used, 1 to 3.
+        tau: share of noise; 0 for the ODE, 1 for the SDE.
+    """
+    _within("DPMSolverPP", order, 3)
+    return ExponentialMultistep(order, "x0", "lambda", "dpm++", tau=tau)
+
+
+def DPMSolverMultistep(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802
+    """The multistep DPM-Solver in eps (diffusers' algorithm_type "dpmsolver" and, with tau = 1,
+    "sde-dpmsolver"). Orders 1 to 3.
+    """
+    _within("DPMSolverMultistep", order, 3)
+    return ExponentialMultistep(order, "eps", "lambda", "dpm++", tau=tau)
+
+
+def DEIS(order: int = 4, coordinate: str = "t") -> ExponentialMultistep:  # noqa: N802
+    """DEIS: tAB with coordinate "t", rhoAB with "rho", diffusers' log-rho form with "lambda".
+
+    Zhang & Chen, "Fast Sampling of Diffusion Models with Exponential Integrator", 2023, eq. 14 and
+    section 4; tAB-k of the paper has order k + 1 here. eps, exact weights.
+    """
+    return ExponentialMultistep(order, "eps", coordinate)
+
+
+def LMS(order: int = 4) -> ExponentialMultistep:  # noqa: N802
+    """Linear multistep (Adams-Bashforth for any grid) in rho, as in k-diffusion; DEIS rhoAB."""
+    return ExponentialMultistep(order, "eps", "rho")
+
+
+def IPNDM(order: int = 4) -> ExponentialMultistep:  # noqa: N802
+    """Improved PNDM: Adams-Bashforth weights of a uniform grid, whatever the grid.
+
+    Zhang & Chen 2023, section 4 and appendix H.2. On grids uniform in rho it has its order, on
+    others order 1.
+    """
+    return ExponentialMultistep(order, "eps", "index", "mean")
+
+
+def PNDM() -> ExponentialMultistep:  # noqa: N802
+    """Pseudo numerical methods: three pseudo Runge-Kutta steps, then `IPNDM` of order 4.
+
+    Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, algorithm 2
+    (F-PNDM). Four evaluations in each of the first three steps.
+    """
+    return ExponentialMultistep(4, "eps", "index", "mean", start="pseudo4")
+
+
+def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep:  # noqa: N802
+    """Exponential Adams-Bashforth with exact weights: x0 and eps in lambda, v in the angle.
+
+    Hochbruck & Ostermann, "Exponential integrators", 2010, section 2.5.
+    """
+    return ExponentialMultistep(order, prediction, "angle" if prediction == "v" else "lambda")
+
+
+def UniPC(  # noqa: N802
+    order: int = 3, weights: str = "bh2", prediction: str = "x0"
+) -> ExponentialMultistep:
+    """UniPC-p: predictor UniP-p and corrector UniC-p, of order p + 1 where the weights are exact.
+
+    Zhao et al., "UniPC", 2023, algorithms 1 and 2.
+
+    Args:
+        order: p.
+        weights: "bh1" or "bh2", which differ where two values are used, or "exact".
+        prediction: "x0" or "eps".
+    """
+    return ExponentialMultistep(order, prediction, "lambda", weights, corrector=order)
+
+
+def SASolver(  # noqa: N802
+    predictor: int = 3,
+    corrector: int = 4,
+    *,
+    tau: float = 1.0,
+    tau_min: float = 0.05,
+    tau_max: float = 50.0,
+) -> ExponentialMultistep:
+    """SA-Solver: stochastic Adams predictor and corrector in x0 and lambda, exact weights.
+
+    Xue et al., "SA-Solver", 2023, algorithm 1.
+
+    Args:
+        predictor: values in the predictor.
+        corrector: values in the corrector, the new one included; 0 for none.
+        tau: share of noise, within rho from tau_min to tau_max (the paper's choice for EDM).
+        tau_min, tau_max: the range.
+    """
+    return ExponentialMultistep(
+        predictor, "x0", "lambda", corrector=max(corrector - 1, 0),
+        tau=tau, tau_min=tau_min, tau_max=tau_max,
+    )  # fmt: skip
+
+
+def DPMSolver(order: int = 3, prediction: str = "eps") -> ExponentialRK:  # noqa: N802
+    """Single-step DPM-Solver-1, 2 or 3; with prediction "x0", DPM-Solver++(2S) and (3S).
+
+    Lu et al., "DPM-Solver", 2022, algorithms 4 and 5; "DPM-Solver++", 2022, algorithm 1.
+    """
+    _within("DPMSolver", order, 3)
+    return ExponentialRK(f"dpm{order}", prediction)
+
+
+def DPM2() -> ExponentialRK:  # noqa: N802
+    """The midpoint method in rho with its middle at the geometric mean, as in k-diffusion."""
+    return ExponentialRK("midpoint2", "eps")
+
+
+def RES2(prediction: str = "x0") -> ExponentialRK:  # noqa: N802
+    """The refined exponential solver of order 2: exact phi_2 weights, order conditions met.
+
+    Zhang et al., "Improved Order Analysis and Design of Exponential Integrator for Diffusion
+    Models Sampling", 2023, section 3.
+    """
+    return ExponentialRK("etd2", prediction)
+
+
+def _within(name: str, order: int, highest: int) -> None:
+    if order not in range(1, highest + 1):
+        raise ConfigError(
+            f"{name} is published for orders 1 to {highest}, got {order!r}; "
+            "write ExponentialAB(order, ...) for others"
+        )
