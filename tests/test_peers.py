@@ -8,18 +8,18 @@ a step of the solver's own order and diffusers one of order 1.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from importlib import import_module
 
-import numpy as np
 import pytest
 import torch
 
 from scoresde import (
     DDIM,
+    SDE,
     DiscreteVPSDE,
     GaussianMixture,
     Predrawn,
-    SDE,
     from_times,
     isotropic,
     iterate,
@@ -65,15 +65,15 @@ class _Float64Torch:
 
 @pytest.fixture(autouse=True)
 def _double(monkeypatch):
-    for name in ("dpmsolver_multistep", "unipc_multistep", "deis_multistep", "sasolver"):
+    for name in (
+        "dpmsolver_multistep",
+        "unipc_multistep",
+        "deis_multistep",
+        "sasolver",
+        "dpmsolver_singlestep",
+    ):
         module = import_module(f"diffusers.schedulers.scheduling_{name}")
         monkeypatch.setattr(module, "torch", _Float64Torch())
-
-
-def doubled(scheduler, sigmas):
-    """The scheduler with its noise levels in float64."""
-    scheduler.sigmas = sigmas
-    return scheduler
 
 
 def make(kind, **config):
@@ -142,7 +142,7 @@ def test_multistep(name):
     solver, kind, config = MULTISTEP[name]
     scheduler = make(kind, lower_order_final=False, **config)
     times = scheduler.timesteps.tolist()
-    doubled(scheduler, levels(scheduler, times))
+    scheduler.sigmas = levels(scheduler, times)
     model = mixture(table(scheduler))
     grid = from_times(model.sde, times, clean=False)
     x, theirs = start(), []
@@ -171,7 +171,7 @@ def test_multistep_with_noise(name):
     config = {"algorithm_type": "sde-dpmsolver++", **config}
     scheduler = make("DPMSolverMultistepScheduler", lower_order_final=False, **config)
     times = scheduler.timesteps.tolist()
-    doubled(scheduler, levels(scheduler, times))
+    scheduler.sigmas = levels(scheduler, times)
     model = mixture(table(scheduler))
     generator = torch.Generator().manual_seed(1)
     draws = [torch.randn(8, 2, generator=generator, dtype=torch.float64) for _ in times]
@@ -184,39 +184,170 @@ def test_multistep_with_noise(name):
     compare(ours(model, solver, grid, start(), Predrawn(tuple(draws))), theirs[:-1])
 
 
-def test_sa_solver():
+def test_third_order_sde_differs_by_a_sign():
+    """diffusers' third-order SDE update has the wrong sign in the constant of its last term.
+
+    The weight of D2 is 1/2 - 1/(2h) + (1 - e^-2h) / (2h)^2, which vanishes with h; diffusers has
+    -1/2 in place of +1/2, so that its weight tends to -1. k-diffusion has it right.
+    """
+    scheduler = make(
+        "DPMSolverMultistepScheduler", lower_order_final=False, solver_order=3,
+        algorithm_type="sde-dpmsolver++",
+    )  # fmt: skip
+    times = scheduler.timesteps.tolist()
+    sigmas = levels(scheduler, times)
+    scheduler.sigmas, scheduler._step_index = sigmas, 2
+    values = [torch.full((1, 1), u, dtype=torch.float64) for u in (0.0, 0.0, 1.0)]
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    theirs = scheduler.multistep_dpm_solver_third_order_update(values, sample=zero, noise=zero)
+
+    knots = [table(scheduler).at_lambda(-math.log(float(r))) for r in sigmas[:4]]
+    plan = DPMSolverPP(3, tau=1.0).init(
+        mixture(table(scheduler)), Grid(table(scheduler), tuple(knots))
+    )
+    ours = plan.plans[2].predict.weights[0]
+    h = float(knots[3].lam - knots[2].lam)
+    before, earlier = (float(knots[i + 1].lam - knots[i].lam) / h for i in (1, 0))
+    second = 1 / before / (before + earlier)  # D2 of the values (0, 0, 1)
+    assert float(theirs) == pytest.approx(ours - float(knots[3].alpha) * second, rel=1e-10)
+
+
+def test_sa_solver(monkeypatch):
     scheduler = make(
         "SASolverScheduler", predictor_order=3, corrector_order=4, lower_order_final=False,
         tau_func=lambda t: 1.0,
     )  # fmt: skip
     times = scheduler.timesteps.tolist()
-    doubled(scheduler, levels(scheduler, times))
+    scheduler.sigmas = levels(scheduler, times)
     model = mixture(table(scheduler))
-    assert SASolver(3, 4).corrector == 3
-    del model
+    generator = torch.Generator().manual_seed(1)
+    draws = [torch.randn(8, 2, generator=generator, dtype=torch.float64) for _ in times]
+    waiting = iter(draws)
+    module = import_module("diffusers.schedulers.scheduling_sasolver")
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(waiting))
+    x, theirs = start(), []
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x, model.sde.at(float(t))).eps, t, x).prev_sample
+        theirs.append(x)
+    grid = from_times(model.sde, times, clean=False)
+    solver = SASolver(3, 4, tau=1.0, tau_min=0.0, tau_max=math.inf)
+    compare(ours(model, solver, grid, start(), Predrawn(tuple(draws))), theirs[:-1])
 
 
-def scaled_run(scheduler, model, x, sigma_in=None):
+def scaled_run(scheduler, model, x, levels_of_calls):
     """Schedulers whose state is x / alpha."""
     theirs = []
-    for t in scheduler.timesteps:
-        index = scheduler.step_index
-        rho = float(scheduler.sigmas[0 if index is None else index])
-        knot = model.sde.at_lambda(-math.log(rho))
+    for t, rho in zip(scheduler.timesteps, levels_of_calls, strict=True):
+        knot = model.sde.at_lambda(-math.log(float(rho)))
         eps = model(x * float(knot.alpha), knot).eps
         x = scheduler.step(eps, t, x).prev_sample
         theirs.append(x)
     return theirs
 
 
+def scaled_grid(scheduler):
+    sde = table(scheduler)
+    rho = levels(scheduler, torch.linspace(N - 1, 0, STEPS).round())
+    return rho, Grid(sde, tuple(sde.at_lambda(-math.log(float(r))) for r in rho[:-1]))
+
+
+def scaled_start(grid):
+    return start() / float(grid.knots[0].alpha)
+
+
+def scaled_ours(model, solver, grid):
+    states = ours(model, solver, grid, start())
+    return [x / float(knot.alpha) for x, knot in zip(states, grid.knots, strict=True)]
+
+
 def test_lms():
     scheduler = make("LMSDiscreteScheduler")
-    rho = levels(scheduler, torch.linspace(N - 1, 0, STEPS).round())
-    doubled(scheduler, rho)
+    rho, grid = scaled_grid(scheduler)
+    scheduler.sigmas = rho
+    model = mixture(grid.sde)
+    theirs = scaled_run(scheduler, model, scaled_start(grid), rho[:-1])
+    compare(scaled_ours(model, LMS(4), grid), theirs[:-1])
+
+
+def test_heun():
+    scheduler = make("HeunDiscreteScheduler")
+    rho, grid = scaled_grid(scheduler)
+    scheduler.sigmas = torch.cat([rho[:1], rho[1:-1].repeat_interleave(2), rho[-1:]])
+    model = mixture(grid.sde)
+    theirs = scaled_run(scheduler, model, scaled_start(grid), scheduler.sigmas[:-1])
+    compare(scaled_ours(model, Heun(), grid), theirs[1:-1:2])
+
+
+def test_dpm2():
+    scheduler = make("KDPM2DiscreteScheduler")
+    rho, grid = scaled_grid(scheduler)
+    middle = torch.cat([rho[:1], (rho[:-1] * rho[1:]).sqrt()])
+    scheduler.sigmas = torch.cat([rho[:1], rho[1:].repeat_interleave(2), rho[-1:]])
+    scheduler.sigmas_interpol = torch.cat([middle[:1], middle[1:].repeat_interleave(2), rho[-1:]])
+    calls = torch.stack([rho[:-2], middle[1:-1]], 1).flatten()
+    model = mixture(grid.sde)
+    scheduler.timesteps = scheduler.timesteps[: len(calls)]
+    theirs = scaled_run(scheduler, model, scaled_start(grid), calls)
+    compare(scaled_ours(model, DPM2(), grid), theirs[1::2])
+
+
+def test_pndm():
+    scheduler = make("PNDMScheduler", skip_prk_steps=False)
     model = mixture(table(scheduler))
-    knots = tuple(model.sde.at_lambda(-math.log(float(r))) for r in rho[:-1])
-    x = start() / float(knots[0].alpha)
-    theirs = scaled_run(scheduler, model, x)
-    mine = ours(model, LMS(4), Grid(model.sde, knots), start())
-    mine = [a / float(k.alpha) for a, k in zip(mine, knots, strict=True)]
-    compare(mine, theirs[:-1])
+    x, theirs = start(), []
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x, model.sde.at(float(t))).eps, t, x).prev_sample
+        theirs.append(x)
+    grid = from_times(model.sde, [950 - 50 * k for k in range(STEPS)], clean=False)
+    kept = [*theirs[3:12:4], *theirs[12:-1]]
+    compare(ours(model, PNDM(), grid, start()), kept)
+
+
+@dataclass(frozen=True)
+class _Sine(SDE):
+    """sigma = sin^2(pi t / 2), the process of diffusers' IPNDMScheduler."""
+
+    def log_alpha(self, t):
+        return 0.5 * log(1 - sin(0.5 * math.pi * t) ** 4)
+
+    def log_sigma(self, t):
+        return 2 * log(sin(0.5 * math.pi * t))
+
+
+def test_ipndm():
+    """From its second knot on: at the first, alpha = 0 and the scheduler takes x0 for 0 / 1e-8."""
+    scheduler = diffusers.IPNDMScheduler()
+    scheduler.set_timesteps(STEPS)
+    scheduler.betas = (
+        torch.sin(torch.linspace(1, 0, STEPS + 1, dtype=torch.float64) * math.pi / 2) ** 2
+    )
+    scheduler.alphas = (1 - scheduler.betas**2).sqrt()
+    scheduler._step_index = 1
+    sde = _Sine()
+    model = mixture(sde)
+    times = [1 - k / STEPS for k in range(1, STEPS)]
+    x, theirs = start(), []
+    for t, label in zip(times, scheduler.timesteps[1:], strict=True):
+        x = scheduler.step(model(x, sde.at(t)).v, label, x).prev_sample
+        theirs.append(x)
+    compare(ours(model, IPNDM(4), from_times(sde, times, clean=False), start()), theirs[:-1])
+
+
+def test_singlestep_dpm_solver_2s():
+    """Two of its calls are one step here; on a grid uniform in lambda the middle is the same."""
+    scheduler = make(
+        "DPMSolverSinglestepScheduler", solver_order=2, lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )  # fmt: skip
+    sde = table(scheduler)
+    lams = torch.linspace(float(sde.lam(999)), float(sde.lam(0)), STEPS + 1, dtype=torch.float64)
+    scheduler.sigmas = torch.exp(-lams)
+    scheduler.order_list = [1, 2] * (STEPS // 2)
+    knots = tuple(sde.at_lambda(float(lam)) for lam in lams)
+    model = mixture(sde)
+    x, theirs = start(), []
+    for t, knot in zip(scheduler.timesteps, knots, strict=False):
+        x = scheduler.step(model(x, knot).eps, t, x).prev_sample
+        theirs.append(x)
+    mine = ours(model, DPMSolver(2, "x0"), Grid(sde, knots[::2]), start())
+    compare(mine, theirs[1::2])

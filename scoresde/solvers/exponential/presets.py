@@ -97,9 +97,10 @@ def SASolver(  # noqa: N802
     tau_min: float = 0.05,
     tau_max: float = 50.0,
 ) -> ExponentialMultistep:
-    """SA-Solver: stochastic Adams predictor and corrector in x0 and lambda, exact weights.
+    """SA-Solver: stochastic Adams predictor and corrector in x0 and lambda.
 
-    Xue et al., "SA-Solver", 2023, algorithm 1.
+    Xue et al., "SA-Solver", 2023, algorithm 1; exact weights from three values on, and where there
+    are two those of the authors' code.
 
     Args:
         predictor: values in the predictor.
@@ -108,7 +109,7 @@ def SASolver(  # noqa: N802
         tau_min, tau_max: the range.
     """
     return ExponentialMultistep(
-        predictor, "x0", "lambda", corrector=max(corrector - 1, 0),
+        predictor, "x0", "lambda", "bh1", corrector=max(corrector - 1, 0),
         tau=tau, tau_min=tau_min, tau_max=tau_max,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ PUBLISHED: dict[str, dict[int, str]] = {
 
 mean: the kernel is replaced by its mean over the step ("phi_1-scaled"). halved: the quadratic
 term has half its weight, as in DPM-Solver++(3M), whose order is 2 for that reason. h: the linear
-term is weighted as if the kernel were 1 (B_1(h) = h of UniPC).
+term is weighted as if the kernel were constant (B_1(h) = h of UniPC, and SA-Solver).
 """
 
 
@@ -77,7 +77,7 @@ def step_weights(
         basis = lagrange(ends[0] + u * (ends[1] - ends[0]), at)
         return tuple(float(w) for w in total * (basis @ du))
     if treated == "h":
-        h = s.lam - t.lam if not isinstance(form, X0Form) else t.lam - s.lam
+        h = (1 + tau**2) * (t.lam - s.lam) if isinstance(form, X0Form) else s.lam - t.lam
         linear = 0.5 * total * float(h / math.expm1(h)) * (ends[1] - ends[0]) / (at[1] - at[0])
         return (total - linear, linear)
     rho, measure = _quadrature(form, t, s, tau)
