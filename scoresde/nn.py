@@ -19,6 +19,26 @@ from torch.nn import functional
 from .errors import ConfigError, require, unknown_name
 
 
+def damped_waves(x: Tensor, omega: Tensor, log_rho: Tensor) -> Tensor:
+    """Sines and cosines of each coordinate, as far as the noise leaves them.
+
+    A wave of angular frequency w seen through noise rho is damped to exp(-(w rho)^2 / 2) of
+    itself on average; so is the feature, which then adds no roughness at high noise.
+
+    Args:
+        x: shape (B, *).
+        omega: angular frequencies, shape (F,).
+        log_rho: shape (B,).
+
+    Returns:
+        Shape (B, 2, F, *).
+    """
+    ones = [1] * (x.ndim - 1)
+    phase = x.unsqueeze(1) * omega.to(x.dtype).reshape(1, -1, *ones)
+    damp = (-0.5 * (omega * log_rho.exp().unsqueeze(1)) ** 2).exp().to(x.dtype)
+    return torch.stack([phase.sin(), phase.cos()], 1) * damp.reshape(len(x), 1, -1, *ones)
+
+
 class ImageUNet(nn.Module):
     r"""diffusers' `UNet2DModel` with what a small noise predictor lacks at both ends of time.
 
@@ -27,10 +47,9 @@ class ImageUNet(nn.Module):
     `net` is then v, as in Salimans & Ho, 2022).
 
     At low noise: eps is the difference of nearly equal numbers divided by sigma, a gain that
-    convolutions with normalised inputs do not learn. So the input comes with its own sines and
-    cosines at octaves up to one period a grey level (Kingma et al., "Variational Diffusion
-    Models", 2021, appendix C), each damped by its expectation under the noise,
-    exp(-(2 pi f rho)^2 / 2), so that it fades as noise blurs it and adds no roughness above.
+    convolutions with normalised inputs do not learn. So the input comes with its own
+    `damped_waves` at octaves up to one period a grey level (after Kingma et al., "Variational
+    Diffusion Models", 2021, appendix C, whose features are not damped).
 
     Args:
         size: height and width of the images.
@@ -85,12 +104,9 @@ class ImageUNet(nn.Module):
 
     def forward(self, x: Tensor, log_rho: Tensor) -> Tensor:
         """The noise in x, shape (B, C, H, W), at log(rho) of shape (B,)."""
-        rho = log_rho.exp().reshape(-1, 1, 1, 1)
-        angle = rho.atan().to(x.dtype)
-        phase = x.unsqueeze(1) * self.omega.to(x.dtype).reshape(1, -1, 1, 1, 1)
-        damp = (-0.5 * (self.omega * rho.reshape(-1, 1)) ** 2).exp().to(x.dtype)
-        waves = torch.stack([phase.sin(), phase.cos()], 1) * damp[:, None, :, None, None, None]
-        features = functional.pixel_unshuffle(torch.cat([x, waves.flatten(1, 3)], 1), self.patch)
+        angle = log_rho.exp().atan().to(x.dtype).reshape(-1, 1, 1, 1)
+        waves = damped_waves(x, self.omega, log_rho).flatten(1, 3)
+        features = functional.pixel_unshuffle(torch.cat([x, waves], 1), self.patch)
         out = self.unet(features, (self.time_scale * log_rho).to(x.dtype)).sample
         mixed: Tensor = angle.sin() * x + angle.cos() * functional.pixel_shuffle(out, self.patch)
         return mixed
@@ -104,25 +120,36 @@ def unet_mnist() -> ImageUNet:
 class FourierMLP(nn.Module):
     """Predicts the noise in points of the plane (or any vectors).
 
-    The inputs are the point, scaled to unit size, and sinusoids of log(rho); the output has the
-    same skip as `ImageUNet`.
+    The inputs are the point, its `damped_waves`, and sinusoids of log(rho) at frequencies 1/8,
+    1/4, ... 4; the output has the same skip as `ImageUNet`.
 
     Args:
         dim: of the data.
         width: of the hidden layers.
         depth: number of hidden layers.
-        bands: sinusoids of log(rho), at frequencies 2^(k-3).
+        frequencies: of the waves, in periods a unit of x.
     """
 
     omega: Tensor
+    bands: Tensor
 
-    def __init__(self, dim: int = 2, width: int = 96, depth: int = 3, bands: int = 6) -> None:
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 96,
+        depth: int = 3,
+        frequencies: Sequence[float] = (0.5, 1, 2, 4),
+    ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"dim": dim, "width": width, "depth": depth, "bands": bands}
-        self.register_buffer("omega", 2.0 ** (torch.arange(bands) - 3.0), persistent=False)
-        sizes = [dim + 2 * bands, *[width] * depth]
+        self.config: dict[str, Any] = {
+            "dim": dim, "width": width, "depth": depth, "frequencies": list(frequencies),
+        }  # fmt: skip
+        omega = 2 * math.pi * torch.tensor(list(frequencies))
+        self.register_buffer("omega", omega, persistent=False)
+        self.register_buffer("bands", 2.0 ** torch.arange(-3.0, 3.0), persistent=False)
+        inputs = dim * (1 + 2 * len(omega)) + 2 * len(self.bands)
         layers: list[nn.Module] = []
-        for a, b in pairwise(sizes):
+        for a, b in pairwise([inputs, *[width] * depth]):
             layers += [nn.Linear(a, b), nn.SiLU()]
         last = nn.Linear(width, dim)
         nn.init.zeros_(last.weight)
@@ -132,8 +159,9 @@ class FourierMLP(nn.Module):
     def forward(self, x: Tensor, log_rho: Tensor) -> Tensor:
         """The noise in x, shape (B, dim), at log(rho) of shape (B,)."""
         angle = log_rho.exp().atan().to(x.dtype).unsqueeze(1)
-        phase = (log_rho.unsqueeze(1) * self.omega).to(x.dtype)
-        out = self.layers(torch.cat([x, phase.sin(), phase.cos()], 1))
+        phase = (log_rho.unsqueeze(1) * self.bands).to(x.dtype)
+        waves = damped_waves(x, self.omega, log_rho).flatten(1)
+        out = self.layers(torch.cat([x, waves, phase.sin(), phase.cos()], 1))
         mixed: Tensor = angle.sin() * x + angle.cos() * out
         return mixed
 
@@ -158,8 +186,12 @@ def describe(net: object) -> dict[str, Any]:
     return {"name": type(net).__name__, **net.config}
 
 
-def from_dict(data: dict[str, Any]) -> ImageUNet | FourierMLP:
+def from_dict(data: dict[str, Any], seed: int = 0) -> ImageUNet | FourierMLP:
     """The network that `describe` wrote, freshly initialised.
+
+    Args:
+        data: name and arguments.
+        seed: of the initial weights; torch's global generator is left as it was.
 
     Raises:
         ConfigError: for an unknown name or argument.
@@ -169,6 +201,8 @@ def from_dict(data: dict[str, Any]) -> ImageUNet | FourierMLP:
     if name not in _BY_NAME:
         raise unknown_name("network", name, _BY_NAME)
     try:
-        return _BY_NAME[name](**fields)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _BY_NAME[name](**fields)
     except TypeError as error:
         raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error

@@ -115,12 +115,9 @@ class Recipe:
         return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
     def build(self) -> ScoreModel:
-        """The model, freshly initialised from the seed; torch's global generator is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            net = networks.from_dict(self.network)
+        """The model, freshly initialised from the seed."""
         return ScoreModel(
-            net,
+            networks.from_dict(self.network, self.seed),
             processes.from_dict(self.sde),
             predicts=self.predicts,
             time=time_input.from_dict(self.time),

