@@ -4,7 +4,6 @@ A block under an HTML comment `<!-- compiled only: reason -->`, which no reader 
 is compiled and not run: it needs a GPU, or a network of somebody else.
 """
 
-import doctest
 import importlib
 import pkgutil
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
 import scoresde
 
@@ -108,15 +106,6 @@ def test_reference_pages_name_every_module():
         if "._" not in module.name and module.name.count(".") == 1
     }
     assert public <= {".".join(path.split(".")[:2]) for path in named}
-
-
-def test_doctests():
-    torch.manual_seed(0)
-    for module in pkgutil.walk_packages(scoresde.__path__, "scoresde."):
-        if module.name.endswith("__main__"):
-            continue
-        result = doctest.testmod(importlib.import_module(module.name))
-        assert result.failed == 0, module.name
 
 
 def test_the_solver_of_the_guide_is_short():
