@@ -107,7 +107,7 @@ def test_every_backend_meets_the_exact_flow(backend: str) -> None:
     got, failed = ProbabilityFlow(tight).solve(model, x, t, s)
     exact = model.flow(x, t, s)
     assert not failed
-    tolerance = 0.05 if backend == "euler" else 1e-3
+    tolerance = {"euler": 0.1, "fehlberg2": 5e-3}.get(backend, 1e-3)
     assert float((got - exact).abs().max()) < tolerance * float((x - exact).abs().max())
 
 

@@ -1,0 +1,113 @@
+"""The ODE of state and log-density together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model import Predictor
+from ..ode import Parts, VectorField
+from ..ode.clock import LOG_RHO
+from ..prediction import Prediction
+from ..scalar import Scalar, scale
+from ..sde.knot import Knot
+from .divergence import Divergence, value_and_traces
+from .frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class DensityFlow:
+    """State z in a frame, and the trace that the frame leaves over, along tau = log rho.
+
+    Attributes:
+        model: what predicts.
+        divergence: how the trace is found.
+        frame: the variables.
+        low, high: the ends, knots of floats.
+        probes: fixed probes, shape (P, B, *), for solvers that need a field without chance.
+        closed: a model with a closed-form divergence, or None.
+        grad: keep graphs.
+    """
+
+    model: Predictor
+    divergence: Divergence
+    frame: Frame
+    low: Knot
+    high: Knot
+    probes: Tensor | None = None
+    closed: Any = None
+    grad: bool = False
+
+    @property
+    def field(self) -> VectorField:
+        """The flow of y = x/alpha without the density."""
+        return VectorField(self.model, LOG_RHO, self.low, self.high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """tau at the clean and at the noisy end."""
+        return LOG_RHO.read(self.low), LOG_RHO.read(self.high)
+
+    def start(self, x: Tensor) -> Tensor:
+        """z at the clean end from x there."""
+        return self.frame.enter(self.field.to_state(x, self.low), self.ends[0])
+
+    def finish(self, z: Tensor) -> Tensor:
+        """x at the noisy end from z there, in float64."""
+        return self.field.to_x(self.frame.leave(z, self.ends[1]), self.high)
+
+    def velocity(self, tau: Scalar, z: Tensor) -> Tensor:
+        """dz/dtau, shape (B, *), by a plain forward."""
+        dy = self.field.velocity(tau, self.frame.leave(z, tau))
+        return self.frame.velocity(dy, z, tau)
+
+    def velocity_and_traces(
+        self, tau: Scalar, z: Tensor, probes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """dz/dtau and what the frame leaves of the trace, shape (B, columns)."""
+        y, field = self.frame.leave(z, tau), self.field
+        if self.closed is not None and self.divergence.exact:
+            prediction = field.predict(tau, y)
+            dy = field.clock.velocity(prediction, self.model.sde)
+            traces = self._closed_trace(prediction)[:, None]
+        else:
+            dy, traces = value_and_traces(
+                lambda u: field.velocity(tau, u), y, self.divergence, probes, grad=self.grad
+            )
+        known = self.frame.trace(tau)
+        if isinstance(known, Tensor):
+            known = known.reshape(-1, 1)
+        return self.frame.velocity(dy, z, tau), traces - known
+
+    def _closed_trace(self, prediction: Prediction) -> Tensor:
+        # d(rho eps)/dy = rho alpha d eps/dx, with eps = -sigma score and rho alpha = sigma.
+        knot = prediction.knot
+        trace: Tensor = self.closed.divergence(prediction.x, knot)
+        variance = knot.sigma**2
+        return -scale(variance.reshape(-1) if isinstance(variance, Tensor) else variance, trace)
+
+    def __call__(self, tau: float, parts: Parts) -> Parts:
+        """As a `Field` for a backend: parts are z and the integral of the traces."""
+        return self.velocity_and_traces(tau, parts[0], self.probes)
+
+    def rows(self, index: Tensor) -> DensityFlow:
+        """The flow of these samples."""
+        return replace(
+            self,
+            model=self.model.rows(index),
+            probes=None if self.probes is None else self.probes[:, index],
+            closed=None if self.closed is None else self.closed.rows(index),
+        )
+
+
+def closed_form(model: Predictor) -> Predictor | None:
+    """The model itself if it has a closed-form divergence."""
+    return model if callable(getattr(model, "divergence", None)) else None
+
+
+def no_traces(z: Tensor, columns: int) -> Tensor:
+    """Zeros of shape (B, columns)."""
+    return torch.zeros(len(z), columns, dtype=z.dtype, device=z.device)

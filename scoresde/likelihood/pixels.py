@@ -1,0 +1,95 @@
+r"""From integers to the reals the model knows, and the width of a bin there.
+
+Integers k = 0 .. levels-1 stand for bins; with (lo, hi) the value range and u in (0, 1):
+
+| convention | x in bin k | width |
+| --- | --- | --- |
+| "edges" | lo + (hi - lo) (k + u) / levels | (hi - lo) / levels |
+| "centres" | lo + (hi - lo) (k + u - 1/2) / (levels - 1) | (hi - lo) / (levels - 1) |
+
+Flows and score_sde use the first; DDPM and diffusers the second, in which k itself maps to
+k (hi - lo)/(levels - 1) + lo, as in k/127.5 - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DtypeError, unknown_name
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How integers are laid out on the real line: one row of the table above.
+
+    Attributes:
+        levels: number of integers.
+        convention: "edges" or "centres".
+        value_range: (lo, hi).
+
+    Raises:
+        ConfigError: for a layout that means nothing.
+    """
+
+    levels: int = 256
+    convention: str = "edges"
+    value_range: tuple[float, float] = (-1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.value_range
+        if not isinstance(self.levels, int) or self.levels < 2:
+            raise ConfigError(f"levels must be a whole number, 2 or more, got {self.levels!r}")
+        if self.convention not in ("edges", "centres"):
+            raise unknown_name("pixel convention", self.convention, ("edges", "centres"))
+        if not -math.inf < low < high < math.inf:
+            raise ConfigError(f"value_range must be (low, high), got {self.value_range!r}")
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        low, high = self.value_range
+        return (high - low) / (self.levels - (0 if self.convention == "edges" else 1))
+
+    def lower_edge(self, images: Tensor) -> Tensor:
+        """Lower edge of each integer's bin, same shape, float64."""
+        shift = 0.0 if self.convention == "edges" else -0.5
+        return self.value_range[0] + self.width * (images.to(torch.float64) + shift)
+
+    def bits_per_dim(self, nats: Tensor, size: int) -> Tensor:
+        """-(log-density in nats) of x as bits per dimension of the integers."""
+        return -nats / (size * math.log(2)) - math.log2(self.width)
+
+    def check(self, images: Tensor) -> Tensor:
+        """The images, if they are integers in range.
+
+        Raises:
+            DtypeError: for anything but integers.
+            ConfigError: for values outside 0 .. levels-1.
+        """
+        if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
+            raise DtypeError(
+                f"bits/dim is for integers 0 .. {self.levels - 1}, got {images.dtype}; write "
+                "(255 * x).round().to(torch.uint8) for images in (0, 1), or use log_likelihood "
+                "for real-valued data"
+            )
+        if images.numel():
+            least, most = int(images.min()), int(images.max())
+            if least < 0 or most >= self.levels:
+                raise ConfigError(
+                    f"levels={self.levels} means integers 0 .. {self.levels - 1}, got values from "
+                    f"{least} to {most}; write levels={max(most + 1, 2)}, or rescale the data"
+                )
+        return images
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {
+            "levels": self.levels,
+            "pixels": self.convention,
+            "value_range": list(self.value_range),
+        }

@@ -1,0 +1,96 @@
+"""The density at the noisy end, from which the log-likelihood starts.
+
+| prior | density of x at t_max |
+| --- | --- |
+| None | N(0, sigma^2 I) |
+| `MomentMatched(mean, covariance)` | N(alpha mean, alpha^2 covariance + sigma^2 I) |
+| a `GaussianMixture` | its own density at t_max: the exact prior of a closed-form model |
+| anything with `log_prob(x)` | the user's, shape (B,) in nats |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..analytic import Diagonal, Gaussian, GaussianMixture, Spectral, diagonal, full, isotropic
+from ..errors import ConfigError, ShapeError
+from ..sde import SDE
+from ..sde.knot import Knot
+
+
+class Prior(Protocol):
+    """A density of the state at t_max."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, shape (B,), for x of shape (B, *)."""
+
+
+@dataclass(frozen=True, eq=False)
+class MomentMatched:
+    """The Gaussian with the moments that the noised data have at t_max.
+
+    Attributes:
+        mean: of the data, shape (*event).
+        covariance: of the data: one variance, variances of shape (*event), a matrix (D, D), or
+            one of `scoresde.analytic`'s covariances.
+    """
+
+    mean: Tensor
+    covariance: float | Tensor | Spectral | Diagonal
+
+    def at(self, sde: SDE) -> Gaussian:
+        """The data's Gaussian under a process."""
+        return Gaussian(sde, self.mean, _covariance(self.covariance, self.mean))
+
+
+def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
+    """log-density of x, shape (B, *), at the noisy end, in nats, shape (B,).
+
+    Raises:
+        ConfigError: for something that is no prior.
+        ShapeError: if the prior's answer is not one number a sample.
+    """
+    if prior is None:
+        flat = x.reshape(len(x), x[0].numel() if len(x) else 0)
+        log_sigma = float(knot.log_sigma)
+        square = flat.square().sum(1) * math.exp(-2 * log_sigma)
+        return -0.5 * square - flat.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
+    if isinstance(prior, MomentMatched):
+        prior = prior.at(sde)
+    if isinstance(prior, GaussianMixture):
+        return prior.log_prob(x, knot)
+    log_prob = getattr(prior, "log_prob", None)
+    if log_prob is None:
+        raise ConfigError(
+            f"a prior needs log_prob(x), {type(prior).__name__} has none; write None for "
+            "N(0, sigma^2), MomentMatched(mean, covariance), or your own object"
+        )
+    value: Tensor = log_prob(x)
+    if value.shape != x.shape[:1]:
+        raise ShapeError(
+            f"the prior's log_prob must have shape {tuple(x.shape[:1])}, one number a sample, got "
+            f"{tuple(value.shape)}; wrap it in torch.distributions.Independent to sum over events"
+        )
+    return value
+
+
+def _covariance(given: float | Tensor | Spectral | Diagonal, mean: Tensor) -> Spectral | Diagonal:
+    if isinstance(given, Spectral | Diagonal):
+        return given
+    value = torch.as_tensor(given, dtype=torch.float64)
+    d = mean.numel()
+    if value.ndim == 0:
+        return isotropic(value)
+    if value.shape == mean.shape:
+        return diagonal(value[None])
+    if value.shape == (d, d):
+        return full(value[None])
+    raise ShapeError(
+        f"a covariance for a mean of shape {tuple(mean.shape)} must be a number, of that shape, or "
+        f"({d}, {d}), got {tuple(value.shape)}"
+    )

@@ -1,0 +1,42 @@
+"""Seeds of what a likelihood draws: probes and dequantization noise.
+
+One seed a sample, and from it one independent stream for each purpose: a sample's estimate
+depends on its own seed alone, and its probes not on its dequantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..noise import SampleSeeds
+
+PROBES, PIXELS = 1, 2
+
+
+def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
+    """One seed a sample; a single number s stands for s, s + 1, ...
+
+    Raises:
+        ShapeError: if there is not one seed a sample.
+    """
+    if isinstance(seeds, int | np.integer):
+        return tuple(range(int(seeds), int(seeds) + batch))
+    given = tuple(int(seed) for seed in seeds)
+    if len(given) != batch:
+        raise ShapeError(
+            f"{len(given)} seeds for a batch of {batch}; write seeds=range({batch}), or one number"
+        )
+    return given
+
+
+def derived(seeds: Sequence[int], *purpose: int) -> SampleSeeds:
+    """Streams for one purpose, independent of those for any other."""
+    return SampleSeeds(tuple(_mixed(seed, purpose) for seed in seeds))
+
+
+def _mixed(seed: int, purpose: tuple[int, ...]) -> int:
+    entropy = [seed & (2**64 - 1), *purpose]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,192 @@
+"""Bits per dimension: offsets, bounds, error parts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support import generator, mixture
+
+from scoresde import VPSDE, Gaussian, isotropic
+from scoresde.errors import ConfigError, DtypeError
+from scoresde.likelihood import (
+    Exact,
+    NoDequantization,
+    Pixels,
+    Uniform,
+    bits_per_dim,
+    log_likelihood,
+)
+from scoresde.ode import TorchDiffEq
+
+TIGHT = TorchDiffEq(rtol=1e-6, atol=1e-7)
+
+
+def wide(levels: int, value_range=(-1.0, 1.0), shape=(2, 2)) -> Gaussian:
+    """A Gaussian so wide that its density is flat over the value range."""
+    middle = 0.5 * sum(value_range)
+    return Gaussian(
+        VPSDE(t_min=1e-5),
+        torch.full(shape, middle).double(),
+        isotropic(1e4 * (value_range[1] - value_range[0]) ** 2),
+    )
+
+
+def integers(levels: int, *shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, levels, shape, generator=generator(seed))
+
+
+@pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0), (-2.0, 6.0)])
+@pytest.mark.parametrize("levels", [2, 32, 256])
+@pytest.mark.parametrize("pixels", ["edges", "centres"])
+def test_the_offset_is_the_width_of_a_bin_and_nothing_else(pixels, levels, value_range) -> None:
+    """A flat density over the range of "edges" would give log2(levels) bits: here it is wider by a
+    known factor, so the answer is known to round-off for every convention.
+    """
+    model = wide(levels, value_range)
+    got = bits_per_dim(
+        model, integers(levels, 3, 2, 2), levels=levels, pixels=pixels, value_range=value_range,
+        method=TIGHT, divergence=Exact(), prior=model,
+    )  # fmt: skip
+    low, high = value_range
+    steps = levels if pixels == "edges" else levels - 1
+    at = model.sde.at(1e-5)
+    std = math.sqrt(at.alpha**2 * 1e4 * (high - low) ** 2 + at.sigma**2)
+    # -log2 of (density at the middle x bin width); the density varies by 1e-4 over the range
+    want = -math.log2((high - low) / steps / (std * math.sqrt(2 * math.pi)))
+    assert got.mean == pytest.approx(want, abs=2e-4)
+
+
+def test_edges_and_centres_place_integers_where_they_say() -> None:
+    k = torch.tensor([0, 255])
+    edges, centres = Pixels(256, "edges"), Pixels(256, "centres")
+    assert edges.lower_edge(k).tolist() == [-1.0, 1.0 - 2 / 256]
+    middle = centres.lower_edge(k) + 0.5 * centres.width
+    assert middle.tolist() == pytest.approx([-1.0, 1.0], abs=1e-15)
+    assert edges.width == 2 / 256
+    assert centres.width == 2 / 255
+
+
+def test_the_bound_lies_above_the_exact_bits_and_below_it_plus_the_gap() -> None:
+    """One pixel and a narrow Gaussian: P(k) is a difference of error functions. The uniform bound
+    is off by exactly KL(uniform || p within the bin), known by quadrature.
+    """
+    levels, std = 8, 0.15
+    sde = VPSDE(t_min=1e-5)
+    model = Gaussian(sde, torch.zeros(1).double(), isotropic(std**2))
+    layout = Pixels(levels, "edges")
+    at = sde.at(1e-5)
+    spread = math.sqrt(at.alpha**2 * std**2 + at.sigma**2)
+    k = torch.tensor([3, 4, 5])
+    low = layout.lower_edge(k)
+    cdf = lambda v: torch.special.ndtr(v / spread)  # noqa: E731
+    exact = -(cdf(low + layout.width) - cdf(low)).log2()
+    u = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    x = low[:, None] + layout.width * u
+    density = -0.5 * (x / spread) ** 2 - math.log(spread * math.sqrt(2 * math.pi))
+    bound = layout.bits_per_dim(density.mean(1), 1)
+    assert (bound > exact).all()
+    draws = 400
+    got = bits_per_dim(
+        model, k.repeat_interleave(draws)[:, None], levels=levels,
+        method=TorchDiffEq(rtol=1e-7, atol=1e-7), divergence=Exact(), prior=model,
+    )  # fmt: skip
+    values = got.per_image.reshape(3, draws)
+    z = (values.mean(1) - bound) / (values.std(1) / math.sqrt(draws))
+    assert float(z.abs().max()) < 4
+    assert float((bound - exact).max()) > 20 * float(values.std(1).max()) / math.sqrt(draws) / 20
+
+
+def test_draws_are_averaged_in_log_space_and_depend_on_the_seed_alone() -> None:
+    sde = VPSDE(t_min=1e-5)
+    model = Gaussian(sde, torch.zeros(2, 2).double(), isotropic(0.2))
+    images = integers(16, 4, 2, 2)
+    settings = {"levels": 16, "method": TIGHT, "divergence": Exact(), "prior": model}
+    many = bits_per_dim(model, images, dequantize=Uniform(draws=3), seeds=[4, 5, 6, 7], **settings)
+    again = bits_per_dim(
+        model, images[[2, 0]], dequantize=Uniform(draws=3), seeds=[6, 4], **settings
+    )
+    torch.testing.assert_close(again.per_image, many.per_image[[2, 0]], rtol=1e-5, atol=1e-5)
+    chunked = bits_per_dim(
+        model, images, dequantize=Uniform(draws=3), seeds=[4, 5, 6, 7], batch_size=3, **settings
+    )
+    torch.testing.assert_close(chunked.per_image, many.per_image, rtol=1e-5, atol=1e-5)
+    assert math.isfinite(many.parts["dequantization"])
+    one = bits_per_dim(model, images, seeds=[4, 5, 6, 7], **settings)
+    assert math.isnan(one.parts["dequantization"])
+    assert many.nfe > 2 * one.nfe
+
+
+def test_without_noise_it_is_the_density_at_the_middle_of_the_bin() -> None:
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), isotropic(0.3))
+    images = integers(256, 4, 3)
+    got = bits_per_dim(
+        model, images, dequantize=NoDequantization(), method=TIGHT, divergence=Exact(), prior=model
+    )
+    layout = Pixels()
+    x = layout.lower_edge(images) + layout.width / 2
+    want = layout.bits_per_dim(
+        log_likelihood(model, x, method=TIGHT, divergence=Exact(), prior=model).nats, 3
+    )
+    torch.testing.assert_close(got.per_image, want)
+
+
+def test_the_parts_add_up() -> None:
+    model = mixture(VPSDE(t_min=1e-3), 3)
+    images = integers(4, 32, 3)
+    got = bits_per_dim(model, images, levels=4, dequantize=Uniform(draws=2))
+    assert set(got.parts) == {"images", "trace", "dequantization"}
+    squares = sum(v**2 for v in got.parts.values())
+    assert squares == pytest.approx(got.stderr**2, rel=1e-9)
+    assert got.stderr == pytest.approx(float(got.per_image.std()) / math.sqrt(32))
+    assert got.parts["trace"] > 0
+
+
+def test_it_prints_as_a_number_with_its_error() -> None:
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), isotropic(0.3))
+    got = bits_per_dim(model, integers(256, 8, 3), divergence=Exact())
+    assert str(got) == (
+        f"{got.mean:.3f} +- {got.stderr:.3f} bits/dim ({got.nfe} network evaluations a sample)"
+    )
+
+
+def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
+    class Poisoned:
+        def __init__(self, model) -> None:
+            self.model = model
+
+        sde = VPSDE(t_min=1e-5)
+
+        def __call__(self, x, knot):
+            prediction = self.model(x, knot)
+            raw = prediction.raw.clone()
+            raw[x.flatten(1)[:, 0] > 0.9] = math.nan
+            return prediction.replace(raw)
+
+        def rows(self, index):
+            return self
+
+    model = Gaussian(Poisoned.sde, torch.zeros(3).double(), isotropic(0.3))
+    images = torch.tensor([[10, 20, 30], [255, 3, 4], [100, 100, 100]])
+    got = bits_per_dim(Poisoned(model), images, divergence=Exact())
+    assert list(got.failures) == [1]
+    assert got.per_image.isnan().tolist() == [False, True, False]
+    assert math.isnan(got.mean)
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "error", "says"),
+    [
+        (torch.zeros(1, 2), {}, DtypeError, "log_likelihood"),
+        (torch.tensor([[0, 256]]), {}, ConfigError, "levels=257"),
+        (torch.tensor([[-1, 5]]), {}, ConfigError, "from -1 to 5"),
+        (torch.tensor([[0, 1]]), {"levels": 1}, ConfigError, "2 or more"),
+        (torch.tensor([[0, 1]]), {"pixels": "centers"}, ConfigError, "did you mean 'centres'"),
+        (torch.tensor([[0, 1]]), {"value_range": (1.0, -1.0)}, ConfigError, "low, high"),
+    ],
+)
+def test_nonsense_is_refused_with_advice(images, settings, error, says) -> None:
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(2).double(), isotropic(0.3))
+    with pytest.raises(error, match=says):
+        bits_per_dim(model, images, **settings)

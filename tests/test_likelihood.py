@@ -1,0 +1,336 @@
+"""Log-densities against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support import CONTINUOUS, DISCRETE, gaussian, mixture, randn
+
+from scoresde import VPSDE, FlowSDE, ScoreModel, sample, uniform_lambda
+from scoresde.errors import ConfigError, DtypeError, ShapeError, TimeRangeError, ZeroSNRError
+from scoresde.latents import decode, encode
+from scoresde.likelihood import Exact, Hutchinson, MomentMatched, TimeRangeWarning, log_likelihood
+from scoresde.ode import SciPy, TorchDiffEq
+from scoresde.problems import ring8
+from scoresde.solvers.probability_flow import ProbabilityFlow
+
+TIGHT = TorchDiffEq(rtol=1e-7, atol=1e-7)
+
+
+class Plain:
+    """A model without the closed-form divergence that the analytic ones have."""
+
+    def __init__(self, model) -> None:
+        self.model = model
+
+    @property
+    def sde(self):
+        return self.model.sde
+
+    def __call__(self, x, knot):
+        return self.model(x, knot)
+
+    def rows(self, index):
+        return Plain(self.model.rows(index))
+
+
+def bits(nats: torch.Tensor, dim: int) -> float:
+    return float(nats.abs().max()) / (dim * math.log(2))
+
+
+@pytest.mark.parametrize("wrap", [Plain, lambda m: m])
+def test_the_mixture_log_density_is_met_within_1e_5_bits_per_dim(wrap) -> None:
+    sde = VPSDE(t_min=1e-5)
+    model = ring8(sde)
+    x = model.sample(6, 1e-5, seed=1)
+    got = log_likelihood(wrap(model), x, method=TIGHT, divergence=Exact(), prior=model)
+    assert bits(got.nats - model.log_prob(x, 1e-5), 2) < 1e-5
+    assert got.stderr.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("process", [*CONTINUOUS, "linear table", "cosine table"])
+def test_every_process(process: str) -> None:
+    sde = {**CONTINUOUS, **DISCRETE}[process]
+    t_min = sde.t_min or 0.01 * sde.t_max
+    model = mixture(sde, 3)
+    x = model.sample(3, t_min, seed=1)
+    settings = {"t_min": t_min, "method": TIGHT}
+    got = log_likelihood(model, x, divergence=Exact(), prior=model, **settings)
+    assert bits(got.nats - model.log_prob(x, t_min), 3) < 1e-5
+
+
+def test_scipy_agrees() -> None:
+    sde = VPSDE()
+    model = ring8(sde)
+    x = model.sample(3, 1e-3, seed=1)
+    got = log_likelihood(
+        model, x, method=SciPy(rtol=1e-8, atol=1e-8), divergence=Exact(), prior=model
+    )
+    assert bits(got.nats - model.log_prob(x, 1e-3), 2) < 1e-5
+
+
+def test_a_moment_matched_prior_is_the_exact_one_for_a_gaussian() -> None:
+    sde = VPSDE()
+    model = gaussian(sde, 2, 3)
+    mean, covariance = model.moments()
+    x = model.sample(4, 1e-3, seed=1)
+    variances = covariance.diagonal().reshape(2, 3)
+    for prior in (MomentMatched(mean, covariance), MomentMatched(mean, variances)):
+        got = log_likelihood(model, x, method=TIGHT, divergence=Exact(), prior=prior)
+        assert bits(got.nats - model.log_prob(x, 1e-3), 6) < 1e-5
+    # N(0, sigma^2) is a little off, by the density ratio of the two at the latent.
+    rough = log_likelihood(model, x, method=TIGHT, divergence=Exact())
+    end = sde.at(sde.t_max)
+    gap = sde.prior_log_prob(got.z) - model.log_prob(got.z, end)
+    torch.testing.assert_close(rough.nats - got.nats, gap, rtol=1e-6, atol=1e-8)
+    assert float(gap.abs().max()) > 1e-4
+
+
+def test_a_prior_of_the_users_own() -> None:
+    sde = VPSDE()
+    model = gaussian(sde, 3)
+    x = model.sample(4, 1e-3, seed=1)
+    sigma = sde.at(sde.t_max).sigma
+    own = torch.distributions.Independent(
+        torch.distributions.Normal(torch.zeros(3).double(), sigma), 1
+    )
+    a = log_likelihood(model, x, divergence=Exact(), prior=own)
+    b = log_likelihood(model, x, divergence=Exact())
+    torch.testing.assert_close(a.nats, b.nats)
+    with pytest.raises(ShapeError, match="Independent"):
+        log_likelihood(model, x, divergence=Exact(), prior=own.base_dist)
+    with pytest.raises(ConfigError, match="MomentMatched"):
+        log_likelihood(model, x, divergence=Exact(), prior="normal")
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_hutchinson_is_unbiased_and_its_standard_errors_are_right(distribution: str) -> None:
+    """512 independent estimates for one point: mean within 4 standard errors, z-scores of
+    variance 1 (two probes each: t-distributed with one degree, so judged by the pooled spread).
+    """
+    sde = VPSDE()
+    model = mixture(sde, 5)
+    point = model.sample(1, 1e-3, seed=4)
+    repeats = 512
+    x = point.expand(repeats, -1)
+    rule = Hutchinson(probes=2, distribution=distribution)
+    settings = {"prior": model, "method": TorchDiffEq(rtol=1e-4, atol=1e-5)}
+    exact = log_likelihood(model, point, divergence=Exact(), prior=model, method=TIGHT).nats
+    got = log_likelihood(model, x, divergence=rule, **settings)
+    spread = float(got.nats.std())
+    assert abs(float(got.nats.mean() - exact)) < 4 * spread / math.sqrt(repeats)
+    assert spread > 0.01  # or the above would mean nothing
+    stated = float(got.stderr.square().mean())
+    # Relative error of a variance from 512 pairs: sqrt(2/512) = 6% for normal noise.
+    assert stated == pytest.approx(spread**2, rel=0.35)
+
+
+def test_one_probe_has_no_standard_error() -> None:
+    model = gaussian(VPSDE(), 4)
+    x = model.sample(3, 1e-3, seed=1)
+    got = log_likelihood(model, x, divergence=Hutchinson(probes=1))
+    assert got.stderr.isnan().all()
+    assert torch.isfinite(got.nats).all()
+
+
+def test_rademacher_is_exact_for_a_diagonal_jacobian() -> None:
+    model = gaussian(VPSDE(), 4)
+    x = model.sample(3, 1e-3, seed=1)
+    a = log_likelihood(model, x, divergence=Hutchinson(), method=TIGHT)
+    b = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
+    torch.testing.assert_close(a.nats, b.nats, rtol=1e-6, atol=1e-6)
+    assert float(a.stderr.max()) < 1e-9
+
+
+@pytest.mark.parametrize("event", [(5,), (2, 3), (1, 2, 3), (2, 1, 2, 2)])
+def test_any_event_shape(event: tuple[int, ...]) -> None:
+    model = gaussian(VPSDE(), *event)
+    x = model.sample(2, 1e-3, seed=1)
+    truth = model.log_prob(x, 1e-3)
+    for chunk in (1, 4, 100):
+        got = log_likelihood(
+            Plain(model), x, divergence=Exact(chunk=chunk), prior=model, method=TIGHT
+        )
+        assert got.z.shape == x.shape
+        torch.testing.assert_close(got.nats, truth, rtol=1e-6, atol=1e-6)
+
+
+def test_one_forward_serves_the_field_and_its_divergence() -> None:
+    calls = []
+
+    def net(x, t):
+        calls.append(len(x))
+        return 0.3 * x
+
+    model = ScoreModel(net, VPSDE(), time="t")
+    for rule in (Exact(), Hutchinson(probes=3)):
+        calls.clear()
+        got = log_likelihood(model, randn(2, 4), divergence=rule)
+        assert got.nfe == len(calls)
+
+
+def test_float64_is_kept_and_a_float32_network_stays_one() -> None:
+    net = torch.nn.Linear(3, 3)
+    seen = set()
+
+    def call(x, t):
+        seen.add(x.dtype)
+        return net(x)
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t):
+            return call(x, t)
+
+    model = ScoreModel(Net(), VPSDE(), time="t")
+    for dtype in (torch.float32, torch.float64):
+        got = log_likelihood(model, randn(2, 3, dtype=dtype), divergence=Exact())
+        assert got.nats.dtype == torch.float64
+        assert got.z.dtype == torch.float64
+    assert seen == {torch.float32}
+
+
+def test_seeds_decide_and_batch_mates_do_not() -> None:
+    model = mixture(VPSDE(), 4)
+    x = model.sample(4, 1e-3, seed=1)
+    settings = {"divergence": Hutchinson(probes=2), "method": TIGHT}
+    together = log_likelihood(model, x, seeds=[5, 6, 7, 8], **settings)
+    order = [2, 0]
+    apart = log_likelihood(model, x[order], seeds=[7, 5], **settings)
+    # The step size is shared by the batch, so equality holds to the tolerance only.
+    torch.testing.assert_close(apart.nats, together.nats[order], rtol=1e-5, atol=1e-5)
+    other = log_likelihood(model, x, seeds=9, **settings)
+    assert float((other.nats - together.nats).abs().min()) > 1e-4
+
+
+def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
+    model = mixture(VPSDE(), 3)
+    x = model.sample(5, 1e-3, seed=1)
+    clean = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
+    for value in (math.nan, math.inf, 1e4):
+        bad = x.clone()
+        bad[2, 1] = value
+        got = log_likelihood(model, bad, divergence=Exact(), method=TIGHT)
+        good = [0, 1, 3, 4]
+        torch.testing.assert_close(got.nats[good], clean.nats[good], rtol=1e-5, atol=1e-5)
+        if not math.isfinite(value):
+            assert got.nats[2].isnan()
+            assert "not finite" in got.failures[2]
+
+
+def test_per_sample_conditions_follow_their_rows() -> None:
+    shift = torch.tensor([0.0, 1.0, math.nan, 3.0], dtype=torch.float64)
+    model = ScoreModel(lambda x, t, m: 0.3 * (x - m[:, None]), VPSDE(), time="t").bind(m=shift)
+    x = randn(4, 3)
+    got = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
+    assert list(got.failures) == [2]
+    for k in (0, 1, 3):
+        alone = log_likelihood(
+            model.rows(torch.tensor([k])), x[k : k + 1], divergence=Exact(), method=TIGHT
+        )
+        torch.testing.assert_close(got.nats[k : k + 1], alone.nats, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_with_respect_to_data_and_parameters() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(randn(3, 3, seed=2) * 0.3)
+
+        def forward(self, x, t):
+            return torch.tanh(x @ self.w)
+
+    net = Net()
+    model = ScoreModel(net, VPSDE(t_min=1e-2), time="t")
+    x = randn(2, 3, seed=5)
+    method = TorchDiffEq(method="rk4", steps=12)
+
+    def value(point: torch.Tensor, grad: bool = False) -> torch.Tensor:
+        return log_likelihood(model, point, divergence=Exact(), method=method, grad=grad).nats.sum()
+
+    point = x.clone().requires_grad_()
+    by_x, by_w = torch.autograd.grad(value(point, grad=True), [point, net.w])
+    step = 1e-5
+    for i, j in [(0, 0), (1, 2)]:
+        nudge = torch.zeros_like(x)
+        nudge[i, j] = step
+        slope = (value(x + nudge) - value(x - nudge)) / (2 * step)
+        assert float(by_x[i, j]) == pytest.approx(float(slope), rel=1e-5)
+        with torch.no_grad():
+            net.w[i, j] += step
+            up = value(x)
+            net.w[i, j] -= 2 * step
+            down = value(x)
+            net.w[i, j] += step
+        assert float(by_w[i, j]) == pytest.approx(float((up - down) / (2 * step)), rel=1e-5)
+
+
+def test_a_field_that_does_not_depend_on_the_state() -> None:
+    model = ScoreModel(lambda x, t: torch.zeros_like(x), VPSDE(), time="t")
+    x = randn(2, 3)
+    for rule in (Exact(), Hutchinson()):
+        got = log_likelihood(model, x, divergence=rule)
+        low, high = model.sde.at(1e-3), model.sde.at(1.0)
+        assert torch.allclose(got.z, x * (high.alpha / low.alpha))
+
+
+# -- at the door ----------------------------------------------------------------------------------
+
+
+def test_alpha_zero_is_refused_with_advice() -> None:
+    model = gaussian(FlowSDE())
+    with pytest.raises(ZeroSNRError, match=r"FlowSDE\(t_max=0.999\)"):
+        log_likelihood(model, randn(2, 3))
+
+
+def test_times_below_the_trained_range_warn_and_zero_is_refused() -> None:
+    model = gaussian(VPSDE(t_min=1e-3))
+    with pytest.warns(TimeRangeWarning, match=r"VPSDE\(t_min=1e-05\)"):
+        log_likelihood(model, randn(2, 3), t_min=1e-5)
+    with pytest.raises(TimeRangeError, match="1e-5"):
+        log_likelihood(model, randn(2, 3), t_min=0.0)
+    with pytest.raises(TimeRangeError, match="below t_max"):
+        log_likelihood(model, randn(2, 3), t_min=1.0)
+
+
+def test_states_that_cannot_be_right() -> None:
+    model = gaussian(VPSDE())
+    with pytest.raises(DtypeError, match="bits_per_dim"):
+        log_likelihood(model, torch.zeros(2, 3, dtype=torch.uint8))
+    with pytest.raises(ShapeError, match=r"x\[None\]"):
+        log_likelihood(model, torch.zeros(3))
+    with pytest.raises(ShapeError, match="2 seeds for a batch of 3"):
+        log_likelihood(model, randn(3, 3), seeds=[1, 2])
+
+
+def test_an_empty_batch() -> None:
+    got = log_likelihood(gaussian(VPSDE()), torch.zeros(0, 3))
+    assert got.nats.shape == (0,)
+
+
+# -- latents -----------------------------------------------------------------------------------
+
+
+def test_encode_and_decode_are_inverse_and_exact() -> None:
+    for sde, name in ((VPSDE(), "lambda"), (FlowSDE(t_min=0.01), "angle")):
+        model = gaussian(sde)
+        solver = ProbabilityFlow(TIGHT, name)
+        x = model.sample(4, sde.t_min, seed=1)
+        z = encode(model, x, solver=solver)
+        near = sde.at(min(sde.t_max, 1 - 1e-12))
+        torch.testing.assert_close(z, model.flow(x, sde.at(sde.t_min), near), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(decode(model, z, solver=solver), x, rtol=1e-5, atol=1e-6)
+
+
+def test_the_latent_of_a_likelihood_is_the_encoding() -> None:
+    model = gaussian(VPSDE())
+    x = model.sample(3, 1e-3, seed=1)
+    got = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
+    torch.testing.assert_close(got.z, encode(model, x, solver=ProbabilityFlow(TIGHT)))
+    back = sample(model, ProbabilityFlow(TIGHT), uniform_lambda(model.sde, 2, clean=False), x=got.z)
+    torch.testing.assert_close(back.x, x, rtol=1e-5, atol=1e-5)
