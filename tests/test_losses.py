@@ -270,7 +270,7 @@ def test_times_do_not_broadcast_over_an_axis_of_the_batch_size() -> None:
         torch.testing.assert_close(whole[row], alone, rtol=1e-10, atol=0)
 
 
-# -- plain data and bad input ----------------------------------------------------------------------
+# -- plain data and bad input --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
