@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .errors import ConfigError, ZeroSNRError, unknown_name
+from .errors import ConfigError, ShapeError, ZeroSNRError, unknown_name
 from .scalar import Scalar, affine, hypot, scale
 from .sde.knot import Knot
 
@@ -190,6 +190,15 @@ def parametrization(name: str | Parametrization) -> Parametrization:
     return _BY_NAME[name]
 
 
+def _check_times(times: Tensor, x: Tensor) -> None:
+    # A bare (B,) would broadcast along the last axis, without an error where that is B long too.
+    if times.ndim > 0 and times.shape != (x.shape[0], *[1] * (x.ndim - 1)):
+        raise ShapeError(
+            f"a knot of shape {tuple(times.shape)} does not fit a state of shape "
+            f"{tuple(x.shape)}; write sde.at(t, like=x) for times of shape (B,)"
+        )
+
+
 class Prediction:
     """One answer of a model at a state x, read as eps, x0, score or v for free.
 
@@ -199,6 +208,9 @@ class Prediction:
         raw: the network's output, shape (B, *).
         predicts: what `raw` means.
         cost: network evaluations per sample that it took (2 under guidance).
+
+    Raises:
+        ShapeError: for a knot of tensors that is neither of shape () nor (B, 1, ...).
     """
 
     __slots__ = ("_coefficients", "cost", "knot", "predicts", "raw", "x")
@@ -206,6 +218,8 @@ class Prediction:
     def __init__(
         self, x: Tensor, knot: Knot, raw: Tensor, predicts: Parametrization, cost: int = 1
     ) -> None:
+        if isinstance(knot.log_sigma, Tensor):
+            _check_times(knot.log_sigma, x)
         self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
         self._coefficients = predicts.coefficients(knot)
 

@@ -24,6 +24,7 @@ from scoresde import (
     linear_betas,
     scaled,
 )
+from scoresde.errors import ShapeError
 
 MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.3, -0.8]], dtype=torch.float64)
 VARIANCE = 0.05
@@ -158,3 +159,12 @@ def test_row_of_the_table(row, share):
     # x0 to eps costs alpha / sigma digits, and so do their own float64 formulas near t = 0.
     limit = 1e-11 * (1 + math.exp(knot.lam)) ** 2
     assert (model.score(x, t) - want).abs().max() < limit * want.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (4, 4)])
+def test_times_that_would_broadcast_along_another_axis_are_refused(shape):
+    model = ScoreModel(lambda x, t: x, VPSDE(), time=lambda knot: 0.5)
+    x, times = randn(4, 4), torch.rand(shape, dtype=torch.float64)
+    with pytest.raises(ShapeError, match="like=x"):
+        model(x, VPSDE().at(times))
+    assert model(x, VPSDE().at(times.flatten()[:4], like=x)).eps.shape == (4, 4)
