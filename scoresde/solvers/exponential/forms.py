@@ -25,17 +25,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ...coordinate import Array
 from ...errors import unknown_name
 from ...prediction import Prediction
 from ...sde.knot import Knot
-
-Array = NDArray[np.float64]
 
 
 class Form(ABC):
@@ -43,6 +40,10 @@ class Form(ABC):
 
     stiffness: int
     """L of w' = L w + u in the form's own clock: lambda, or the angle where it is 0."""
+
+    def clock(self, knot: Knot) -> float:
+        """The form's own clock."""
+        return float(knot.lam if self.stiffness else knot.angle)
 
     @abstractmethod
     def scale(self, s: Knot) -> float:
@@ -183,19 +184,9 @@ def _gauss(count: int) -> tuple[Array, Array]:
     return 0.5 * (nodes + 1), 0.5 * weights
 
 
-GAUSS = _gauss(32)
+GAUSS = _gauss(24)
 
 FORMS: dict[str, Form] = {"eps": EpsForm(), "x0": X0Form(), "v": VForm()}
-
-Coordinate = Callable[[Knot], float]
-
-COORDINATES: dict[str, Coordinate] = {
-    "t": lambda knot: float(knot.t),
-    "lambda": lambda knot: float(knot.lam),
-    "rho": lambda knot: float(knot.rho),
-    "angle": lambda knot: float(knot.angle),
-}
-"""In which variable a prediction is taken to be a polynomial."""
 
 
 def form(name: str) -> Form:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
 
+from ...coordinate import Coordinate, check
 from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
 from ...noise import NoiseStream
 from ...sde.knot import Knot
 from ..base import Carry, Solver
-from .forms import COORDINATES, form
+from .forms import form
 from .rule import Rule, apply
 from .single_step import Stages, stages, through
 from .tableaus import tableau
@@ -81,8 +83,8 @@ class ExponentialMultistep(Solver):
     Attributes:
         order: number of values in the polynomial, 1 or more.
         prediction: u, one of "eps", "x0" and "v".
-        coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", or "index" of the
-            grid.
+        coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", "index" of the grid,
+            or a `Focus`.
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
         start: name of a Runge-Kutta method (`tableaus`) for the first order - 1 steps; "" for none.
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
@@ -92,7 +94,7 @@ class ExponentialMultistep(Solver):
 
     order: int = 3
     prediction: str = "v"
-    coordinate: str = "angle"
+    coordinate: Coordinate = "angle"
     weights: str = "exact"
     start: str = ""
     corrector: int = 0
@@ -102,8 +104,7 @@ class ExponentialMultistep(Solver):
 
     def __post_init__(self) -> None:
         form(self.prediction)
-        if self.coordinate not in (*COORDINATES, "index"):
-            raise unknown_name("coordinate", self.coordinate, [*COORDINATES, "index"])
+        check(self.coordinate)
         if self.start:
             tableau(self.start)
             if self.tau > 0:
@@ -139,10 +140,7 @@ class ExponentialMultistep(Solver):
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """The coefficients of every step, in float64."""
-        knots = grid.knots
-        if knots[0].is_zero_snr and not self.starts_at_zero_snr:
-            knots = knots[1:]  # the driver takes the first step
-        return Run(tuple(self._plan(grid, knots, k) for k in range(len(knots) - 1)))
+        return Run(_plans(self, grid))
 
     def evals(self, grid: Grid) -> int:
         """One a step, and one for every further stage of the start."""
@@ -171,8 +169,8 @@ class ExponentialMultistep(Solver):
         return Plan(t, s, predict, correct, None)
 
     def _rule(self, grid: Grid, t: Knot, s: Knot, nodes: list[tuple[int, Knot]]) -> Rule:
-        if self.coordinate in ("lambda", "rho") or s.is_clean:
-            # A value at alpha = 0 has no place on these axes; only t itself may be there.
+        if self.coordinate not in ("t", "angle", "index"):
+            # A value at alpha = 0 has no place on the other axes; only t itself may be there.
             nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
             nodes = nodes[:1] if t.is_zero_snr else nodes
         tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
@@ -203,3 +201,12 @@ class ExponentialMultistep(Solver):
         keep = max(self.order - 1, self.corrector)
         base, z = (x, z) if self.corrector else (None, None)
         return moved, Run(run.plans, run.done + 1, past[:keep], base, z)
+
+
+@lru_cache(maxsize=64)
+def _plans(solver: ExponentialMultistep, grid: Grid) -> tuple[Plan, ...]:
+    """All steps; remembered, since both are values and a grid is used again and again."""
+    knots = grid.knots
+    if knots[0].is_zero_snr and not solver.starts_at_zero_snr:
+        knots = knots[1:]  # the driver takes the first step
+    return tuple(solver._plan(grid, knots, k) for k in range(len(knots) - 1))

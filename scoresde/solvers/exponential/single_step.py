@@ -14,7 +14,7 @@ from ...noise import NoiseStream
 from ...sde import SDE
 from ...sde.knot import Knot
 from ..base import Carry, Solver
-from .forms import COORDINATES, Form, form
+from .forms import Form, form
 from .rule import Rule, apply
 from .tableaus import Tableau, tableau
 from .weights import step_weights
@@ -105,13 +105,12 @@ class ExponentialRK(Solver):
 
 def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
     """The rules of one Runge-Kutta step from t to s, neither of them the clean end."""
-    clock = COORDINATES["lambda" if kind.stiffness else "angle"]
-    start, h = clock(t), clock(s) - clock(t)
+    start, h = kind.clock(t), kind.clock(s) - kind.clock(t)
     if table.coordinate == "t":
         inner = [s if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
     else:
         inner = [s if c == 1 else _at(sde, kind, start + c * h) for c in table.nodes]
-    fractions = [(clock(knot) - start) / h for knot in (t, *inner)]
+    fractions = [(kind.clock(knot) - start) / h for knot in (t, *inner)]
     rules = [
         Rule(kind.decay(t, to, 0.0), tuple(h * kind.scale(to) * a for a in row), 0.0)
         for to, row in zip((*inner, s), table.rows(kind.stiffness * h, fractions), strict=True)

@@ -15,11 +15,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
+from ...coordinate import Array, Coordinate, along, at_knot
 from ...sde import SDE
 from ...sde.knot import Knot
-from .forms import COORDINATES, GAUSS, Array, Form, X0Form
+from .forms import GAUSS, Form, X0Form
 
 PUBLISHED: dict[str, dict[int, str]] = {
     "exact": {},
@@ -43,7 +43,7 @@ def step_weights(
     s: Knot,
     nodes: Sequence[tuple[int, Knot]],
     *,
-    coordinate: str,
+    coordinate: Coordinate,
     rule: str,
     tau: float,
 ) -> tuple[float, ...]:
@@ -54,7 +54,7 @@ def step_weights(
         sde: the process, for the coordinate t.
         t, s: ends of the step; s may be the clean end.
         nodes: where predictions are known, as (index in the grid, knot); t itself comes first.
-        coordinate: "t", "lambda", "rho", "angle" or "index" (of the grid).
+        coordinate: in which the prediction is a polynomial.
         rule: a key of `PUBLISHED`.
         tau: share of noise.
     """
@@ -64,50 +64,45 @@ def step_weights(
         return (total,)
     if s.is_clean:
         return _to_clean(form, t, s, [knot for _, knot in nodes])
-    treated = PUBLISHED[rule].get(count, "exact")
-    first = nodes[0][0]
     if coordinate == "index":
-        at = [float(index) for index, _ in nodes]
-        ends = (float(first), float(first + 1))
+        at = np.array([float(index) for index, _ in nodes])
+        start, end = at[0], at[0] + 1.0
     else:
-        at = [COORDINATES[coordinate](knot) for _, knot in nodes]
-        ends = (COORDINATES[coordinate](t), COORDINATES[coordinate](s))
+        at = np.array([at_knot(coordinate, sde, knot) for _, knot in nodes])
+        start, end = at[0], at_knot(coordinate, sde, s)
+    treated = PUBLISHED[rule].get(count, "exact")
     if treated == "mean":
         u, du = GAUSS
-        basis = lagrange(ends[0] + u * (ends[1] - ends[0]), at)
-        return tuple(float(w) for w in total * (basis @ du))
+        return _floats(total * (lagrange(start + u * (end - start), at) @ du))
     if treated == "h":
         h = (1 + tau**2) * (t.lam - s.lam) if isinstance(form, X0Form) else s.lam - t.lam
-        linear = 0.5 * total * float(h / math.expm1(h)) * (ends[1] - ends[0]) / (at[1] - at[0])
-        return (total - linear, linear)
+        linear = 0.5 * total * float(h / math.expm1(h)) * (end - start) / (at[1] - at[0])
+        return float(total - linear), float(linear)
     rho, measure = _quadrature(form, t, s, tau)
-    c = _coordinate(coordinate, sde, rho)
+    c = along(coordinate, sde, np.log(rho))
     weights = lagrange(c, at) @ measure
     if treated == "halved":
-        second = 0.5 * float((c - ends[0]) ** 2 @ measure)
-        weights -= second * np.array(
-            [1 / math.prod(x - y for y in at if y != x) for x in at]  # a divided difference
-        )
-    return tuple(float(w) for w in weights)
+        gaps = at[:, None] - at + np.eye(count)
+        weights -= 0.5 * ((c - start) ** 2 @ measure) / gaps.prod(1)  # a divided difference
+    return _floats(weights)
 
 
-def lagrange(x: Array, nodes: Sequence[float]) -> Array:
+def lagrange(x: Array, nodes: Array) -> Array:
     """Lagrange's basis polynomials of the nodes at x (Q,), shape (len(nodes), Q)."""
-    rows = [
-        math.prod(((x - other) / (own - other) for other in nodes if other != own), start=x**0)
-        for own in nodes
-    ]
-    return np.stack(rows)
+    same = np.eye(len(nodes), dtype=bool)
+    gaps = nodes[:, None] - nodes
+    ratios = (x - nodes[:, None])[None] / np.where(same, 1.0, gaps)[..., None]
+    product: Array = np.where(same[..., None], 1.0, ratios).prod(1)
+    return product
 
 
 def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[float, ...]:
     """A step to sigma = 0: in rho or the angle, both of which are finite there."""
+    at = np.array([float(knot.rho) for knot in nodes])
     if isinstance(form, X0Form):  # the kernel is concentrated at the end
-        return tuple(float(w) for w in lagrange(np.zeros(1), [float(k.rho) for k in nodes])[:, 0])
+        return _floats(lagrange(np.zeros(1), at)[:, 0])
     rho, measure = _quadrature(form, t, s, 0.0)
-    return tuple(
-        float(w) for w in lagrange(np.arctan(rho), [math.atan(k.rho) for k in nodes]) @ measure
-    )
+    return _floats(lagrange(np.arctan(rho), np.arctan(at)) @ measure)
 
 
 def _quadrature(form: Form, t: Knot, s: Knot, tau: float) -> tuple[Array, Array]:
@@ -123,12 +118,5 @@ def _quadrature(form: Form, t: Knot, s: Knot, tau: float) -> tuple[Array, Array]
     return rho, form.kernel(rho, s, tau) * length
 
 
-def _coordinate(name: str, sde: SDE, rho: Array) -> Array:
-    if name == "rho":
-        return rho
-    if name == "angle":
-        return np.arctan(rho)
-    if name == "lambda":
-        return -np.log(rho)
-    times = sde.t_at_lambda(torch.from_numpy(-np.log(rho)))
-    return np.asarray(torch.as_tensor(times))
+def _floats(weights: Array) -> tuple[float, ...]:
+    return tuple(weights.tolist())
