@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from .coordinate import Focus
 from .errors import ConfigError, TimeRangeError
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
@@ -136,7 +138,7 @@ def uniform_lambda(
     clean: bool = True,
 ) -> Grid:
     """n steps, evenly spaced in half log-SNR (Lu et al., "DPM-Solver", 2022, section 3.4)."""
-    return _by_rho(sde, n, t_min, t_max, clean, math.log, math.exp)
+    return _by_rho(sde, n, t_min, t_max, clean, partial(_spaced, to=math.log, back=math.exp))
 
 
 def karras(
@@ -149,9 +151,31 @@ def karras(
     clean: bool = True,
 ) -> Grid:
     """n steps, evenly spaced in rho^(1/exponent) (Karras et al. 2022, eq. 5)."""
-    return _by_rho(
-        sde, n, t_min, t_max, clean, lambda r: r ** (1 / exponent), lambda u: u**exponent
-    )
+    even = partial(_spaced, to=lambda r: r ** (1 / exponent), back=lambda u: u**exponent)
+    return _by_rho(sde, n, t_min, t_max, clean, even)
+
+
+def focused(
+    sde: SDE,
+    n: int,
+    focus: Focus | None = None,
+    *,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    clean: bool = True,
+) -> Grid:
+    """n steps, evenly spaced in a `Focus`: densest around one noise level, smoothly sparser away.
+
+    A multistep solver with `coordinate=focus` takes its polynomials in the same coordinate.
+    """
+    scale = focus or Focus()
+
+    def even(first: float, last: float, count: int) -> list[float]:
+        ends = scale(np.log(np.array([first, last])))
+        inner = np.linspace(ends[0], ends[1], count)
+        return [float(r) for r in np.exp(scale.inverse(inner, math.log(last), math.log(first)))]
+
+    return _by_rho(sde, n, t_min, t_max, clean, even)
 
 
 def trailing(sde: SDE, n: int, *, clean: bool = True) -> Grid:
@@ -211,8 +235,7 @@ def _by_rho(
     t_min: float | None,
     t_max: float | None,
     clean: bool,
-    to: Callable[[float], float],
-    back: Callable[[float], float],
+    even: Callable[[float, float, int], list[float]],
 ) -> Grid:
     low, high = _range(sde, t_min, t_max)
     start, end = sde.at(high), sde.at(low)
@@ -222,7 +245,7 @@ def _by_rho(
             "level down to it; write a t_min > 0"
         )
     rho_max = _RHO_CAP if start.is_zero_snr else float(start.rho)
-    rhos = _spaced(rho_max, float(end.rho), _count(n, clean), to, back)
+    rhos = even(rho_max, float(end.rho), _count(n, clean))
     knots = [start, *(sde.at_lambda(-math.log(rho)) for rho in rhos[1:])]
     if len(knots) > 1:
         knots[-1] = end
