@@ -13,7 +13,7 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any
 
@@ -24,21 +24,41 @@ from .solvers.base import Solver
 
 SOLVERS: Mapping[str, str] = MappingProxyType(
     {
-        "DDIM": "scoresde.solvers:DDIM",
         "EulerMaruyama": "scoresde.solvers:EulerMaruyama",
-        "ReverseDiffusion": "scoresde.solvers.reverse_diffusion:ReverseDiffusion",
-        "Ancestral": "scoresde.solvers.ancestral:Ancestral",
-        "Heun": "scoresde.solvers.heun:Heun",
-        "PredictorCorrector": "scoresde.solvers.predictor_corrector:PredictorCorrector",
-        "ProbabilityFlow": "scoresde.solvers.probability_flow:ProbabilityFlow",
+        "ReverseDiffusion": "scoresde.solvers:ReverseDiffusion",
+        "Ancestral": "scoresde.solvers:Ancestral",
+        "PredictorCorrector": "scoresde.solvers:PredictorCorrector",
+        "DDIM": "scoresde.solvers:DDIM",
+        "Heun": "scoresde.solvers:Heun",
+        "ProbabilityFlow": "scoresde.solvers:ProbabilityFlow",
         "ExponentialMultistep": "scoresde.solvers.exponential:ExponentialMultistep",
+        "ExponentialRK": "scoresde.solvers.exponential.single_step:ExponentialRK",
+        **{
+            name: f"scoresde.solvers.exponential.presets:{name}"
+            for name in (
+                "DPMSolverPP",
+                "DPMSolverMultistep",
+                "DPMSolver",
+                "DPM2",
+                "RES2",
+                "DEIS",
+                "LMS",
+                "IPNDM",
+                "PNDM",
+                "ExponentialAB",
+                "UniPC",
+                "SASolver",
+            )
+        },
     }
 )
 
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+
 _PARTS: Mapping[str, str] = MappingProxyType(
     {
-        "Langevin": "scoresde.solvers.langevin:Langevin",
-        "AnnealedLangevin": "scoresde.solvers.langevin:AnnealedLangevin",
+        "Langevin": "scoresde.solvers:Langevin",
+        "AnnealedLangevin": "scoresde.solvers:AnnealedLangevin",
         "TorchDiffEq": "scoresde.ode:TorchDiffEq",
         "SciPy": "scoresde.ode:SciPy",
     }
@@ -197,11 +217,10 @@ def _build(what: str, spec: str, table: Mapping[str, str]) -> Any:
     found = lookup(what, name, table)
     if not callable(found):
         return found
-    if is_dataclass(found):
-        known = [field.name for field in fields(found) if field.init]
-        for key in kwargs:
-            if key not in known:
-                raise unknown_name(f"argument of {name}", key, known)
+    known = [p.name for p in signature(found).parameters.values() if p.kind in _NAMED]
+    for key in kwargs:
+        if key not in known:
+            raise unknown_name(f"argument of {name}", key, known)
     try:
         return found(*args, **kwargs)
     except TypeError as error:

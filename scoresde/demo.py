@@ -1,0 +1,360 @@
+"""The demonstration: digits from noise, their exact likelihood, and what each solver costs.
+
+One call, `run(out)`, with the network that the package ships. It writes
+
+    samples.png          the same seeds through three solvers
+    trajectories.png     from noise to digit
+    steps_quality.png    error and distance against network evaluations
+    report.json          every number, with configuration, versions and seeds
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, names, plots
+from .bench import Cell, Table, compare, environment, grid_for
+from .checkpoint import load_pretrained
+from .data import dequantize, heldout_digits
+from .errors import require
+from .grid import Grid, uniform_lambda
+from .identity import fingerprint
+from .jobs import write_atomic
+from .likelihood import Hutchinson, Uniform, bits_per_dim
+from .model import Predictor
+from .ode import TorchDiffEq
+from .prediction import Prediction
+from .sampling import SampleResult, sample
+from .sde import SDE
+from .sde.knot import Knot
+from .solvers.base import Solver
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much the demonstration does. The default takes about two minutes on two cores.
+
+    Attributes:
+        digits: samples in the picture, drawn by each of `samplers`.
+        samplers: title, solver and evaluations (None: as many as its tolerance asks for).
+        likelihoods: held-out digits whose likelihood is computed.
+        draws: dequantizations of each, whose log-probabilities are averaged.
+        probes: probes of the trace estimator.
+        compared: samples a cell of the comparison.
+        nfe: its budgets.
+        solvers: its solvers.
+        seed: first of all seeds.
+    """
+
+    digits: int = 25
+    samplers: tuple[tuple[str, str, int | None], ...] = (
+        ("Euler-Maruyama", "EulerMaruyama", 200),
+        ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 200),
+        (
+            "probability flow (torchdiffeq)",
+            "ProbabilityFlow(backend=TorchDiffEq(rtol=1e-3, atol=1e-3))",
+            None,
+        ),
+    )
+    likelihoods: int = 16
+    draws: int = 2
+    probes: int = 2
+    compared: int = 16
+    nfe: tuple[int, ...] = (5, 10, 20, 40)
+    solvers: tuple[str, ...] = (
+        "EulerMaruyama",
+        "ReverseDiffusion",
+        "Ancestral",
+        "PredictorCorrector",
+        "SASolver",
+        "DPMSolverPP(order=2, tau=1.0)",
+        "DDIM",
+        "Heun",
+        "DPMSolver(order=3)",
+        "DPMSolverPP(order=2)",
+        "DPMSolverPP(order=3)",
+        "DEIS",
+        "IPNDM",
+        "UniPC",
+        "ExponentialAB(order=4)",
+        "ProbabilityFlow(backend=TorchDiffEq(rtol=1e-3, atol=1e-3))",
+    )
+    seed: int = 0
+
+
+@dataclass
+class Report:
+    """What the demonstration found.
+
+    Attributes:
+        sampling: one entry a sampler.
+        likelihood: the mean over digits, its standard error, and where that comes from.
+        table: the comparison.
+        seconds: time of each part.
+        data: everything, as it is written to report.json.
+    """
+
+    sampling: list[dict[str, Any]] = field(default_factory=list)
+    likelihood: dict[str, Any] = field(default_factory=dict)
+    table: Table | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Keep how long a part took."""
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - began, 2)
+
+
+def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = True) -> Report:
+    """Run the demonstration and write its files to the folder `out`.
+
+    Raises:
+        MissingExtraError: if `pip install 'scoresde[demo]'` is still to be done.
+    """
+    plan = plan or Plan()
+    console = require("rich.console", "cli").Console()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    images, _ = heldout_digits()
+    model = load_pretrained("mnist")
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"[bold]scoresde {__version__}[/] - a noise-prediction network of {parameters / 1e6:.2f} M "
+        f"parameters, trained on MNIST without the digits used here, {type(model.sde).__name__}"
+    )
+    with report.timed("sampling"):
+        _draw(model, plan, folder, report, progress)
+    with report.timed("likelihood"):
+        report.likelihood = _likelihood(model, images[: plan.likelihoods], plan, progress)
+    console.print(_first_table(report))
+    with report.timed("comparison"):
+        report.table = compare(
+            model,
+            plan.solvers,
+            nfe=plan.nfe,
+            truth=dequantize(
+                images[plan.likelihoods :][:1000], torch.Generator().manual_seed(plan.seed)
+            ),
+            samples=plan.compared,
+            first_seed=plan.seed,
+            progress=progress,
+        )
+    plots.steps_quality(
+        report.table,
+        folder / "steps_quality.png",
+        measures=["rms endpoint error", "energy distance"],
+    )
+    console.print(_second_table(report.table))
+    report.data = {
+        "scoresde": __version__,
+        "plan": asdict(plan),
+        "model": {"name": "mnist", "parameters": parameters, "fingerprint": fingerprint(model)},
+        "environment": environment(),
+        "sampling": report.sampling,
+        "likelihood": report.likelihood,
+        "comparison": report.table.to_dict(),
+        "seconds": report.seconds,
+    }
+    write_atomic(folder / "report.json", json.dumps(report.data, indent=1).encode())
+    written = ["samples.png", "trajectories.png", "steps_quality.png", "report.json"]
+    console.print(f"{sum(report.seconds.values()):.0f} s; wrote", end=" ")
+    console.print(", ".join(str(folder / name) for name in written))
+    return report
+
+
+# -- parts -------------------------------------------------------------------------------------
+
+
+def _draw(model: Predictor, plan: Plan, folder: Path, report: Report, progress: bool) -> None:
+    panels, runs = {}, {}
+    for title, spec, nfe in plan.samplers:
+        solver = names.solver(spec)
+        grid = _grid(solver, model, nfe)
+        out = _sample(model, solver, grid, plan, progress)
+        cost = float(torch.as_tensor(out.nfe).double().mean())
+        report.sampling.append(
+            {
+                "title": title,
+                "solver": spec,
+                "nfe": cost,
+                "steps": out.steps,
+                "seconds": round(out.seconds, 2),
+                "seeds": [plan.seed, plan.seed + plan.digits - 1],
+            }
+        )
+        panels[f"{title}, {cost:.0f} NFE"] = out.x
+        runs[title] = out.trajectory
+    plots.sample_grids(panels, folder / "samples.png")
+    plots.trajectories(runs, folder / "trajectories.png")
+
+
+def _grid(solver: Solver, model: Predictor, nfe: int | None) -> Grid:
+    """A solver that chooses its own steps gets a few, to show the states in between."""
+    if nfe is None:
+        return uniform_lambda(model.sde, 9)
+    return grid_for(solver, uniform_lambda, model.sde, nfe)
+
+
+def _sample(
+    model: Predictor, solver: Solver, grid: Grid, plan: Plan, progress: bool
+) -> SampleResult:
+    """Samples, with the states at the noise levels where a digit takes shape."""
+    levels = [100.0, 10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05, 0.0]
+    rhos = [float(knot.rho) for knot in grid.knots]
+    keep = {min(range(len(rhos)), key=lambda k: abs(rhos[k] - level)) for level in levels}
+    return sample(
+        model,
+        solver,
+        grid,
+        shape=(plan.digits, 1, 28, 28),
+        seeds=range(plan.seed, plan.seed + plan.digits),
+        keep=sorted(keep),
+        progress=progress,
+    )
+
+
+def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) -> dict[str, Any]:
+    method = TorchDiffEq(rtol=1e-4, atol=1e-4)
+    began = time.perf_counter()
+    with _Ticking(model, progress) as ticking:
+        found = bits_per_dim(
+            ticking,
+            images,
+            levels=256,
+            pixels="edges",
+            dequantize=Uniform(draws=plan.draws),
+            divergence=Hutchinson(plan.probes),
+            method=method,
+            seeds=plan.seed,
+        )
+    return {
+        "bits_per_dim": found.mean,
+        "stderr": found.stderr,
+        "parts": found.parts,
+        "images": len(images),
+        "per_image": found.per_image.tolist(),
+        "nfe": float(torch.as_tensor(found.nfe).double().mean()),
+        "pixels": repr(found.pixels),
+        "t_min": model.sde.t_min,
+        "method": repr(method),
+        "draws": plan.draws,
+        "probes": plan.probes,
+        "failures": found.failures,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+class _Ticking:
+    """A predictor that moves a progress bar at every call: an adaptive method has no step count."""
+
+    def __init__(self, model: Predictor, progress: bool, bar: Any = None) -> None:
+        self._model, self._progress, self._bar = model, progress, bar
+
+    def __enter__(self) -> _Ticking:
+        if self._progress:
+            bar = require("tqdm.auto", "cli").tqdm
+            self._bar = bar(desc="log-likelihood", unit=" evaluations")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def sde(self) -> SDE:
+        return self._model.sde
+
+    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
+        if self._bar is not None:
+            self._bar.update()
+        return self._model(x, knot)
+
+    def rows(self, index: Tensor) -> _Ticking:
+        return _Ticking(self._model.rows(index), False, self._bar)
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def _first_table(report: Report) -> Any:
+    """What was drawn, and how likely real digits are."""
+    table = _table("Digits from the same seeds, and the exact likelihood of held-out ones")
+    for head in ("", "solver", "NFE a sample", "seconds"):
+        table.add_column(head, justify="left" if head in ("", "solver") else "right")
+    for row in report.sampling:
+        solver = str(row["solver"]).partition("(")[0]
+        table.add_row(row["title"], solver, f"{row['nfe']:.0f}", f"{row['seconds']:.1f}")
+    found = report.likelihood
+    table.add_section()
+    table.add_row(
+        f"log-likelihood of {found['images']} digits",
+        f"{found['bits_per_dim']:.3f} +- {found['stderr']:.3f} bits/dim",
+        f"{found['nfe']:.0f}",
+        f"{found['seconds']:.1f}",
+        style="bold",
+    )
+    parts = found["parts"].items()
+    table.add_row(
+        "  its standard error, in parts",
+        ", ".join(f"{name} {value:.4f}" for name, value in parts if value == value),
+    )
+    return table
+
+
+def _second_table(found: Table) -> Any:
+    """Steps against quality: errors of deterministic solvers, distances of all."""
+    error, distance = "rms endpoint error", "energy distance"
+    table = _table("Steps against quality (solvers with steps of their own: last column)")
+    table.add_column("solver")
+    for budget in found.budgets:
+        table.add_column(f"{budget} NFE", justify="right")
+    table.add_column("own choice", justify="right")
+    for measure, title in (
+        (error, f"{error}, {found.setup.reference.get('accuracy', 0):.0e} known"),
+        (distance, f"{distance} to held-out digits"),
+    ):
+        table.add_row(f"[italic]{title}[/]")
+        rows: dict[str, dict[int | None, Cell]] = {}
+        for cell in found.cells:
+            if measure in cell.scores or cell.failed:
+                rows.setdefault(cell.solver, {})[cell.budget] = cell
+        for label, cells in rows.items():
+            shown = [_shown(cells.get(b), measure, found) for b in (*found.budgets, None)]
+            table.add_row(f"  {label.partition('(backend')[0]}", *shown)
+        if floor := found.setup.floor.get(measure):
+            table.add_row(
+                "  held-out digits themselves", *[f"{floor.value:.3f}"] * len(found.budgets)
+            )
+        table.add_section()
+    return table
+
+
+def _shown(cell: Cell | None, measure: str, found: Table) -> str:
+    if cell is None:
+        return ""
+    if cell.failed:
+        return "failed"
+    text = f"{cell.scores[measure].value:.3f}"
+    if cell.nfe != cell.budget:
+        text += f" ({cell.nfe:.0f})"
+    best = cell.budget is not None and found.best(cell.budget, measure) is cell
+    return f"[bold]{text}[/]" if best else text
+
+
+def _table(title: str) -> Any:
+    rich = require("rich.table", "cli")
+    box = require("rich.box", "cli").SIMPLE_HEAD
+    return rich.Table(title=title, title_justify="left", title_style="bold", box=box)
