@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from .analytic import Gaussian, GaussianMixture, diagonal, full, isotropic, low_rank
+from .checkpoint import load_pretrained
 from .errors import ScoreSDEError
 from .grid import (
     Grid,
+    focused,
     from_lambdas,
     from_times,
     karras,
@@ -15,8 +17,12 @@ from .grid import (
     uniform_lambda,
     uniform_t,
 )
+from .guidance import CFG
+from .latents import decode, encode
+from .likelihood import Exact, Hutchinson, MomentMatched, bits_per_dim, log_likelihood
 from .model import Predictor, ScoreModel, shared
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
+from .ode import SciPy, TorchDiffEq
 from .prediction import Parametrization, Prediction, PredictsF
 from .reverse import ReverseSDE
 from .sampling import SampleResult, StepInfo, iterate, sample
@@ -34,42 +40,70 @@ from .sde import (
     linear_betas,
     sigmoid_betas,
 )
-from .solvers import DDIM, EulerMaruyama, Solver
+from .solvers import (
+    DDIM,
+    Ancestral,
+    AnnealedLangevin,
+    EulerMaruyama,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    Solver,
+)
 from .time_input import index, scaled
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CFG",
     "DDIM",
     "EDMSDE",
     "SDE",
     "VESDE",
     "VPSDE",
+    "Ancestral",
+    "AnnealedLangevin",
     "BatchSeed",
     "BrownianPath",
     "CosineVPSDE",
     "DiscreteVPSDE",
     "EulerMaruyama",
+    "Exact",
     "FlowSDE",
     "Gaussian",
     "GaussianMixture",
     "Grid",
+    "Heun",
+    "Hutchinson",
     "Knot",
+    "Langevin",
+    "MomentMatched",
     "Parametrization",
     "Prediction",
     "Predictor",
+    "PredictorCorrector",
     "PredictsF",
     "Predrawn",
+    "ProbabilityFlow",
+    "ReverseDiffusion",
     "ReverseSDE",
     "SampleResult",
     "SampleSeeds",
+    "SciPy",
     "ScoreModel",
     "ScoreSDEError",
     "Solver",
     "StepInfo",
     "SubVPSDE",
+    "TorchDiffEq",
+    "bits_per_dim",
     "cosine_betas",
+    "decode",
     "diagonal",
+    "encode",
+    "focused",
     "from_lambdas",
     "from_times",
     "full",
@@ -79,6 +113,8 @@ __all__ = [
     "karras",
     "leading",
     "linear_betas",
+    "load_pretrained",
+    "log_likelihood",
     "low_rank",
     "power",
     "sample",
