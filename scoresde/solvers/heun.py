@@ -105,5 +105,7 @@ class Heun(Solver):
             return x, t  # already at the top
         added = sqrt((up.rho - t.rho) * (up.rho + t.rho))
         stretch = up.alpha / t.alpha
-        z = noise.increment(up, t)
+        # Fresh noise: (t, up) reaches back over steps already taken, whose increments of a
+        # Brownian path have been used.
+        z = noise.normal()
         return affine(stretch, x, self.s_noise * up.alpha * added, z), up
