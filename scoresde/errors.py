@@ -45,6 +45,10 @@ class SolverError(ScoreSDEError, RuntimeError):
     """An integrator gave up before it reached its target."""
 
 
+class ContractError(ScoreSDEError, AssertionError):
+    """A solver that does not do what the contract of solvers says; see `scoresde.testing`."""
+
+
 class CheckpointError(ScoreSDEError, ValueError):
     """A file that is not what it should be: corrupt, foreign, or of another run."""
 

@@ -1,0 +1,12 @@
+"""Tests for other people's solvers: does one keep the contract of `scoresde.solvers.Solver`?
+
+>>> from scoresde.testing import check_solver
+>>> print(check_solver(MySolver()))
+>>> check_solver(MySolver()).raise_if_failed()
+"""
+
+from .contract import check_solver
+from .problem import Bimodal
+from .report import Finding, Report
+
+__all__ = ["Bimodal", "Finding", "Report", "check_solver"]

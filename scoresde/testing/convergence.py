@@ -1,0 +1,96 @@
+"""Deterministic solvers: do they converge, as fast as they say, on every process?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from ..grid import Grid
+from ..sde import SDE
+from ..solvers.base import Solver
+from .problem import Bimodal
+from .report import Report
+from .runs import PROCESSES, end, even, observed_order, rms, uneven
+
+SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)
+"""The quantiles that are followed: both modes, what lies between, and both tails."""
+
+LADDER = (16, 32, 64, 128)
+FURTHER = (256,)  # for solvers that are late to reach their order
+FLOOR = 1e-11  # of float64 along 100 steps, with room for the weights of high orders
+SLACK = 0.35  # an order is missed if the slope falls short of it by more
+
+Maker = Callable[[SDE, int], Grid]
+GRIDS: dict[str, Maker] = {"even": even, "uneven": uneven}
+
+
+def endpoint_error(solver: Solver, grid: Grid) -> float:
+    """RMS distance from the exact probability flow at a grid's end, in units of the state."""
+    model = Bimodal(grid.sde)
+    first, last = grid.knots[0], grid.knots[-1]
+    found = end(model, solver, grid, model.quantiles(SHARES, first)).x
+    error = rms(found - model.quantiles(SHARES, last)) / float(last.radius)
+    return error if math.isfinite(error) else math.inf
+
+
+def _error_at(solver: Solver, make: Maker, sde: SDE, n: int) -> float:
+    return endpoint_error(solver, make(sde, n))
+
+
+def climb(measure: Callable[[int], float], claimed: float, floor: float = FLOOR) -> float:
+    """The order observed along the ladder, gone further only where it falls short."""
+    errors = [measure(n) for n in LADDER]
+    for n in FURTHER:
+        if not observed_order(errors, floor) < claimed - SLACK:  # NaN: all at the floor
+            break
+        errors.append(measure(n))
+    return observed_order(errors, floor)
+
+
+def check_order(solver: Solver, report: Report) -> None:
+    """The order on each process, on even and on strongly uneven grids."""
+    for sde in PROCESSES:
+        for name, make in GRIDS.items():
+            what = f"order, {type(sde).__name__}, {name}"
+            with report.check(what) as require:
+                order = climb(partial(_error_at, solver, make, sde), solver.order)
+                report.measured[what] = order
+                require(
+                    not order < solver.order - SLACK,
+                    f"observed order {order:.2f}, claimed {solver.order:g}, against the exact flow "
+                    f"on {name} steps",
+                )
+
+
+def check_accuracy(solver: Solver, report: Report, limit: float = 1e-2) -> None:
+    """Solvers that choose their own steps: is the answer right with the settings given?"""
+    for sde in PROCESSES:
+        for name, make in GRIDS.items():
+            what = f"error, {type(sde).__name__}, {name}"
+            with report.check(what) as require:
+                error = endpoint_error(solver, make(sde, 3))
+                report.measured[what] = error
+                require(
+                    error < limit,
+                    f"error {error:.2g} against the exact flow; expected less than {limit:g}",
+                )
+
+
+def check_float32(solver: Solver, report: Report, steps: int, limit: float) -> None:
+    """In float32 the run differs from that in float64 by round-off alone."""
+    with report.check("float32 round-off") as require:
+        worst = 0.0
+        for sde in PROCESSES:
+            model, grid = Bimodal(sde), uneven(sde, steps)
+            x = model.quantiles(SHARES, grid.knots[0]).to(torch.float32)
+            exact = end(model, solver, grid, x.double()).x
+            gap = end(model, solver, grid, x).x.double() - exact
+            worst = max(worst, float(gap.abs().max()))
+        report.measured["float32 round-off"] = worst
+        require(
+            worst < limit,
+            f"a float32 run ends {worst:.2g} from the float64 one; expected less than {limit:g}",
+        )

@@ -1,0 +1,66 @@
+"""Both ends of a path: steps to sigma = 0, and starts at alpha = 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..grid import from_times
+from ..sde import FlowSDE
+from ..solvers.base import Solver
+from ..solvers.ddim import DDIM
+from .convergence import endpoint_error
+from .report import Report
+from .runs import PROCESSES, to_clean
+from .stochastic import LIMIT, VARIANCE, affine_map, distribution_distance, weak_error
+
+
+def check_clean_end(solver: Solver, report: Report, steps: Sequence[int]) -> None:
+    """Steps to sigma = 0: not much worse than the first-order step, which is always possible."""
+    for sde in PROCESSES:
+        with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
+            for n in steps:
+                grid = to_clean(sde, n)
+                error, simple = endpoint_error(solver, grid), endpoint_error(DDIM(), grid)
+                before = endpoint_error(solver, grid.without_clean()) if n > 1 else 0.0
+                require(
+                    error <= 3 * (simple + before) + 1e-10,
+                    f"error {error:.2g} with {n} steps, the last to sigma = 0, and {before:.2g} "
+                    f"before that step; the first-order solver reaches {simple:.2g}",
+                )
+
+
+def check_clean_moments(solver: Solver, report: Report) -> None:
+    """Stochastic steps to sigma = 0: the denoised x0, of first order, is always possible."""
+    rho = 0.02
+    for sde in PROCESSES:
+        with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
+            grid = to_clean(sde, 40, rho)
+            found, cut = affine_map(solver, grid), affine_map(solver, grid.without_clean())
+            if not max(found.gap, cut.gap) < 1e-9:
+                continue  # not a linear scheme
+            error, before = weak_error(found, grid), weak_error(cut, grid.without_clean())
+            simple = rho**2 / VARIANCE
+            require(
+                error <= 3 * (simple + before),
+                f"mean and deviation off by {error:.2g} after the step to sigma = 0 and by "
+                f"{before:.2g} before it; the denoised x0 costs {simple:.2g}",
+            )
+
+
+def check_no_signal(solver: Solver, report: Report) -> None:
+    """A grid that starts where alpha = 0: the driver helps where the solver cannot."""
+    with report.check("start at alpha = 0") as require:
+        grid = from_times(FlowSDE(), [1 - k / 32 for k in range(31)], clean=False)
+        if solver.stochastic:
+            distance = distribution_distance(solver, grid)
+            require(
+                distance < LIMIT,
+                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution, starting "
+                "from alpha = 0",
+            )
+        else:
+            error, simple = endpoint_error(solver, grid), endpoint_error(DDIM(), grid)
+            require(
+                error <= 3 * simple,
+                f"error {error:.2g} from alpha = 0; the first-order solver reaches {simple:.2g}",
+            )

@@ -1,0 +1,82 @@
+"""What a check of a solver found."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..errors import ContractError, ScoreSDEError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a solver does not do as it should.
+
+    Attributes:
+        check: which part of the contract.
+        message: what was seen, and what was expected.
+    """
+
+    check: str
+    message: str
+
+
+@dataclass
+class Report:
+    """What `check_solver` found and measured.
+
+    Attributes:
+        solver: the solver, as it prints itself.
+        findings: breaches of the contract; empty for a solver that keeps it.
+        measured: numbers by what they are, such as "order, VPSDE, even".
+        checks: names of the checks that ran.
+    """
+
+    solver: str
+    findings: list[Finding] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
+    checks: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+    def raise_if_failed(self) -> None:
+        """Raise a `ContractError` with the whole report if anything was found."""
+        if not self.ok:
+            raise ContractError(str(self))
+
+    def __str__(self) -> str:
+        count = len(self.findings)
+        lines = [
+            f"{self.solver}: {'keeps' if self.ok else 'breaks'} the contract of a solver, "
+            f"{count} finding{'' if count == 1 else 's'} in {len(self.checks)} checks"
+        ]
+        lines += [f"  [{finding.check}] {finding.message}" for finding in self.findings]
+        width = max(map(len, self.measured), default=0)
+        lines += [f"    {what:<{width}}  {value:.3g}" for what, value in self.measured.items()]
+        return "\n".join(lines)
+
+    # -- for the checks ----------------------------------------------------------------------
+
+    @contextmanager
+    def check(self, name: str) -> Iterator[Callable[[bool, str], None]]:
+        """Run one check: yields `require(condition, message)`; an exception is a finding too."""
+        self.checks.append(name)
+
+        def require(condition: bool, message: str) -> None:
+            if not condition:
+                self.findings.append(Finding(name, message))
+
+        try:
+            yield require
+        except Exception as error:  # whatever a foreign solver raises is a finding
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = (
+                "" if isinstance(error, ScoreSDEError) else f" ({where.filename}:{where.lineno})"
+            )
+            message = f"raised {type(error).__name__}: {error}{place}"
+            self.findings.append(Finding(name, message))

@@ -1,0 +1,136 @@
+"""Grids, noise and watchers that the checks share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..grid import Grid, from_lambdas
+from ..model import Predictor
+from ..noise import BatchSeed, NoiseSource, NoiseStream
+from ..prediction import Prediction
+from ..sampling import StepInfo, iterate
+from ..sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
+from ..sde.knot import Knot
+from ..solvers.base import Solver
+
+PROCESSES: tuple[SDE, ...] = (
+    VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(), FlowSDE(),
+)  # fmt: skip
+
+_FIRST, _LAST = -math.log(4.0), math.log(10.0)  # rho from 4 to 0.1, where the modes part
+
+
+def even(sde: SDE, n: int) -> Grid:
+    """n equal steps in log-SNR."""
+    return from_lambdas(sde, np.linspace(_FIRST, _LAST, n + 1).tolist(), clean=False)
+
+
+def uneven(sde: SDE, n: int) -> Grid:
+    """n steps in log-SNR whose widths alternate 1 : 3 and shrink fivefold along the way."""
+    widths = np.array([(1 + 2 * (k % 2)) * 5.0 ** (-k / n) for k in range(n)])
+    places = _FIRST + (_LAST - _FIRST) * np.append(0.0, np.cumsum(widths) / widths.sum())
+    return from_lambdas(sde, places.tolist(), clean=False)
+
+
+def to_clean(sde: SDE, n: int, last_rho: float = 0.02) -> Grid:
+    """n steps: even in log-SNR down to `last_rho`, then to sigma = 0."""
+    lams = np.linspace(_FIRST if n > 1 else -math.log(last_rho), -math.log(last_rho), n)
+    return from_lambdas(sde, lams.tolist())
+
+
+@dataclass(eq=False)
+class Watched:
+    """A predictor that keeps note of where it was asked."""
+
+    model: Predictor
+    asked: list[Knot] = field(default_factory=list)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+
+    @property
+    def sde(self) -> SDE:
+        """See `Predictor`."""
+        return self.model.sde
+
+    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
+        """See `Predictor`."""
+        self.asked.append(knot)
+        self.dtypes.add(x.dtype)
+        return self.model(x, knot)
+
+    def rows(self, index: Tensor) -> Watched:
+        """See `Predictor`."""
+        return Watched(self.model.rows(index), self.asked, self.dtypes)
+
+    def outside(self) -> list[float]:
+        """Times at which the network was asked outside the range that it was trained on."""
+        times = [float(t) for k in self.asked for t in torch.as_tensor(k.t).flatten()]
+        low, high = self.sde.t_min, self.sde.t_max
+        return [t for t in times if not low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+
+
+@dataclass(frozen=True, eq=False)
+class Given(NoiseSource):
+    """A stream that is open already."""
+
+    stream: NoiseStream
+
+    def open(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> NoiseStream:
+        """The stream."""
+        return self.stream
+
+
+class Tape(NoiseStream):
+    """Noise that can be played again: the same draws, in any dtype, and how many there were."""
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.float64, seed: int = 0):
+        self.shape, self.dtype, self.seed = tuple(shape), dtype, seed
+        self.draws: list[Tensor] = []
+        self.played = 0
+
+    def normal(self) -> Tensor:
+        """The next draw, made where there is none yet."""
+        if self.played == len(self.draws):
+            generator = torch.Generator().manual_seed(self.seed + len(self.draws))
+            z = torch.randn(self.shape, generator=generator, dtype=torch.float64)
+            self.draws.append(z)
+        self.played += 1
+        return self.draws[self.played - 1].to(self.dtype)
+
+
+def end(
+    model: Predictor,
+    solver: Solver,
+    grid: Grid,
+    x: Tensor,
+    noise: NoiseSource | NoiseStream | None = None,
+) -> StepInfo:
+    """The last of a run's states."""
+    if isinstance(noise, NoiseStream):
+        noise = Given(noise)
+    *_, last = iterate(model, solver, grid, x=x, noise=noise or BatchSeed(0))
+    return last
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square."""
+    return float(x.double().square().mean().sqrt())
+
+
+def observed_order(errors: Sequence[float], floor: float) -> float:
+    """How fast errors fall from one doubling of the steps to the next, at the end of the ladder.
+
+    The larger of the last two slopes above the floor: one of them may be spoilt by a change of
+    sign. NaN where fewer than two errors lie above the floor.
+    """
+    above = [error for error in errors if error > floor]
+    slopes = [math.log2(a / b) for a, b in pairwise(above)]
+    return max(slopes[-2:]) if slopes else math.nan
