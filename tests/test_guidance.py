@@ -10,7 +10,10 @@ from scoresde.counting import Counted
 from scoresde.errors import ConfigError, ShapeError
 from scoresde.grid import uniform_lambda
 from scoresde.guidance import CFG
+from scoresde.likelihood import Exact as Exactly
+from scoresde.likelihood import log_likelihood
 from scoresde.model import Predictor, ScoreModel, shared
+from scoresde.ode import TorchDiffEq
 from scoresde.prediction import parametrization
 from scoresde.sampling import sample
 from scoresde.sde import VPSDE, FlowSDE
@@ -111,6 +114,21 @@ def test_equal_variances_make_a_gaussian_with_its_mean_moved():
             want = sample(Gaussian(SDE, moved[label], isotropic(0.05)), DDIM(), grid, x=x)
             rows = label == LABELS
             assert torch.allclose(got.x[rows], want.x[rows], rtol=0, atol=1e-12)
+
+
+def test_likelihood_is_that_of_the_guided_flow():
+    """With equal covariances the guided flow carries the Gaussian at the moved mean."""
+    sde = VPSDE(t_min=0.05)
+    means = MEANS[:3]
+    models = [Gaussian(sde, mean, isotropic(0.05)) for mean in means]
+    model = ScoreModel(Exact("eps", models), sde, time="t")
+    labels = torch.zeros(2, dtype=torch.long)
+    cfg = CFG(model, cond={"y": labels}, uncond={"y": NONE}, scale=2.0)
+    moved = Gaussian(sde, 2.0 * means[0] - means[NONE], isotropic(0.05))
+    x = moved.sample(2, sde.t_min)
+    tight = TorchDiffEq(rtol=1e-6, atol=1e-6)
+    found = log_likelihood(cfg, x, method=tight, divergence=Exactly(), prior=moved)
+    assert torch.allclose(found.nats, moved.log_prob(x, sde.t_min), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batched", [True, False])
