@@ -74,7 +74,8 @@ class ExponentialMultistep(Solver):
     The linear part of the process is integrated exactly (`forms`), the prediction u as a polynomial
     through its last values (`weights`). One evaluation a step. The first steps use as many values
     as there are, or are Runge-Kutta steps (`start`), which cost an evaluation a stage. The step to
-    sigma = 0 uses all values too, as a polynomial in the angle (eps, v) or in rho (x0).
+    sigma = 0 uses the last values as well, as an odd polynomial in the angle for eps and v, and as
+    an even one for x0.
 
     With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
     again once the prediction there is known, from the state before; the prediction itself is not
@@ -159,7 +160,7 @@ class ExponentialMultistep(Solver):
         if self._started(knots, k):
             start = stages(form(self.prediction), tableau(self.start), grid.sde, t, s)
             return Plan(t, s, start.last, None, start)
-        predict, correct = self._rule(grid, t, s, known[: self.order]), None
+        predict, correct = self._rule(grid, t, s, known if s.is_clean else known[: self.order]), None
         if self.corrector and k > 0 and not self._started(knots, k - 1):
             nodes = [known[1], known[0], *known[2 : self.corrector + 1]]
             rule = self._rule(grid, knots[k - 1], t, nodes)
