@@ -115,6 +115,22 @@ def marginal_error(solver, grid, mean=0.7, variance=0.25):
     return abs(got[0] - want[0]) / math.sqrt(want[1]), abs(got[1] / want[1] - 1)
 
 
+def transition_error(solver, grid, stochasticity=1.0, mean=0.7, variance=0.25):
+    """Relative errors of the law at the end given the start: slope of its mean, its variance.
+
+    Exactly, y_s - m = k (y_t - m) + noise with k = (Q_s / Q_t)^p (see `follow_gaussian`), and the
+    noise has what is left of the marginal's variance, Q_s - k^2 Q_t.
+    """
+    c, a, b = affine_map(LinearModel(grid.sde, mean, variance), solver, grid)
+    t, s = grid.knots[0], grid.knots[-1]
+    high, low = variance + t.rho**2, variance + s.rho**2
+    shrink = (low / high) ** (0.5 * (1 + stochasticity**2))
+    slope = s.alpha / t.alpha * shrink
+    spread = s.alpha**2 * (low - shrink**2 * high)
+    offset = abs(c + slope * t.alpha * mean - s.alpha * mean) / math.sqrt(spread)
+    return abs(a / slope - 1), abs(float(b.square().sum()) / spread - 1), offset
+
+
 def observed_order(errors, counts):
     """Slope of log error against log steps, by least squares."""
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]

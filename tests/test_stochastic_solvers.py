@@ -20,6 +20,7 @@ from stochastic_truth import (
     marginal_error,
     observed_order,
     output_moments,
+    transition_error,
     true_moments,
 )
 
@@ -29,10 +30,33 @@ from scoresde.errors import ConfigError
 from scoresde.grid import karras, uniform_lambda, uniform_t
 from scoresde.sampling import sample
 from scoresde.solvers.ancestral import Ancestral
+from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
+from scoresde.solvers.er_sde import ERSDE
 from scoresde.solvers.reverse_diffusion import ReverseDiffusion
+from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 
 FIRST_ORDER = [EulerMaruyama(), ReverseDiffusion(), Ancestral(), Ancestral("forward")]
-ALL = [*FIRST_ORDER]
+SECOND_ORDER = [
+    SEEDS2(),
+    SEEDS3(),
+    StochasticHeun(),
+    DPMSolverPPSDE(),
+    DPMSolverPPSDE(r=1.0),
+    SEEDS2(0.5),
+    DPMSolverPPSDE(tau=1.5, r=0.7),
+    ERSDE(2, "sde"),
+    ERSDE(3, "sde"),
+]
+ANCESTRAL_2S = [DPMSolverPP2SAncestral(), DPMSolverPP2SAncestral(0.5)]
+ALL = [
+    *FIRST_ORDER,
+    *SECOND_ORDER,
+    *ANCESTRAL_2S,
+    ERSDE(),
+    ERSDE(2),
+    ERSDE(1, "sde"),
+    ERSDE(scale="er4"),
+]
 
 
 def mixture(sde):
@@ -48,9 +72,9 @@ def rms(x):
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
-@pytest.mark.parametrize("solver", ALL, ids=str)
+@pytest.mark.parametrize("solver", [*FIRST_ORDER, *SECOND_ORDER[:5]], ids=str)
 def test_strong_order_against_the_exact_path_of_gaussian_data(solver, sde):
-    fine = lambda_grid(sde, 8192)
+    fine = lambda_grid(sde, 6144)
     path = FinePath(fine, 256)
     x = 1.3 * fine.knots[0].sigma * torch.linspace(-2, 2, 256, dtype=torch.float64)[:, None]
     truth = follow_gaussian(path, fine, x)
@@ -118,14 +142,35 @@ def test_a_brownian_path_is_followed_by_any_number_of_steps():
 
 
 @pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
-@pytest.mark.parametrize("solver", ALL, ids=str)
-def test_the_bias_of_mean_and_variance_falls_at_the_weak_order(solver, sde):
-    order = getattr(solver, "weak_order", solver.order)
+@pytest.mark.parametrize("solver", FIRST_ORDER, ids=str)
+def test_the_bias_of_mean_and_variance_falls_at_order_1(solver, sde):
     counts = [128, 256, 512]
     errors = [marginal_error(solver, lambda_grid(sde, n)) for n in counts]
-    assert observed_order([e[1] for e in errors], counts) == pytest.approx(order, abs=0.15)
+    assert observed_order([e[1] for e in errors], counts) == pytest.approx(1.0, abs=0.15)
     if errors[-1][0] > 1e-9:  # some schemes carry the mean exactly
-        assert observed_order([e[0] for e in errors], counts) == pytest.approx(order, abs=0.15)
+        assert observed_order([e[0] for e in errors], counts) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("sde", [PROCESSES[1], PROCESSES[3], PROCESSES[5]], ids=IDS[1::2])
+@pytest.mark.parametrize("solver", SECOND_ORDER, ids=str)
+def test_mean_and_variance_given_the_start_converge_at_the_weak_order(solver, sde):
+    share = getattr(solver, "tau", getattr(solver, "eta", 1.0))
+    counts = [64, 128, 256]
+    errors = [transition_error(solver, lambda_grid(sde, n), share) for n in counts]
+    for column in zip(*errors, strict=True):  # the mean's slope, the variance, the offset
+        if max(column) > 1e-9:  # x0 forms carry the mean exactly: x0 is a martingale
+            # The order is a promise from below: signs of two error terms may cancel for a while.
+            assert observed_order(column, counts) > solver.weak_order - 0.15
+            assert column[-1] < 2e-3
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("solver", ANCESTRAL_2S, ids=str)
+def test_the_marginal_variance_of_2s_ancestral_has_order_2(solver, sde):
+    """Its law given the start is another one than the reverse SDE's; only marginals agree."""
+    counts = [64, 128, 256]
+    errors = [marginal_error(solver, lambda_grid(sde, n))[1] for n in counts]
+    assert observed_order(errors, counts) == pytest.approx(2.0, abs=0.15)
 
 
 @pytest.mark.parametrize("sde", PROCESSES[:5], ids=IDS[:5])
@@ -210,17 +255,17 @@ def test_a_sample_does_not_depend_on_its_batch_mates(solver, make):
 
 
 @pytest.mark.parametrize("solver", ALL, ids=str)
-@pytest.mark.parametrize("steps", [1, 2, 3, 20])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("sde", [VPSDE(), PROCESSES[5]], ids=["VPSDE", "FlowSDE"])
-def test_evaluations_dtype_and_times(solver, steps, dtype, sde):
-    model = LinearModel(sde)
-    grid = uniform_t(sde, steps)
-    out = sample(model, solver, grid, shape=(4, 3, 2), seeds=range(4), dtype=dtype)
-    assert out.x.dtype == dtype
-    assert bool(out.x.isfinite().all())
-    assert out.nfe == len(model.asked) == solver.evals(grid)
-    assert all(sde.t_min <= knot.t <= sde.t_max and knot.sigma > 0 for knot in model.asked)
+def test_evaluations_dtype_and_times(solver, sde):
+    for steps in (1, 2, 3, 20):
+        grid = uniform_t(sde, steps)
+        for dtype in (torch.bfloat16, torch.float32, torch.float64):
+            model = LinearModel(sde)
+            out = sample(model, solver, grid, shape=(4, 3, 2), seeds=range(4), dtype=dtype)
+            assert out.x.dtype == dtype
+            assert bool(out.x.isfinite().all())
+            assert out.nfe == len(model.asked) == solver.evals(grid)
+            assert all(sde.t_min <= knot.t <= sde.t_max and knot.sigma > 0 for knot in model.asked)
 
 
 @pytest.mark.parametrize("solver", ALL, ids=str)

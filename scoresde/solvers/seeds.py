@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..errors import ConfigError
 from .stages import StagedSDE
 
 
@@ -96,8 +97,6 @@ class DPMSolverPPSDE(StagedSDE):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.r <= 1:
-            from ..errors import ConfigError
-
             raise ConfigError(f"r must lie in (0, 1], got {self.r!r}")
 
     @property

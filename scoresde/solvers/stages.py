@@ -26,7 +26,7 @@ from ..sde import SDE
 from ..sde.knot import Knot
 from .base import Carry, Solver
 from .exponential.forms import Form, form
-from .last_step import can_climb, to_clean
+from .last_step import count_evals, to_clean
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,8 @@ class StagedSDE(Solver):
         """Weights of each stage beyond the first, then of the step, for a step h in lambda."""
 
     def evals(self, grid: Grid) -> int:
-        """One a stage; two for a step to sigma = 0, one for the driver's at alpha = 0."""
-        knots = grid.knots[int(grid.knots[0].is_zero_snr) :]
-        count = grid.steps + 1 - len(knots)
-        if len(knots) > 1 and knots[-1].is_clean:
-            count += 1 + can_climb(grid.sde.at(grid.sde.t_max), knots[-2])
-            knots = knots[:-1]
-        return count + (len(knots) - 1) * (1 + len(self.nodes))
+        """One a stage; one for a first step from alpha = 0, and those of `last_step`."""
+        return count_evals(grid, 1 + len(self.nodes))
 
     def step(
         self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
