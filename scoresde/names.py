@@ -10,6 +10,7 @@ specifications: nothing is ever evaluated.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
@@ -133,23 +134,34 @@ def grid(spec: str) -> Callable[[SDE, int], Grid]:
     Raises:
         ConfigError: as `solver` does.
     """
-    target, args, kwargs = _parse("grid", spec, GRIDS)
-    if args:
-        raise ConfigError(f"arguments of a grid have names, as in 'karras(exponent=5)': {spec!r}")
-    maker = lookup("grid", target, GRIDS)
-    allowed = [name for name in signature(maker).parameters if name not in ("sde", "n")]
-    for name in kwargs:
-        if name not in allowed:
-            raise unknown_name(f"argument of {target}", name, allowed)
+    bound = partial("grid", spec, GRIDS, given=2)
 
     def make(sde: SDE, n: int) -> Grid:
-        made = maker(sde, n, **kwargs)
+        made = bound(sde, n)
         if not isinstance(made, Grid):
             raise ConfigError(f"{spec!r} made {type(made).__name__}, not a scoresde.Grid")
         return made
 
     make.__name__ = make.__qualname__ = spec
     return make
+
+
+def partial(what: str, spec: str, table: Mapping[str, str], *, given: int) -> Callable[..., Any]:
+    """The function that a specification names, with the arguments told there bound by name.
+
+    Args:
+        what, spec, table: see `lookup`.
+        given: how many leading arguments the caller will give; they cannot be bound.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    name, args, kwargs = _parse(what, spec, table)
+    found = lookup(what, name, table)
+    if args or not callable(found):
+        raise ConfigError(f"cannot read {what} {spec!r}; write 'name(key=value)'")
+    _check_keys(name, found, kwargs, skip=given)
+    return functools.partial(found, **kwargs)
 
 
 def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
@@ -217,11 +229,18 @@ def _build(what: str, spec: str, table: Mapping[str, str]) -> Any:
     found = lookup(what, name, table)
     if not callable(found):
         return found
-    known = [p.name for p in signature(found).parameters.values() if p.kind in _NAMED]
-    for key in kwargs:
-        if key not in known:
-            raise unknown_name(f"argument of {name}", key, known)
+    _check_keys(name, found, kwargs)
     try:
         return found(*args, **kwargs)
     except TypeError as error:
         raise ConfigError(f"cannot make {what} {spec!r}: {error}") from error
+
+
+def _check_keys(
+    name: str, found: Callable[..., Any], kwargs: Mapping[str, Any], skip: int = 0
+) -> None:
+    parameters = list(signature(found).parameters.values())[skip:]
+    known = [p.name for p in parameters if p.kind in _NAMED]
+    for key in kwargs:
+        if key not in known:
+            raise unknown_name(f"argument of {name}", key, known)

@@ -50,7 +50,7 @@ def compare(
     shape: Sequence[int] | None = None,
     first_seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    reference: Reference | None = None,
+    tolerance: float | None = None,
     cache: str | Path | None = None,
     progress: bool = False,
 ) -> Table:
@@ -73,7 +73,7 @@ def compare(
         shape: of one sample, without the batch; that of `truth` or of a closed-form model.
         first_seed: sample k is drawn from seed `first_seed + k` in every cell.
         dtype: of the state.
-        reference: true endpoints of these seeds, if they are known already.
+        tolerance: of the reference endpoints, see `solve_reference`.
         cache: a folder; cells found there are not computed again.
         progress: show a bar (needs tqdm).
 
@@ -89,9 +89,10 @@ def compare(
     shape = _shape(model, shape, truth)
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + samples)))
     start = _start(model, seeds, (samples, *shape), dtype)
+    reference: Reference | None = None
     if metric is None:
-        if reference is None and not all(rule.stochastic for rule, _ in rules):
-            reference = solve_reference(model, start)
+        if not all(rule.stochastic for rule, _ in rules):
+            reference = solve_reference(model, start, rtol=tolerance)
         metrics: list[Metric] = []
         if reference is not None:
             metrics += [EndpointError(reference.x), EndpointError(reference.x, "median")]

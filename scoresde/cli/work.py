@@ -1,0 +1,243 @@
+"""What the commands do."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import names
+from ..bench import environment, grid_for
+from ..checkpoint import pretrained_names
+from ..data import heldout_digits
+from ..errors import ConfigError, ShapeError, require
+from ..grid import Grid, uniform_lambda
+from ..identity import fingerprint
+from ..jobs import sample_many, write_atomic
+from ..likelihood import Hutchinson, Uniform, bits_per_dim
+from ..ode import TorchDiffEq
+from ..sde import SDE
+from ..solvers.base import Solver
+from . import models
+
+_PREVIEW = 64
+
+
+def sample(
+    *,
+    model: str,
+    out: Path,
+    n: int,
+    solver: str,
+    grid: str,
+    nfe: int,
+    seed: int,
+    batch: int,
+    dtype: str,
+    shape: str,
+    process: str,
+    device: str,
+) -> None:
+    """`scoresde sample`."""
+    rule = names.solver(solver)
+    found = models.load(model, process=process, device=check_device(device))
+    knots = make_grid(grid, rule, found.model.sde, nfe)
+    job = sample_many(
+        found.model,
+        rule,
+        knots,
+        out,
+        shape=event_shape(shape, found),
+        seeds=range(seed, seed + n),
+        batch=batch,
+        dtype=getattr(torch, dtype),
+        device=device,
+        progress=True,
+    )
+    cost = np.mean([np.mean(job.info(k)["nfe"]) for k in range(job.shards)])
+    failed = sum(len(job.info(k)["failures"]) for k in range(job.shards))
+    said = f"{n} samples of {names.describe(rule)}, {cost:.0f} evaluations each, in {out}"
+    first = next(iter(job))[:_PREVIEW]
+    if first.ndim == 4 and first.shape[1] in (1, 3):
+        from .. import plots
+
+        plots.sample_grids({names.describe(rule): first}, out / "samples.png")
+        said += ", with samples.png"
+    print(said + (f"; {failed} are not finite (see the .json files)" if failed else ""))
+
+
+def nll(
+    *,
+    model: str,
+    data: str,
+    n: int,
+    levels: int,
+    pixels: str,
+    probes: int,
+    draws: int,
+    batch: int,
+    tol: float,
+    t_min: float | None,
+    seed: int,
+    json_file: Path | None,
+    process: str,
+    device: str,
+) -> None:
+    """`scoresde nll`."""
+    found = models.load(model, process=process, device=check_device(device))
+    trained = found.description.get("pixels")
+    if trained is not None and trained != pixels:
+        raise ConfigError(
+            f"this model was trained on pixels in the {trained!r} convention, not {pixels!r}; "
+            f"write --pixels {trained}"
+        )
+    images = read_images(data)[:n]
+    if found.shape is not None and tuple(images.shape[1:]) != found.shape:
+        raise ShapeError(
+            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.shape}"
+        )
+    method = TorchDiffEq(rtol=tol, atol=tol)
+    bits = bits_per_dim(
+        found.model,
+        images.to(device),
+        levels=levels,
+        pixels=pixels,
+        dequantize=Uniform(draws=draws),
+        batch_size=batch,
+        seeds=seed,
+        t_min=t_min,
+        method=method,
+        divergence=Hutchinson(probes),
+    )
+    print(bits)
+    parts = {name: value for name, value in bits.parts.items() if value == value}
+    print("standard error from " + ", ".join(f"{k} {v:.2g}" for k, v in parts.items()))
+    print(f"{len(images)} images, {bits.pixels}")
+    for place, why in bits.failures.items():
+        print(f"image {place} failed: {why}")
+    if json_file is not None:
+        record = {
+            "model": model,
+            "fingerprint": fingerprint(found.model),
+            "data": data,
+            "bits_per_dim": bits.mean,
+            "stderr": bits.stderr,
+            "parts": bits.parts,
+            "per_image": bits.per_image.tolist(),
+            "nfe": torch.as_tensor(bits.nfe).tolist(),
+            "pixels": repr(bits.pixels),
+            "method": repr(method),
+            "probes": probes,
+            "draws": draws,
+            "t_min": found.model.sde.t_min if t_min is None else t_min,
+            "first_seed": seed,
+            "failures": bits.failures,
+            "environment": environment(),
+        }
+        write_atomic(json_file, json.dumps(record, indent=1).encode())
+
+
+def info(model: str, process: str) -> None:
+    """`scoresde info`."""
+    console = require("rich.console", "cli").Console()
+    if model:
+        found = models.load(model, process=process)
+        console.print(found.model.sde)
+        console.print({"shape": found.shape, "fingerprint": fingerprint(found.model)})
+        console.print(found.description)
+        return
+    table = require("rich.table", "cli").Table(box=None, show_header=False)
+    rows: dict[str, Any] = {
+        "networks": pretrained_names(),
+        "problems": models.PROBLEMS,
+        "solvers": names.SOLVERS,
+        "grids": names.GRIDS,
+        "processes": names.PROCESSES,
+    }
+    for name, values in rows.items():
+        table.add_row(f"[bold]{name}[/]", ", ".join(values))
+    for name in ("scoresde", "torch", "torchdiffeq", "scipy", "diffusers", "matplotlib", "POT"):
+        table.add_row(f"[bold]{name}[/]", _version(name))
+    console.print(table)
+
+
+# -- shared with the other commands ------------------------------------------------------------
+
+
+def make_grid(spec: str, solver: Solver, sde: SDE, nfe: int) -> Grid:
+    """The grid of a specification at a budget; solvers that choose their own steps get one."""
+    if solver.evals(uniform_lambda(sde, 4)) is None:
+        return uniform_lambda(sde, 2)
+    grid = grid_for(solver, names.grid(spec), sde, nfe)
+    if solver.evals(grid) != nfe:
+        print(
+            f"{names.describe(solver)} takes {solver.evals(grid)} evaluations, the nearest to {nfe}"
+        )
+    return grid
+
+
+def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
+    """The shape given, or the model's own.
+
+    Raises:
+        ConfigError: if there is neither, or it is no list of whole numbers.
+    """
+    if not text:
+        if found.shape is None:
+            raise ConfigError("the shape of a sample is not known; write --shape 3,32,32")
+        return found.shape
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
+
+
+def read_images(spec: str) -> Tensor:
+    """Integer images of a file, shape (N, C, H, W), or other integer data (N, *).
+
+    Raises:
+        ConfigError: for a file that cannot be read, or a field that it does not have.
+    """
+    if spec == "heldout":
+        return heldout_digits()[0]
+    file, _, name = spec.partition(":") if ".npz" in spec else (spec, "", "")
+    try:
+        loaded = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {file!r} ({error}); write images.npy, archive.npz:field or heldout"
+        ) from error
+    if not isinstance(loaded, np.ndarray):
+        if name not in loaded:
+            raise ConfigError(f"{file} has the fields {sorted(loaded)}; write {file}:FIELD")
+        loaded = loaded[name]
+    images = torch.from_numpy(np.ascontiguousarray(loaded))
+    return images.unsqueeze(1) if images.ndim == 3 else images
+
+
+def check_device(device: str) -> str:
+    """The device, if this torch can use it.
+
+    Raises:
+        ConfigError: otherwise, with what there is.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        have = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+        raise ConfigError(
+            f"cannot use device {device!r} (there is {', '.join(have)}): {str(error)[:80]}"
+        ) from error
+    return device
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,251 @@
+"""The command line: names read safely, files written, mistakes answered with what is right."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import scoresde as sd
+from scoresde import names
+from scoresde.cli import main
+from scoresde.cli.app import app
+from scoresde.errors import ConfigError
+from scoresde.jobs import SampleFolder
+from scoresde.solvers import Heun, Langevin, PredictorCorrector
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """scoresde ARGS -> (exit code, stdout, stderr)."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["scoresde", *map(str, args)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out = capsys.readouterr()
+        return stop.value.code or 0, out.out, out.err
+
+    return call
+
+
+# -- specifications -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        sd.DDIM(),
+        sd.DDIM(eta=0.5),
+        Heun(s_churn=10.0),  # s_max=inf, as repr writes it
+        PredictorCorrector(sd.DDIM(eta=1.0), Langevin(snr=0.1, steps=2)),
+        sd.EulerMaruyama(stochasticity=0.5),
+    ],
+)
+def test_repr_and_description_read_back(solver):
+    assert names.solver(repr(solver)) == solver
+    assert names.solver(names.describe(solver)) == solver
+
+
+def test_description_leaves_defaults_out():
+    assert names.describe(sd.DDIM()) == "DDIM"
+    assert names.describe(PredictorCorrector(sd.DDIM(eta=1.0))) == (
+        "PredictorCorrector(predictor=DDIM(eta=1.0))"
+    )
+
+
+@pytest.mark.parametrize("name", names.SOLVERS)
+def test_every_solver_of_the_table_is_made(name):
+    assert isinstance(names.solver(name), sd.Solver)
+
+
+@pytest.mark.parametrize("name", ["uniform_t", "uniform_lambda", "karras", "power"])
+def test_every_grid_of_the_table_is_made(name):
+    grid = names.grid(name)(sd.VPSDE(), 7)
+    assert grid == getattr(sd, name)(sd.VPSDE(), 7)
+    assert names.grid("karras(exponent=5)")(sd.VPSDE(), 7) == sd.karras(sd.VPSDE(), 7, 5)
+
+
+def test_processes_and_foreign_classes():
+    assert names.process("VESDE(sigma_max=80.0)") == sd.VESDE(sigma_max=80.0)
+    assert names.solver("scoresde.solvers.ddim:DDIM(eta=1.0)") == sd.DDIM(eta=1.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ("DDIMM", "did you mean 'DDIM'"),
+        ("DDIM(etta=1)", "did you mean 'eta'"),
+        ("DDIM(eta=", "never closed"),
+        ("DDIM) or (1", "never closed"),
+        ("DDIM(eta=__import__('os').getcwd())", "cannot read|unknown"),
+        ("DDIM(eta=[x for x in (1,)])", "an argument is a number"),
+        ("DDIM(**{'eta': 1})", r"\*\* is not allowed"),
+        ("DDIM(eta=2.0)", "between 0 and 1"),
+        ("no.such.module:Solver", "cannot import"),
+        ("scoresde.solvers:DDIMM", "did you mean 'DDIM'"),
+        ("scoresde.sde:VPSDE", "not a scoresde.Solver"),
+    ],
+)
+def test_nonsense_says_what_would_be_right(spec, hint):
+    with pytest.raises(ConfigError, match=hint):
+        names.solver(spec)
+
+
+def test_grid_arguments_are_checked():
+    with pytest.raises(ConfigError, match="did you mean 'exponent'"):
+        names.grid("karras(exponant=5)")
+    with pytest.raises(ConfigError, match="unknown argument of karras 'sde'"):
+        names.grid("karras(sde=1)")
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+def test_sample_writes_what_python_draws(run, tmp_path):
+    out = tmp_path / "ring"
+    code, said, _ = run(
+        "sample", "ring8(seed=3)", "--solver", "DDIM(eta=1.0)", "--n", 5, "--nfe", 6,
+        "--batch", 2, "--dtype", "float64", "--seed", 7, "--out", out,
+    )  # fmt: skip
+    assert code == 0
+    assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
+    sde = sd.VPSDE(t_min=1e-5)
+    from scoresde.problems import ring8
+
+    truth = sd.sample(
+        ring8(sde, seed=3), sd.DDIM(eta=1.0), sd.uniform_lambda(sde, 6), shape=(5, 2),
+        seeds=range(7, 12), dtype=torch.float64,
+    )  # fmt: skip
+    torch.testing.assert_close(SampleFolder.open(out).samples(), truth.x)
+    code, _, error = run("sample", "ring8(seed=4)", "--n", 5, "--batch", 2, "--out", out)
+    assert code == 2
+    assert "another configuration: " in error
+    assert "Traceback" not in error
+
+
+def test_budget_that_cannot_be_met_names_the_nearest(run, tmp_path):
+    code, said, _ = run(
+        "sample", "ring8", "--solver", "Heun", "--nfe", 10, "--n", 2, "--out", tmp_path / "a"
+    )
+    assert code == 0
+    assert "takes 9 evaluations, the nearest to 10" in said
+
+
+def test_own_model_file(run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch, scoresde as sd\n"
+        "def make():\n"
+        "    return sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.isotropic(0.25))\n"
+        "model = make()\n"
+        "number = 3\n"
+    )
+    for member in ("make", "model"):
+        code, _, error = run(
+            "sample", f"{tmp_path}/mine.py:{member}", "--n", 2, "--out", tmp_path / member
+        )
+        assert code == 0, error
+        assert SampleFolder.open(tmp_path / member).samples().shape == (2, 3)
+    for member, word in (("modle", "did you mean 'model'"), ("number", "neither a model")):
+        code, _, error = run("sample", f"{tmp_path}/mine.py:{member}", "--out", tmp_path / "x")
+        assert code == 2
+        assert word in error
+
+
+def test_nll_is_that_of_the_library(run, tmp_path):
+    (tmp_path / "small.py").write_text(
+        "import torch, scoresde as sd\n"
+        "model = sd.Gaussian(sd.VPSDE(t_min=1e-5), torch.zeros(1, 2, 2), sd.isotropic(0.1))\n"
+    )
+    images = np.random.default_rng(0).integers(90, 160, (3, 1, 2, 2)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", digits=images)
+    spec, data = f"{tmp_path}/small.py:model", f"{tmp_path}/images.npz:digits"
+    code, said, error = run(
+        "nll", spec, "--data", data, "--n", 2, "--tol", 1e-6, "--json", tmp_path / "nll.json"
+    )
+    assert code == 0, error
+    record = json.loads((tmp_path / "nll.json").read_text())
+    assert f"{record['bits_per_dim']:.3f}" in said
+    # The truth: a Gaussian's own log-density at t_min, at the draws that the library takes.
+    sde = sd.VPSDE(t_min=1e-5)
+    model = sd.Gaussian(sde, torch.zeros(1, 2, 2), sd.isotropic(0.1))
+    middle = torch.from_numpy(images[:2]).double().add(0.5).div(128).sub(1)
+    truth = -model.log_prob(middle, 1e-5) / (4 * np.log(2)) - np.log2(2 / 256)
+    # Within a bin, u^2 / 2 s^2 changes by at most |x| width / (2 s^2) + ..., about 0.01 bits/dim.
+    assert record["per_image"] == pytest.approx(truth.tolist(), abs=0.02)
+    code, _, error = run("nll", spec, "--data", f"{tmp_path}/images.npz:letters")
+    assert code == 2
+    assert "digits" in error
+
+
+def test_train_from_a_recipe_file(run, tmp_path):
+    from scoresde.training import load_recipe
+
+    recipe = load_recipe("swiss_roll").to_dict()
+    recipe["data"]["n"] = 500
+    (tmp_path / "tiny.json").write_text(json.dumps(recipe))
+    code, said, error = run(
+        "train", tmp_path / "tiny.json", "--steps", 3, "--out", tmp_path / "run"
+    )
+    assert code == 0, error
+    assert "model.safetensors" in said
+    model = tmp_path / "run" / "model.safetensors"
+    code, _, error = run("sample", model, "--n", 3, "--nfe", 4, "--out", tmp_path / "out")
+    assert code == 0, error
+    assert SampleFolder.open(tmp_path / "out").samples().shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
+        (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
+        (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
+        (["sample", "ring8", "--shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (["sample", "ring8", "--device", "cuda:99", "--out", "OUT"], ["cannot use device"]),
+        (["sample", "gone.safetensors", "--out", "OUT"], ["no checkpoint"]),
+        (["train", "swiss_rol", "--out", "OUT"], ["did you mean 'swiss_roll'"]),
+        (["nll", "mnist", "--data", "nowhere.npy"], ["cannot read 'nowhere.npy'"]),
+        (["nll", "mnist", "--pixels", "centres"], ["'edges' convention"]),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
+    code, _, error = run(*[str(tmp_path / "x") if a == "OUT" else a for a in args])
+    assert code == 2
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1
+    for word in words:
+        assert word in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_info_lists_and_describes(run):
+    code, said, _ = run("info")
+    assert code == 0
+    text = re.sub(r"\s+", " ", said)
+    for name in (*names.SOLVERS, *names.GRIDS, *names.PROCESSES, "mnist", "ring8"):
+        assert name in text
+    code, said, _ = run("info", "mnist")
+    assert code == 0
+    assert "VPSDE" in said
+    assert "(1, 28, 28)" in said
+
+
+def test_help_has_examples_that_parse(run):
+    """Every example is a command that exists, with options that exist."""
+    import typer
+
+    commands = typer.main.get_command(app).commands
+    for name, command in commands.items():
+        assert command.epilog, name
+        for line in re.findall(r"`(scoresde .*?)`", command.epilog):
+            words = line.split()
+            assert words[1] == name
+            options = {o for p in command.params for o in p.opts}
+            for word in words:
+                if word.startswith("--"):
+                    assert word in options, line
