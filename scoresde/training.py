@@ -196,7 +196,7 @@ def train(
     """
     out = Path(out)
     run = _Run(recipe, out, torch.device(device))
-    values = Dataset(data.values.to(device), data.levels)
+    values = replace(data, values=data.values.to(device))
     with _deferred_interrupt() as interrupted, _bar(recipe, run.step, progress) as tick:
         while run.step < recipe.steps and not interrupted():
             tick(run.update(values))
@@ -257,14 +257,18 @@ class _Run:
         self.seconds += time.perf_counter() - began
         if self.step % _LOG_EVERY:
             return None
-        mean = float(torch.stack(self._recent).mean())
+        mean = self._mean_loss()
         self._recent.clear()
+        self.losses.append((self.step, mean))
+        return mean
+
+    def _mean_loss(self) -> float:
+        mean = float(torch.stack(self._recent).mean())
         if not math.isfinite(mean):
             raise NonFiniteError(
-                f"the loss is not finite at step {self.step}; the last state saved is in "
-                f"{self.out}; try a lower lr or clip than {self.recipe.lr}, {self.recipe.clip}"
+                f"the loss is not finite at step {self.step}; the last state saved in {self.out} "
+                f"is from before; try a lower lr than {self.recipe.lr}, or look for NaN in the data"
             )
-        self.losses.append((self.step, mean))
         return mean
 
     def _rows(self, size: int) -> Tensor:
@@ -280,7 +284,9 @@ class _Run:
         return rows.to(self.device)
 
     def save(self) -> None:
-        """Both files; either is replaced as a whole."""
+        """Both files; either is replaced as a whole, and never by weights that are not finite."""
+        if self._recent:
+            self._mean_loss()
         tensors: dict[str, Tensor] = {}
         for name, weight, average in zip(self.names, self.weights, self.average, strict=True):
             moments = self.optimizer.state[weight]

@@ -69,15 +69,13 @@ class Interrupting(Dataset):
 # -- resume --------------------------------------------------------------------------------------
 
 
-def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path, monkeypatch) -> None:
+def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path) -> None:
     whole = train(TINY, points(), tmp_path / "whole", progress=False)
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("scoresde.training.Dataset", Interrupting)
     with pytest.raises(KeyboardInterrupt, match="after step 7 of 30"):
-        train(TINY, points(), tmp_path / "cut", progress=False)
+        train(TINY, Interrupting(points().values), tmp_path / "cut", progress=False)
     assert signal.getsignal(signal.SIGINT) is handler
     assert read(tmp_path / "cut" / "state.safetensors")[1]["step"] == 7
-    monkeypatch.undo()
     torch.manual_seed(99)  # the global generator has no part in it
     resumed = train(TINY, points(), tmp_path / "cut", progress=False)
     assert_bitwise(state(tmp_path / "whole"), state(tmp_path / "cut"))
@@ -159,12 +157,16 @@ def test_gradients_are_clipped(tmp_path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path) -> None:
     recipe = replace(TINY, steps=200, decay=0)
-    bad = points()
-    bad.values[17] = math.nan
-    with pytest.raises(NonFiniteError, match="step 50"):
-        train(recipe, bad, tmp_path, progress=False, save_every=3)
-    # save_every=3 had saved step 48; it is still there, for a look at what went wrong
-    assert read(tmp_path / "state.safetensors")[1]["step"] == 48
+    bad, order = points(), _Run(recipe, tmp_path, torch.device("cpu"))
+    order.step = 4
+    bad.values[order._rows(len(bad))[0]] = math.nan  # first met in step 5
+    for out, save_every, message in (("a", 1000, "step 50"), ("b", 1, "step 5;")):
+        with pytest.raises(NonFiniteError, match=message):
+            train(recipe, bad, tmp_path / out, progress=False, save_every=save_every)
+    # In the second run every step was saved until the bad sample came.
+    assert read(tmp_path / "b" / "state.safetensors")[1]["step"] == 4
+    assert all(bool(value.isfinite().all()) for value in state(tmp_path / "b").values())
+    assert not (tmp_path / "a" / "state.safetensors").exists()
 
 
 def test_the_global_generator_is_left_alone(tmp_path) -> None:
