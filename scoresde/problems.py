@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .analytic import Gaussian, GaussianMixture, full, isotropic, low_rank
+from .analytic import Gaussian, GaussianMixture, Spectral, full, isotropic, low_rank
 from .errors import require
 from .sde import SDE
 
@@ -61,4 +61,6 @@ def power_law(sde: SDE, *, dimension: int = 3072, seed: int = 0) -> Gaussian:
     noise = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(noise)[0]
     variances = torch.arange(1, dimension + 1, dtype=torch.float64).reciprocal()
-    return Gaussian(sde, torch.zeros(dimension), full(basis * variances @ basis.T))
+    return Gaussian(
+        sde, torch.zeros(dimension), Spectral(basis[None], variances[None], torch.zeros(1))
+    )
