@@ -15,14 +15,13 @@ those with independent entries: only the off-diagonal part of J + J^T enters.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..noise import NoiseStream
 
 Function = Callable[[Tensor], Tensor]
 
@@ -38,9 +37,9 @@ class Divergence(ABC):
         """Traces it gives for each sample."""
         return 1
 
-    def draw(self, stream: NoiseStream) -> Tensor | None:
-        """Probes of shape (P, B, *), or None."""
-        return None
+    def draw(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+        """One sample's probes, of shape (P, *event) and like's dtype."""
+        raise NotImplementedError  # an exact rule needs none
 
     @abstractmethod
     def traces(self, value: Tensor, x: Tensor, probes: Tensor | None, *, grad: bool) -> Tensor:
@@ -106,10 +105,13 @@ class Hutchinson(Divergence):
     Attributes:
         probes: probes a sample; two or more give a standard error.
         distribution: "rademacher" or "gaussian".
+        fresh: new probes as the integration goes on, whose errors average out along the way;
+            methods of other libraries need a field without chance and always keep the first.
     """
 
     probes: int = 2
     distribution: str = "rademacher"
+    fresh: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.probes, int) or self.probes < 1:
@@ -124,12 +126,14 @@ class Hutchinson(Divergence):
         """One a probe."""
         return self.probes
 
-    def draw(self, stream: NoiseStream) -> Tensor:
-        """Probes of shape (P, B, *)."""
-        normals = torch.stack([stream.normal() for _ in range(self.probes)])
+    def draw(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
+        """See `Divergence`."""
         if self.distribution == "gaussian":
-            return normals
-        return torch.where(normals < 0, -1.0, 1.0).to(normals.dtype)
+            return torch.randn(
+                tuple(shape), generator=generator, dtype=like.dtype, device=like.device
+            )
+        signs = torch.randint(0, 2, tuple(shape), generator=generator, device=like.device)
+        return (2 * signs - 1).to(like.dtype)
 
     def traces(self, value: Tensor, x: Tensor, probes: Tensor | None, *, grad: bool) -> Tensor:
         """See `Divergence`."""

@@ -16,6 +16,7 @@ from ..scalar import Scalar, scale
 from ..sde.knot import Knot
 from .divergence import Divergence, value_and_traces
 from .frame import Frame
+from .probes import ProbeStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class DensityFlow:
         divergence: how the trace is found.
         frame: the variables.
         low, high: the ends, knots of floats.
+        stream: where probes come from.
         probes: fixed probes, shape (P, B, *), for solvers that need a field without chance.
         closed: a model with a closed-form divergence, or None.
         grad: keep graphs.
@@ -37,6 +39,7 @@ class DensityFlow:
     frame: Frame
     low: Knot
     high: Knot
+    stream: ProbeStream
     probes: Tensor | None = None
     closed: Any = None
     grad: bool = False
@@ -77,7 +80,7 @@ class DensityFlow:
             dy, traces = value_and_traces(
                 lambda u: field.velocity(tau, u), y, self.divergence, probes, grad=self.grad
             )
-        known = self.frame.trace(tau)
+        known = self.frame.trace(tau, z[0].numel())
         if isinstance(known, Tensor):
             known = known.reshape(-1, 1)
         return self.frame.velocity(dy, z, tau), traces - known
@@ -93,11 +96,16 @@ class DensityFlow:
         """As a `Field` for a backend: parts are z and the integral of the traces."""
         return self.velocity_and_traces(tau, parts[0], self.probes)
 
+    def fixed(self) -> DensityFlow:
+        """The same flow with probes drawn once and kept."""
+        return replace(self, probes=self.stream.draw())
+
     def rows(self, index: Tensor) -> DensityFlow:
         """The flow of these samples."""
         return replace(
             self,
             model=self.model.rows(index),
+            stream=self.stream.rows(index),
             probes=None if self.probes is None else self.probes[:, index],
             closed=None if self.closed is None else self.closed.rows(index),
         )

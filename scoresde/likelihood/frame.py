@@ -15,16 +15,24 @@ and the Gaussian part is half the change of log det S.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..analytic import Diagonal, Spectral, diagonal, full, isotropic
+from ..errors import ShapeError
 from ..scalar import Scalar
 
 
 class Frame(ABC):
-    """A linear change of variables that moves with rho. Times are tau, states (B, *)."""
+    """A linear change of variables that moves with rho.
+
+    States are (B, *) of `size` numbers each; times are tau, a float or of shape (B,).
+    """
 
     @abstractmethod
     def enter(self, y: Tensor, tau: Scalar) -> Tensor:
@@ -39,11 +47,15 @@ class Frame(ABC):
         """dz/dtau from dy/dtau."""
 
     @abstractmethod
-    def trace(self, tau: Scalar) -> Scalar:
+    def score(self, dz: Tensor, z: Tensor, tau: Scalar) -> Tensor:
+        """Gradient of the log-density of z, from dz/dtau."""
+
+    @abstractmethod
+    def trace(self, tau: Scalar, size: int) -> Scalar:
         """rho^2 tr S^(-1), the part of the trace that is known: a number, or shape (B,)."""
 
     @abstractmethod
-    def half_log_det(self, tau: float) -> float:
+    def half_log_det(self, tau: float, size: int) -> float:
         """(1/2) log det S, up to a constant: the integral of `trace`."""
 
 
@@ -62,10 +74,134 @@ class NoFrame(Frame):
         """See `Frame`."""
         return dy
 
-    def trace(self, tau: Scalar) -> Scalar:
+    def score(self, dz: Tensor, z: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`: dy/dtau is -rho^2 times the score of y."""
+        return -_times(1.0 / _rho2(tau, z), dz)
+
+    def trace(self, tau: Scalar, size: int) -> Scalar:
         """See `Frame`."""
         return torch.zeros_like(tau) if isinstance(tau, Tensor) else 0.0
 
-    def half_log_det(self, tau: float) -> float:
+    def half_log_det(self, tau: float, size: int) -> float:
         """See `Frame`."""
         return 0.0
+
+
+class Whitened(Frame):
+    """The frame of a Gaussian with given mean and covariance.
+
+    Args:
+        mean: of the data, shape (*event), or a number.
+        covariance: of the data: one variance (which takes the mean as a number), variances of
+            shape (*event), a matrix (D, D), or one of `scoresde.analytic`'s covariances, such as
+            `low_rank(factors, ridge)`.
+    """
+
+    def __init__(self, mean: float | Tensor, covariance: Covariance) -> None:
+        self.mean = torch.as_tensor(mean, dtype=torch.float64)
+        form = as_covariance(covariance, self.mean)
+        self._columns: Tensor | None = None
+        self._ridge: Tensor | None = None  # variance outside the columns
+        if isinstance(form, Diagonal):
+            self._values = form.e[0].reshape(-1)
+        elif form.e.shape[1] == 0:
+            self._values = form.ridge[:1]
+        else:
+            self._columns, self._values = form.u[0], form.e[0] + form.ridge[0]
+            if len(self._values) < len(self._columns):
+                self._ridge = form.ridge[0]
+
+    def enter(self, y: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`."""
+        return self._power(y - self.mean.to(y), tau, -0.5)
+
+    def leave(self, z: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`."""
+        return self._power(z, tau, 0.5) + self.mean.to(z)
+
+    def velocity(self, dy: Tensor, z: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`."""
+        rho2 = _rho2(tau, z)
+        pull = self._apply(z, lambda v: rho2 / (v + rho2))
+        return self._power(dy, tau, -0.5) - pull
+
+    def score(self, dz: Tensor, z: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`: -S dz/dtau / rho^2 - z."""
+        rho2 = _rho2(tau, z)
+        return -self._apply(dz, lambda v: (v + rho2) / rho2) - z
+
+    def trace(self, tau: Scalar, size: int) -> Scalar:
+        """See `Frame`."""
+        if isinstance(tau, Tensor):
+            rho2 = _rho2(tau, tau[:, None])
+            return self._total(lambda v: rho2 / (v + rho2), size)
+        rho2 = math.exp(2 * tau)
+        return float(self._total(lambda v: rho2 / (v + rho2), size))
+
+    def half_log_det(self, tau: float, size: int) -> float:
+        """See `Frame`."""
+        rho2 = math.exp(2 * tau)
+        return 0.5 * float(self._total(lambda v: (v + rho2).log(), size))
+
+    def _power(self, x: Tensor, tau: Scalar, power: float) -> Tensor:
+        rho2 = _rho2(tau, x)
+        return self._apply(x, lambda v: (v + rho2) ** power)
+
+    def _apply(self, x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+        """fn(C) x, for fn of the eigenvalues."""
+        flat = x.reshape(len(x), -1)
+        inside = fn(self._values.to(x))
+        if self._columns is None:
+            return (flat * inside).reshape(x.shape)
+        columns = self._columns.to(x)
+        if self._ridge is None:
+            return ((flat @ columns * inside) @ columns.T).reshape(x.shape)
+        outside = fn(self._ridge.to(x))
+        moved = outside * flat + (flat @ columns * (inside - outside)) @ columns.T
+        return moved.reshape(x.shape)
+
+    def _total(self, fn: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """tr fn(C)."""
+        inside = fn(self._values)
+        if len(self._values) == 1 and self._columns is None:
+            return size * inside.sum(-1)
+        total = inside.sum(-1)
+        if self._ridge is None:
+            return total
+        return total + (size - len(self._values)) * fn(self._ridge[None]).sum(-1)
+
+
+def _rho2(tau: Scalar, like: Tensor) -> Any:
+    """rho^2 as a number, or of shape (B, 1)."""
+    if isinstance(tau, Tensor):
+        return (2 * tau).exp().reshape(-1, 1).to(like)
+    return math.exp(2 * tau)
+
+
+def _times(a: float | Tensor, x: Tensor) -> Tensor:
+    return (x.reshape(len(x), -1) * a).reshape(x.shape)
+
+
+Covariance = float | Tensor | Spectral | Diagonal
+
+
+def as_covariance(given: Covariance, mean: Tensor) -> Spectral | Diagonal:
+    """A covariance in one of `scoresde.analytic`'s forms.
+
+    Raises:
+        ShapeError: if it does not fit the mean.
+    """
+    if isinstance(given, Spectral | Diagonal):
+        return given
+    value = torch.as_tensor(given, dtype=torch.float64)
+    d = mean.numel()
+    if value.ndim == 0:
+        return isotropic(value)
+    if value.shape == mean.shape:
+        return diagonal(value[None])
+    if value.shape == (d, d):
+        return full(value[None])
+    raise ShapeError(
+        f"a covariance for a mean of shape {tuple(mean.shape)} must be a number, of that shape, or "
+        f"({d}, {d}), got {tuple(value.shape)}"
+    )

@@ -10,7 +10,6 @@ The linear part of the drift has no numerical error: it is in the change from x 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,14 +21,17 @@ from torch import Tensor
 from ..counting import Counted
 from ..errors import DtypeError, ShapeError, TimeRangeError, ZeroSNRError
 from ..model import Predictor
-from ..ode import Backend, TorchDiffEq, integrate_rows
+from ..ode import Backend
 from ..sde import SDE
 from ..sde.knot import Knot
 from .divergence import Divergence, Hutchinson
-from .flow import DensityFlow, closed_form, no_traces
-from .frame import Frame, NoFrame
+from .flow import DensityFlow, closed_form
+from .frame import Frame, Whitened
+from .method import BlackBox, Method
+from .per_sample import PerSample
 from .prior import prior_log_prob
-from .seeds import PROBES, derived, per_sample
+from .probes import ProbeStream
+from .seeds import per_sample
 
 
 class TimeRangeWarning(UserWarning):
@@ -45,6 +47,8 @@ class LogLikelihood:
         z: the latent, x carried to t_max, shape (B, *), float64.
         stderr: standard error of `nats` from the trace estimator, shape (B,): 0 for the exact
             divergence, NaN where a single probe says nothing about its own spread.
+        error: estimate of the integration's own error, in nats, shape (B,); NaN where the method
+            has none.
         nfe: network evaluations per sample: a number, or shape (B,) where they differ.
         t_min: the time at which x has this density.
         failures: reasons, by place in the batch.
@@ -53,6 +57,7 @@ class LogLikelihood:
     nats: Tensor
     z: Tensor
     stderr: Tensor
+    error: Tensor
     nfe: int | Tensor
     t_min: float
     failures: dict[int, str] = field(default_factory=dict)
@@ -63,7 +68,7 @@ def log_likelihood(
     x: Tensor,
     *,
     t_min: float | None = None,
-    method: Backend | None = None,
+    method: Method | Backend | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
     frame: Frame | None = None,
@@ -80,10 +85,12 @@ def log_likelihood(
         t_min: where x lives; the process's own by default. Sampling wants 1e-3, likelihoods of
             data 1e-5, if the network was trained that far: below the process's t_min a
             `TimeRangeWarning` says so.
-        method: what integrates; `TorchDiffEq()` by default.
+        method: what integrates; `PerSample()` by default. Also `FixedGrid(...)`, `TwoPhase(...)`,
+            and the `Backend`s of `scoresde.ode`.
         divergence: `Hutchinson()` by default, or `Exact()`.
         prior: density at t_max, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default.
-        frame: variables of the integration, see `scoresde.likelihood.frame`.
+        frame: variables of the integration, see `scoresde.likelihood.frame`; whitening for one
+            variance, 1, by default. `estimate_frame(data)` serves data better.
         seeds: of the probes, one a sample; a number s stands for s, s + 1, ...
         grad: keep the graph, for gradients with respect to x and the network's parameters.
 
@@ -95,7 +102,41 @@ def log_likelihood(
         TimeRangeError: for a t_min outside the process, or without noise.
         DtypeError, ShapeError: for x that cannot be right.
     """
-    method = method if method is not None else TorchDiffEq()
+    rule = PerSample() if method is None else method
+    if isinstance(rule, Backend):
+        rule = BlackBox(rule)
+    flow, counted, x = density_flow(
+        model, x, t_min=t_min, divergence=divergence, frame=frame, seeds=seeds, grad=grad
+    )
+    with torch.set_grad_enabled(grad):
+        path = rule.run(flow, flow.start(x))
+        z = flow.finish(path.z)
+        nats = _density(flow, prior, z, path.log_det)
+    failures = dict(path.failures)
+    for place in (~torch.isfinite(nats)).nonzero().flatten().tolist():
+        failures.setdefault(place, "the density at the noisy end is not finite")
+    return LogLikelihood(
+        nats=nats,
+        z=z.detach(),
+        stderr=path.variance.sqrt(),
+        error=path.error,
+        nfe=counted.nfe(len(x)),
+        t_min=float(flow.low.t),
+        failures=failures,
+    )
+
+
+def density_flow(
+    model: Predictor,
+    x: Tensor,
+    *,
+    t_min: float | None = None,
+    divergence: Divergence | None = None,
+    frame: Frame | None = None,
+    seeds: int | Sequence[int] = 0,
+    grad: bool = False,
+) -> tuple[DensityFlow, Counted, Tensor]:
+    """What `log_likelihood` hands to its method: the ODE, the counter, and x in float64."""
     divergence = divergence if divergence is not None else Hutchinson()
     low, high = _ends(model.sde, t_min)
     if not x.is_floating_point():
@@ -103,34 +144,18 @@ def log_likelihood(
     if x.ndim < 2:
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
     x = x.to(torch.float64)
-    stream = derived(per_sample(seeds, len(x)), PROBES).open(x.shape, x.dtype, x.device)
     counted = Counted(model)
     flow = DensityFlow(
         model=counted,
         divergence=divergence,
-        frame=frame or NoFrame(),
+        frame=frame or Whitened(0.0, 1.0),
         low=low,
         high=high,
-        probes=divergence.draw(stream),
+        stream=ProbeStream(divergence, per_sample(seeds, len(x)), x),
         closed=closed_form(model),
         grad=grad,
     )
-    with torch.set_grad_enabled(grad):
-        start = flow.start(x), no_traces(x, divergence.columns)
-        solved = integrate_rows(method, flow, start, *flow.ends)
-        z = flow.finish(solved.parts[0])
-        nats = _density(flow, prior, z, solved.parts[1])
-    failures = dict(solved.failures)
-    for place in (~torch.isfinite(nats)).nonzero().flatten().tolist():
-        failures.setdefault(place, "the density at the noisy end is not finite")
-    return LogLikelihood(
-        nats=nats,
-        z=z.detach(),
-        stderr=_stderr(divergence, solved.parts[1].detach()),
-        nfe=counted.nfe(len(x)),
-        t_min=float(low.t),
-        failures=failures,
-    )
+    return flow, counted, x
 
 
 def _ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
@@ -154,25 +179,15 @@ def _ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
             f"that networks are trained; write {type(sde).__name__}(t_min={float(low.t):g}) if "
             "this one was trained further",
             TimeRangeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     return low, high
 
 
-def _density(flow: DensityFlow, prior: Any, z: Tensor, traces: Tensor) -> Tensor:
+def _density(flow: DensityFlow, prior: Any, z: Tensor, log_det: Tensor) -> Tensor:
     """log p(x) at the clean end from the latent and the integrated traces, shape (B,)."""
-    first, last = flow.ends
     size = z[0].numel() if len(z) else 0
-    known = flow.frame.half_log_det(last) - flow.frame.half_log_det(first)
+    first, last = (flow.frame.half_log_det(tau, size) for tau in flow.ends)
     stretch = size * (float(flow.high.log_alpha) - float(flow.low.log_alpha))
-    return prior_log_prob(prior, flow.model.sde, flow.high, z) + traces.mean(1) + (known + stretch)
-
-
-def _stderr(divergence: Divergence, traces: Tensor) -> Tensor:
-    """Standard error of the mean over probes, each probe's integral being kept apart."""
-    if divergence.exact:
-        return torch.zeros_like(traces[:, 0])
-    count = traces.shape[1]
-    if count < 2 or len(traces) == 0:
-        return torch.full_like(traces[:, 0], math.nan)
-    return traces.std(1) / math.sqrt(count)
+    end = prior_log_prob(prior, flow.model.sde, flow.high, z)
+    return end + log_det + (last - first + stretch)

@@ -14,13 +14,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from ..analytic import Diagonal, Gaussian, GaussianMixture, Spectral, diagonal, full, isotropic
+from ..analytic import Gaussian, GaussianMixture
 from ..errors import ConfigError, ShapeError
 from ..sde import SDE
 from ..sde.knot import Knot
+from .frame import Covariance, as_covariance
 
 
 class Prior(Protocol):
@@ -41,11 +41,11 @@ class MomentMatched:
     """
 
     mean: Tensor
-    covariance: float | Tensor | Spectral | Diagonal
+    covariance: Covariance
 
     def at(self, sde: SDE) -> Gaussian:
         """The data's Gaussian under a process."""
-        return Gaussian(sde, self.mean, _covariance(self.covariance, self.mean))
+        return Gaussian(sde, self.mean, as_covariance(self.covariance, self.mean))
 
 
 def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
@@ -77,20 +77,3 @@ def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
             f"{tuple(value.shape)}; wrap it in torch.distributions.Independent to sum over events"
         )
     return value
-
-
-def _covariance(given: float | Tensor | Spectral | Diagonal, mean: Tensor) -> Spectral | Diagonal:
-    if isinstance(given, Spectral | Diagonal):
-        return given
-    value = torch.as_tensor(given, dtype=torch.float64)
-    d = mean.numel()
-    if value.ndim == 0:
-        return isotropic(value)
-    if value.shape == mean.shape:
-        return diagonal(value[None])
-    if value.shape == (d, d):
-        return full(value[None])
-    raise ShapeError(
-        f"a covariance for a mean of shape {tuple(mean.shape)} must be a number, of that shape, or "
-        f"({d}, {d}), got {tuple(value.shape)}"
-    )

@@ -1,0 +1,84 @@
+"""Nodes where a model needs them: a fixed grid fitted to a pilot batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError
+from ..model import Predictor
+from .divergence import Divergence, Hutchinson
+from .fixed_grid import FixedGrid
+from .frame import Frame
+from .log_likelihood import density_flow
+
+_FLOOR = 0.2
+"""Share of the nodes that stays even, whatever the pilot says: other samples may differ."""
+
+
+def calibrated_grid(
+    model: Predictor,
+    pilot: Tensor,
+    nodes: int = 41,
+    *,
+    order: int = 4,
+    dense: int | None = None,
+    t_min: float | None = None,
+    divergence: Divergence | None = None,
+    frame: Frame | None = None,
+    seeds: int | Sequence[int] = 0,
+) -> FixedGrid:
+    """A `FixedGrid` whose nodes make every step's share of the log-density's error alike.
+
+    The pilot follows a dense even grid once, which gives the local errors, and the grid found
+    once, which gives `pilot_error`; probes are fixed, so that chance plays no part. It costs
+    `dense + nodes` evaluations for each pilot sample.
+
+    Args:
+        model: what predicts.
+        pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
+        nodes, order: of the grid wanted.
+        dense: nodes of the even grid; 4 times `nodes` by default.
+        t_min, divergence, frame, seeds: as in `log_likelihood`, for which the grid is meant.
+
+    Raises:
+        NonFiniteError: if a pilot sample fails.
+    """
+    rule = divergence if divergence is not None else Hutchinson()
+    if isinstance(rule, Hutchinson):
+        rule = replace(rule, fresh=False)
+    flow, _, x = density_flow(model, pilot, t_min=t_min, divergence=rule, frame=frame, seeds=seeds)
+    flow = flow.fixed()
+    even = FixedGrid(dense or 4 * nodes, order)
+    with torch.no_grad():
+        start = flow.start(x)
+        truth, local = even.follow(flow, start)
+        if truth.failures:
+            raise NonFiniteError(f"pilot samples failed: {truth.failures}; choose others")
+        grid = FixedGrid(nodes, order, _places(local.mean(1).cpu().numpy(), nodes, order))
+        found = grid.run(flow, start)
+    # A density error of the state moves the end prior too, so the two go together.
+    off = (found.log_det - truth.log_det) + _end(found.z) - _end(truth.z)
+    size = max(pilot[0].numel(), 1)
+    return replace(grid, pilot_error=float(off.abs().median()) / size)
+
+
+def _end(z: Tensor) -> Tensor:
+    return -0.5 * z.flatten(1).square().sum(1)
+
+
+def _places(errors: np.ndarray, nodes: int, order: int) -> tuple[float, ...]:
+    """Fractions between which (local error)^(1/(order + 1)) has equal shares."""
+    # A local error grows as the step to the power order + 1, so its root is a density of nodes.
+    density = np.maximum(errors, 0.0) ** (1 / (order + 1))
+    padded = np.pad(density, 1, mode="edge")
+    density = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
+    density = (1 - _FLOOR) * density / max(density.mean(), 1e-300) + _FLOOR
+    share = np.concatenate([[0.0], np.cumsum(density)])
+    fractions = np.linspace(0, 1, len(share))
+    places = np.interp(np.linspace(0, share[-1], nodes), share, fractions)
+    return (0.0, *places[1:-1].tolist(), 1.0)

@@ -1,0 +1,75 @@
+"""What integrates a `DensityFlow` from the clean to the noisy end."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..ode import Backend, integrate_rows
+from .flow import DensityFlow, no_traces
+
+CAUTION = 3.0
+"""Error estimates are this many times the sum of embedded local ones, which know nothing of how
+errors grow further on. Chosen so that 95% of true errors lie well below 3 estimates."""
+
+
+@dataclass(eq=False)
+class Path:
+    """What a method returns, for a batch of B.
+
+    Attributes:
+        z: the state at the noisy end, shape (B, *).
+        log_det: the integral of the traces, shape (B,): the mean over probes.
+        variance: of `log_det` from the choice of probes, shape (B,); NaN where unknown.
+        error: estimate of the integration's own error of the log-density, in nats, shape (B,);
+            NaN where the method has none.
+        failures: reasons, by place in the batch; their values are NaN.
+    """
+
+    z: Tensor
+    log_det: Tensor
+    variance: Tensor
+    error: Tensor
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """An integrator of state and log-density, as a frozen value."""
+
+    @abstractmethod
+    def run(self, flow: DensityFlow, z: Tensor) -> Path:
+        """Integrate from z, shape (B, *), at the clean end."""
+
+
+@dataclass(frozen=True)
+class BlackBox(Method):
+    """A `Backend` that knows nothing of samples or densities: fixed probes, one step size."""
+
+    backend: Backend
+
+    def run(self, flow: DensityFlow, z: Tensor) -> Path:
+        """See `Method`."""
+        divergence = flow.divergence
+        start = z, no_traces(z, divergence.columns)
+        solved = integrate_rows(self.backend, flow.fixed(), start, *flow.ends)
+        traces = solved.parts[1]
+        return Path(
+            z=solved.parts[0],
+            log_det=traces.mean(1),
+            variance=variance_of_mean(traces, exact=divergence.exact),
+            error=torch.full_like(traces[:, 0], math.nan),
+            failures=solved.failures,
+        )
+
+
+def variance_of_mean(columns: Tensor, *, exact: bool) -> Tensor:
+    """Variance of the mean over probes, shape (B,), from shape (B, P); NaN for one probe."""
+    if exact:
+        return torch.zeros_like(columns[:, 0]).detach()
+    if columns.shape[1] < 2 or len(columns) == 0:
+        return torch.full_like(columns[:, 0], math.nan).detach()
+    return columns.detach().var(1) / columns.shape[1]

@@ -1,0 +1,199 @@
+r"""Adaptive integration with a step size of its own for every sample.
+
+Dormand & Prince, "A family of embedded Runge-Kutta formulae", 1980 (table 2, order 5 with an
+embedded 4); Hairer, Norsett & Wanner, "Solving Ordinary Differential Equations I", 1993, II.4 for
+the control of the step. Steps are accepted or rejected sample by sample, and samples that are done
+leave the batch, so that no result depends on the company.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .flow import DensityFlow
+from .method import CAUTION, Method, Path, variance_of_mean
+
+_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
+_A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+)
+_B = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
+_E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+@dataclass(frozen=True)
+class PerSample(Method):
+    """Dormand-Prince 5(4) with per-sample steps in log rho.
+
+    Attributes:
+        tol: local error allowed in a step: root mean square over the coordinates of the state
+            (relative to 1 + its own size), and nats per dimension of the log-density. Where
+            probes are fresh the log-density has chance in it, and the state alone decides.
+        max_evals: evaluations after which a sample is given up.
+    """
+
+    tol: float = 1e-4
+    max_evals: int = 2000
+
+    def __post_init__(self) -> None:
+        if not (self.tol > 0 and self.max_evals > 6):
+            raise ConfigError(
+                f"need tol > 0 and max_evals > 6, got tol={self.tol!r}, "
+                f"max_evals={self.max_evals!r}"
+            )
+
+    def run(self, flow: DensityFlow, z: Tensor) -> Path:
+        """See `Method`."""
+        return _Run(self, flow, z).finish()
+
+
+class _Run:
+    """One batch on its way. Tensors without a star are per active sample, shape (b,) or (b, P)."""
+
+    def __init__(self, rule: PerSample, flow: DensityFlow, z: Tensor) -> None:
+        self.rule, batch = rule, len(z)
+        fresh = getattr(flow.divergence, "fresh", False)
+        self.flow = flow if fresh else flow.fixed()
+        self.fresh, self.exact = fresh, flow.divergence.exact
+        columns = flow.divergence.columns
+        nan = z.new_full((batch,), math.nan)
+        self.out = Path(torch.full_like(z, math.nan), nan, nan.clone(), nan.clone())
+        self.first, self.last = flow.ends
+        self.size = z[0].numel() if batch else 1
+        self.index = torch.arange(batch, device=z.device)
+        self.z = z
+        self.tau = z.new_full((batch,), self.first)
+        self.h = z.new_full((batch,), 0.02 * (self.last - self.first))
+        self.traces = z.new_zeros(batch, columns)
+        self.spread = z.new_zeros(batch)
+        self.error = z.new_zeros(batch)
+        self.evals = z.new_zeros(batch)
+        self.rejected = torch.zeros(batch, dtype=torch.bool, device=z.device)
+
+    def finish(self) -> Path:
+        whole = torch.isfinite(self.z.flatten(1)).all(1)
+        self._leave(~whole, "not finite at the start")
+        if len(self.index):
+            self.probes = self._draw()
+            self.k1, self.t1 = self._evaluate(self.tau, self.z, self.probes)
+        while len(self.index):
+            self._step()
+        return self.out
+
+    def _draw(self) -> Tensor | None:
+        return self.flow.stream.draw() if self.fresh else self.flow.probes
+
+    def _evaluate(self, tau: Tensor, z: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.evals = self.evals + 1
+        return self.flow.velocity_and_traces(tau, z, probes)
+
+    def _step(self) -> None:
+        h = torch.minimum(self.h, self.last - self.tau)
+        wide = h.reshape(-1, *[1] * (self.z.ndim - 1))
+        ks, ts = [self.k1], [self.t1]
+        for c, row in zip(_C[1:], _A[1:], strict=True):
+            at = self.z + wide * _combine(row, ks)
+            if c == _C[1]:  # this stage has no weight in the log-density
+                self.evals = self.evals + 1
+                k, t = self.flow.velocity(self.tau + c * h, at), torch.zeros_like(self.t1)
+            else:
+                k, t = self._evaluate(self.tau + c * h, at, self.probes)
+            ks.append(k)
+            ts.append(t)
+        z = self.z + wide * _combine(_B[:6], ks)
+        # The last stage is the next step's first: it meets this step's probes and the next one's.
+        end = torch.where(h < self.last - self.tau, self.tau + h, self.last)
+        following, both = self.probes, self.probes
+        columns = self.t1.shape[1]
+        if self.fresh and self.probes is not None:
+            following = self._draw()
+            assert following is not None  # for the type checker
+            both = torch.cat([self.probes, following])
+        k7, t7 = self._evaluate(end, z, both)
+        ks.append(k7)
+        ts.append(t7[:, :columns])
+        gain = h[:, None] * _combine(_B, ts)
+        off = wide * _combine(_E, ks)
+        wrong = off.flatten(1).square().mean(1).sqrt()
+        drift = (self.flow.frame.score(k7, z, end) * off).flatten(1).sum(1)
+        slip = drift if self.fresh else drift + h * _combine(_E, ts).mean(1)
+        scale = 1.0 + z.flatten(1).square().mean(1).sqrt()
+        ratio = wrong / (self.rule.tol * scale)
+        ratio = torch.maximum(ratio, slip.abs() / (self.rule.tol * self.size)).detach()
+        good = ratio <= 1.0
+        self.h = h * self._factor(ratio)
+        pick = good.reshape(wide.shape)
+        self.z = torch.where(pick, z, self.z)
+        self.k1 = torch.where(pick, k7, self.k1)
+        self.t1 = torch.where(good[:, None], t7[:, -columns:], self.t1)
+        self.traces = torch.where(good[:, None], self.traces + gain, self.traces)
+        self.error = torch.where(good, self.error + slip.detach().abs(), self.error)
+        if self.fresh and following is not None and self.probes is not None:
+            self.probes = torch.where(good.reshape(1, *pick.shape), following, self.probes)
+            spread = variance_of_mean(gain, exact=False)
+            self.spread = torch.where(good, self.spread + spread, self.spread)
+        self.tau = torch.where(good, end, self.tau)
+        self.rejected = ~good
+        self._sort_out()
+
+    def _factor(self, ratio: Tensor) -> Tensor:
+        """How the step changes; not upwards right after a rejection."""
+        factor = (0.9 * ratio.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
+        factor = torch.where(self.rejected & (ratio <= 1.0), factor.clamp_max(1.0), factor)
+        return factor.nan_to_num(nan=0.2)
+
+    def _sort_out(self) -> None:
+        """Samples that are done, or beyond help, leave the batch."""
+        done = self.tau >= self.last
+        late = ~done & (self.evals + 6 > self.rule.max_evals)
+        tiny = ~done & (self.h <= 1e-12 * (self.last - self.first))
+        if not bool((done | late | tiny).any()):
+            return
+        out, index = self.out, self.index[done]
+        variance = self.spread if self.fresh else variance_of_mean(self.traces, exact=self.exact)
+        out.z = out.z.index_copy(0, index, self.z[done])
+        out.log_det = out.log_det.index_copy(0, index, self.traces[done].mean(1))
+        out.variance = out.variance.index_copy(0, index, variance[done])
+        out.error = out.error.index_copy(0, index, CAUTION * self.error[done])
+        at = self.tau.tolist()
+        for k in (late | tiny).nonzero().flatten().tolist():
+            why = (
+                f"not done after {self.rule.max_evals} evaluations"
+                if bool(late[k])
+                else "not finite, however small the step"
+            )
+            out.failures[int(self.index[k])] = f"{why}, at log rho = {at[k]:.6g}"
+        self._keep(~(done | late | tiny))
+
+    def _leave(self, gone: Tensor, reason: str) -> None:
+        if bool(gone.any()):
+            self.out.failures |= {int(i): reason for i in self.index[gone]}
+            self._keep(~gone)
+
+    def _keep(self, rows: Tensor) -> None:
+        places = rows.nonzero().flatten()
+        self.index, self.flow = self.index[places], self.flow.rows(places)
+        for name in ("z", "tau", "h", "traces", "spread", "error", "evals", "rejected", "k1", "t1"):
+            if hasattr(self, name):
+                setattr(self, name, getattr(self, name)[places])
+        probes = getattr(self, "probes", None)
+        if probes is not None:
+            self.probes = probes[:, places]
+
+
+def _combine(weights: tuple[float, ...], terms: list[Tensor]) -> Tensor:
+    total = torch.zeros_like(terms[0])
+    for weight, term in zip(weights, terms, strict=True):
+        if weight != 0.0:
+            total = torch.add(total, term, alpha=weight)
+    return total

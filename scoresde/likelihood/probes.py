@@ -1,0 +1,43 @@
+"""Random probes for trace estimates: one stream a sample, whatever the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .divergence import Divergence
+from .seeds import PROBES, derived
+
+
+class ProbeStream:
+    """Probes of shape (P, B, *), drawn anew at every call; None for an exact divergence.
+
+    A sample's k-th draw depends on its own seed alone. Streams of `rows` share their generators
+    with this one.
+    """
+
+    def __init__(
+        self, divergence: Divergence, seeds: Sequence[int], like: Tensor, *, salt: int = PROBES
+    ) -> None:
+        self.divergence, self.like = divergence, like.new_empty(0, *like.shape[1:])
+        self.generators = [
+            torch.Generator(like.device).manual_seed(seed)
+            for seed in (() if divergence.exact else derived(seeds, salt).seeds)
+        ]
+
+    def draw(self) -> Tensor | None:
+        """Fresh probes for every sample."""
+        if self.divergence.exact:
+            return None
+        event = (self.divergence.columns, *self.like.shape[1:])
+        drawn = [self.divergence.draw(event, g, self.like) for g in self.generators]
+        return torch.stack(drawn, 1) if drawn else self.like.new_empty(event[0], *self.like.shape)
+
+    def rows(self, index: Tensor) -> ProbeStream:
+        """The streams of these samples."""
+        part = object.__new__(ProbeStream)
+        part.divergence, part.like = self.divergence, self.like
+        part.generators = [self.generators[i] for i in index.tolist()] if self.generators else []
+        return part
