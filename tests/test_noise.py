@@ -49,7 +49,8 @@ def test_a_samples_noise_depends_on_its_seed_alone(kind, dtype, event):
             assert torch.equal(some, all_[order])
     assert kind(seeds).rows([2, 0]) == kind((seeds[2], seeds[0]))
     first = everyone[0].double()
-    assert float((first[0] - first[1]).abs().min()) > 0  # other seeds, other noise
+    # Other seeds, other noise, up to chance: in bfloat16 about 1 normal in 100 is drawn twice.
+    assert float((first[0] != first[1]).double().mean()) > 0.9
 
 
 def test_the_same_source_opens_twice_alike():
