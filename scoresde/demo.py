@@ -49,6 +49,7 @@ class Plan:
         likelihoods: held-out digits whose likelihood is computed.
         draws: dequantizations of each, whose log-probabilities are averaged.
         probes: probes of the trace estimator.
+        likelihood_tolerance: of the ODE solver, in nats and units of the state.
         compared: samples a cell of the comparison.
         tolerance: of the reference endpoints; what is reached is in the table.
         nfe: its budgets.
@@ -69,6 +70,7 @@ class Plan:
     likelihoods: int = 16
     draws: int = 2
     probes: int = 2
+    likelihood_tolerance: float = 1e-4
     compared: int = 16
     tolerance: float = 1e-5
     nfe: tuple[int, ...] = (5, 10, 20, 40)
@@ -229,7 +231,7 @@ def _sample(
 
 
 def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) -> dict[str, Any]:
-    method = TorchDiffEq(rtol=1e-4, atol=1e-4)
+    method = TorchDiffEq(rtol=plan.likelihood_tolerance, atol=plan.likelihood_tolerance)
     began = time.perf_counter()
     with _Ticking(model, progress) as ticking:
         found = bits_per_dim(

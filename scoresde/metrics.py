@@ -166,7 +166,7 @@ class EnergyDistance:
         def resampled(rows: np.ndarray) -> float:
             # Pairs of one sample with itself have distance 0; they are no pairs of the law.
             same = (rows[:, None] == rows[None]).sum()
-            inside = aa[np.ix_(rows, rows)].sum() / (len(rows) ** 2 - same)
+            inside = aa[np.ix_(rows, rows)].sum() / max(len(rows) ** 2 - same, 1)
             return float(2 * ab[rows].mean() - inside - inside_b)
 
         value = float(2 * ab.mean() - _off_diagonal(aa) - inside_b)

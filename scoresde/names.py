@@ -69,7 +69,15 @@ _PARTS: Mapping[str, str] = MappingProxyType(
 GRIDS: Mapping[str, str] = MappingProxyType(
     {
         name: f"scoresde.grid:{name}"
-        for name in ("uniform_t", "uniform_lambda", "karras", "power", "trailing", "leading")
+        for name in (
+            "uniform_t",
+            "uniform_lambda",
+            "karras",
+            "focused",
+            "power",
+            "trailing",
+            "leading",
+        )
     }
 )
 
