@@ -35,7 +35,9 @@ class Solver(ABC):
     def order(self) -> float:
         """Global order of convergence in the number of steps.
 
-        For a stochastic solver the strong order, against a fixed Brownian path.
+        For a stochastic solver the weak order, that of the mean and the variance. Along a fixed
+        Brownian path all of these converge with order 1 and none with more, since they see no more
+        of the path than its increments.
         """
 
     @property

@@ -17,17 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..grid import from_times
 from ..noise import BatchSeed, SampleSeeds
 from ..sampling import iterate
-from ..sde import VPSDE, FlowSDE
+from ..sde import SDE, VPSDE, FlowSDE
 from ..solvers.base import Solver
 from .convergence import SHARES, check_accuracy, check_float32, check_order
 from .ends import check_clean_end, check_clean_moments, check_no_signal
 from .problem import Bimodal
 from .report import Report
-from .runs import Tape, Watched, end, even, to_clean, uneven
+from .runs import PROCESSES, Tape, Watched, end, even, to_clean, uneven
 from .stochastic import check_distribution, check_moments
 
 
-def check_solver(solver: Solver) -> Report:
+def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report:
     """Run the whole contract for a solver, on exact models, in seconds on a CPU.
 
     - It is a value: frozen, hashable, picklable, equal to its copy.
@@ -45,6 +45,7 @@ def check_solver(solver: Solver) -> Report:
 
     Args:
         solver: the solver, with the settings to be checked.
+        processes: those on which its order is measured.
 
     Returns:
         A report; print it, or call `raise_if_failed`.
@@ -61,17 +62,17 @@ def check_solver(solver: Solver) -> Report:
     _shapes(solver, report)
     _batch(solver, report)
     if solver.stochastic:
-        (check_distribution if adaptive else check_moments)(solver, report)
-        check_clean_moments(solver, report)
+        (check_distribution if adaptive else check_moments)(solver, report, processes)
+        check_clean_moments(solver, report, processes)
     elif adaptive:
-        check_clean_end(solver, report, steps=(1, 2, 4))
-        check_float32(solver, report, steps=4, limit=1e-3)
-        check_accuracy(solver, report)
+        check_clean_end(solver, report, processes, steps=(1, 4))
+        check_float32(solver, report, processes[:2], steps=4, limit=1e-3)
+        check_accuracy(solver, report, processes)
     else:
-        check_clean_end(solver, report, steps=(1, 2, 40))
-        check_float32(solver, report, steps=32, limit=3e-5)
-        check_order(solver, report)
-    check_no_signal(solver, report)
+        check_clean_end(solver, report, processes, steps=(1, 2, 40))
+        check_float32(solver, report, processes, steps=32, limit=3e-5)
+        check_order(solver, report, processes)
+    check_no_signal(solver, report, steps=8 if adaptive else 32)
     return report
 
 

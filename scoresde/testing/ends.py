@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..grid import from_times
-from ..sde import FlowSDE
+from ..sde import SDE, FlowSDE
 from ..solvers.base import Solver
 from ..solvers.ddim import DDIM
 from .convergence import endpoint_error
 from .report import Report
-from .runs import PROCESSES, to_clean
+from .runs import to_clean
 from .stochastic import LIMIT, VARIANCE, affine_map, distribution_distance, weak_error
 
 
-def check_clean_end(solver: Solver, report: Report, steps: Sequence[int]) -> None:
+def check_clean_end(
+    solver: Solver, report: Report, processes: Sequence[SDE], steps: Sequence[int]
+) -> None:
     """Steps to sigma = 0: not much worse than the first-order step, which is always possible."""
-    for sde in PROCESSES:
+    for sde in processes:
         with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
             for n in steps:
                 grid = to_clean(sde, n)
@@ -29,10 +31,10 @@ def check_clean_end(solver: Solver, report: Report, steps: Sequence[int]) -> Non
                 )
 
 
-def check_clean_moments(solver: Solver, report: Report) -> None:
+def check_clean_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> None:
     """Stochastic steps to sigma = 0: the denoised x0, of first order, is always possible."""
     rho = 0.02
-    for sde in PROCESSES:
+    for sde in processes:
         with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
             grid = to_clean(sde, 40, rho)
             found, cut = affine_map(solver, grid), affine_map(solver, grid.without_clean())
@@ -47,20 +49,22 @@ def check_clean_moments(solver: Solver, report: Report) -> None:
             )
 
 
-def check_no_signal(solver: Solver, report: Report) -> None:
+def check_no_signal(solver: Solver, report: Report, steps: int) -> None:
     """A grid that starts where alpha = 0: the driver helps where the solver cannot."""
     with report.check("start at alpha = 0") as require:
-        grid = from_times(FlowSDE(), [1 - k / 32 for k in range(31)], clean=False)
+        grid = from_times(
+            FlowSDE(), [1 - k / steps for k in range(steps - steps // 8)], clean=False
+        )
         if solver.stochastic:
             distance = distribution_distance(solver, grid)
+            report.measured["distribution, from alpha = 0"] = distance
             require(
-                distance < LIMIT,
-                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution, starting "
-                "from alpha = 0",
+                distance < 2 * LIMIT,
+                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution after "
+                f"{grid.steps} steps from alpha = 0",
             )
         else:
-            error, simple = endpoint_error(solver, grid), endpoint_error(DDIM(), grid)
-            require(
-                error <= 3 * simple,
-                f"error {error:.2g} from alpha = 0; the first-order solver reaches {simple:.2g}",
-            )
+            # No order is asked for: even steps of t shrink 1 - t by half, two thirds, ... for any n.
+            error = endpoint_error(solver, grid)
+            report.measured["error, from alpha = 0"] = error
+            require(error < 0.5, f"error {error:.2g} after {grid.steps} steps from alpha = 0")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -126,11 +125,12 @@ def rms(x: Tensor) -> float:
 
 
 def observed_order(errors: Sequence[float], floor: float) -> float:
-    """How fast errors fall from one doubling of the steps to the next, at the end of the ladder.
+    """How fast errors fall with each doubling of the steps, over the last two doublings.
 
-    The larger of the last two slopes above the floor: one of them may be spoilt by a change of
-    sign. NaN where fewer than two errors lie above the floor.
+    Over two, because an error that changes its sign falls too fast and then too slowly. NaN where
+    fewer than two errors lie above the floor.
     """
-    above = [error for error in errors if error > floor]
-    slopes = [math.log2(a / b) for a, b in pairwise(above)]
-    return max(slopes[-2:]) if slopes else math.nan
+    above = [error for error in errors if error > floor][-3:]
+    if len(above) < 2:
+        return math.nan
+    return math.log2(above[0] / above[-1]) / (len(above) - 1)
