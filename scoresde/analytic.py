@@ -102,6 +102,11 @@ class GaussianMixture:
         means = torch.as_tensor(means, dtype=torch.float64)
         if means.ndim < 2:
             raise ShapeError(f"means must have shape (K, *event), got {tuple(means.shape)}")
+        if not isinstance(covariance, Spectral | Diagonal):
+            raise ConfigError(
+                f"covariance must come from isotropic, diagonal, full or low_rank, got "
+                f"{type(covariance).__name__}; write isotropic(0.05) for 0.05 I"
+            )
         k = len(means)
         self._sde = sde
         self.event_shape = means.shape[1:]

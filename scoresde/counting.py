@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .errors import TimeRangeError
 from .model import Predictor
 from .prediction import Prediction
 from .sde import SDE
@@ -28,7 +29,16 @@ class Counted:
         return self._model.sde
 
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """The model's prediction, counted."""
+        """The model's prediction, counted.
+
+        Raises:
+            TimeRangeError: at the clean end, where no network may be asked.
+        """
+        if knot.is_clean:
+            raise TimeRangeError(
+                "the solver asked the network at sigma = 0; where s.is_clean, step to s from the "
+                "prediction at t, such as model(x, t).x0"
+            )
         prediction = self._model(x, knot)
         self._tally.add(prediction.cost, self._index)
         return prediction

@@ -71,6 +71,7 @@ def require(module: str, extra: str) -> ModuleType:
 def unknown_name(what: str, given: object, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a table, with the nearest one that is."""
     names = sorted(known)
-    near = get_close_matches(str(given), names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    folded = {name.lower(): name for name in names}
+    near = get_close_matches(str(given).lower(), folded, n=1)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ConfigError(f"unknown {what} {given!r}{hint} (known: {', '.join(names)})")

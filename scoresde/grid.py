@@ -198,6 +198,10 @@ def leading(sde: SDE, n: int, *, clean: bool = True) -> Grid:
 
 
 def _range(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, float]:
+    if not isinstance(sde, SDE):
+        raise ConfigError(
+            f"the process comes first, got {sde!r}; write uniform_lambda(VPSDE(), 10)"
+        )
     low = sde.t_min if t_min is None else float(t_min)
     high = sde.t_max if t_max is None else float(t_max)
     if not sde.t_min <= low < high <= sde.t_max:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import ConfigError, DtypeError, ShapeError
+from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, PredictsFlow, parametrization
 from .scalar import Scalar, scale
 from .sde import SDE, DiscreteVPSDE, FlowSDE
@@ -161,6 +161,7 @@ class ScoreModel(nn.Module):
         Raises:
             ShapeError: if the output, or a per-sample condition, does not fit x.
             DtypeError: if the output is not a tensor, or x is not floating point.
+            TimeRangeError: at sigma = 0.
             ZeroSNRError: where alpha = 0 and the network predicts eps, the score or F.
         """
         if not isinstance(knot, Knot):
@@ -168,8 +169,16 @@ class ScoreModel(nn.Module):
                 f"a model is called with a Knot, got {type(knot).__name__}; "
                 "write model(x, sde.at(t, like=x)), or model.score(x, t)"
             )
-        if not x.is_floating_point():
-            raise DtypeError(f"the state must be floating point, got {x.dtype}; write x.float()")
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise DtypeError(
+                f"the state must be a floating-point tensor, got {getattr(x, 'dtype', type(x))}; "
+                "write torch.as_tensor(x).float()"
+            )
+        if knot.is_clean:
+            raise TimeRangeError(
+                "a network has nothing to say at sigma = 0, where there is no noise left; ask it "
+                f"at a time from t_min = {self._sde.t_min:g} upwards"
+            )
         dtype = self.net_dtype or self._own_dtype() or x.dtype
         conditions = {
             name: self._condition(name, value, x) for name, value in self.conditions.items()
@@ -193,6 +202,10 @@ class ScoreModel(nn.Module):
         """The score -eps / sigma at x, shape (B, *); t is a float or a tensor (B,)."""
         prediction: Prediction = self(x, self._sde.at(t, like=x))
         return prediction.score
+
+    def extra_repr(self) -> str:
+        """What decides the meaning of the weights."""
+        return f"sde={self._sde!r}, predicts={self.predicts!r}, time={self.time!r}"
 
     def _own_dtype(self) -> torch.dtype | None:
         parameter = next(self.parameters(), None)

@@ -18,6 +18,7 @@ integral for x/alpha is a plain increment, whatever the process.
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -165,10 +166,20 @@ class Predrawn(NoiseSource):
 
 
 def source(seeds: int | Iterable[int]) -> NoiseSource:
-    """`BatchSeed` for one number, `SampleSeeds` for several."""
-    if isinstance(seeds, Iterable):
-        return SampleSeeds(tuple(seeds))
-    return BatchSeed(int(seeds))  # numpy's integers too
+    """`BatchSeed` for one number, `SampleSeeds` for several.
+
+    Raises:
+        ConfigError: for what is not made of whole numbers.
+    """
+    try:
+        if isinstance(seeds, Iterable):
+            return SampleSeeds(tuple(operator.index(seed) for seed in seeds))
+        return BatchSeed(operator.index(seeds))  # numpy's integers too
+    except TypeError:
+        raise ConfigError(
+            f"seeds must be a whole number, or one for each sample, got {seeds!r}; "
+            "write seeds=0 or seeds=range(B)"
+        ) from None
 
 
 class _Batch(NoiseStream):

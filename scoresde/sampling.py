@@ -11,13 +11,23 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import index
 
 import torch
 from torch import Tensor
 
 from .counting import Counted
 from .diagnosis import bad_rows, explain
-from .errors import ConfigError, DtypeError, NonFiniteError, ShapeError, require
+from .door import (
+    check_device,
+    check_dtype,
+    check_grid,
+    check_model,
+    check_noise,
+    check_solver_type,
+    check_tensor,
+)
+from .errors import ConfigError, NonFiniteError, ShapeError, require
 from .grid import Grid
 from .model import Predictor
 from .noise import NoiseSource, NoiseStream, source
@@ -110,6 +120,12 @@ def iterate(
         ConfigError: for settings that contradict one another.
         ShapeError, DtypeError, NonFiniteError: for a start that cannot be right.
     """
+    check_model(model)
+    check_solver_type(solver)
+    check_grid(grid)
+    check_noise(noise, seeds)
+    check_dtype(dtype)
+    check_device(device)
     grid = _with_final(grid, model, final)
     x, stream = _start(model, grid, x, shape, noise or source(seeds), dtype, device)
     counted = Counted(model)
@@ -124,7 +140,13 @@ def iterate(
         elif s.is_clean and final == "denoise":
             rule = DDIM()
         with torch.set_grad_enabled(grad):
-            x, moved = rule.step(counted, x, t, s, carry, stream)
+            moved = rule.step(counted, x, t, s, carry, stream)
+        if not isinstance(moved, tuple) or len(moved) != 2:
+            raise ConfigError(
+                f"{type(rule).__name__}.step must return the state and the carry, got "
+                f"{type(moved).__name__}; write `return x, None` where nothing is carried"
+            )
+        x, moved = moved
         if rule is solver:
             carry = moved
         yield StepInfo(step, grid.steps, s, x, counted.nfe(batch))
@@ -164,7 +186,15 @@ def sample(
         See `iterate`.
     """
     began = time.perf_counter()
+    check_model(model)
+    check_grid(grid)
+    check_noise(noise, seeds)
     noise = noise or source(seeds)
+    count = _with_final(grid, model, final).steps
+    if not isinstance(keep, bool) and any(not 0 <= step <= count for step in keep):
+        raise ConfigError(f"keep={keep!r} names steps outside 0 (the start) to {count} (the end)")
+    if shape is not None:
+        shape = _whole(shape)
 
     def run(
         model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
@@ -178,7 +208,7 @@ def sample(
     steps = run(model, x, noise, shape[0] if shape else 0)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
-        steps = bar(steps, total=_with_final(grid, model, final).steps + 1, desc=str(solver))
+        steps = bar(steps, total=count + 1, desc=type(solver).__name__)
     kept: list[StepInfo] = []
     for info in steps:
         if keep is True or (keep is not False and info.step in keep):
@@ -236,22 +266,27 @@ def _start(
     if (x is None) == (shape is None):
         raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
     if x is not None:
-        if not x.is_floating_point():
-            raise DtypeError(f"the start must be floating point, got {x.dtype}; write x.float()")
+        check_tensor(x, "the start")
         x = x.to(device=device, dtype=dtype)
         # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
         if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
             raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
         return x, noise.open(x.shape, x.dtype, x.device)
     assert shape is not None  # for the type checker: exactly one of the two is given
-    if len(shape) < 1 or any(not isinstance(n, int) or n < 0 for n in shape):
-        raise ShapeError(f"shape must be (B, ...) in whole numbers, got {shape!r}")
+    shape = _whole(shape)
     if device is None:
         parameters = getattr(model, "parameters", None)
         first = next(iter(parameters()), None) if parameters is not None else None
         device = first.device if first is not None else "cpu"
-    dtype = dtype or torch.float32
-    if not dtype.is_floating_point:
-        raise DtypeError(f"dtype must be floating point, got {dtype}; write dtype=torch.float32")
-    stream = noise.open(shape, dtype, device)
+    stream = noise.open(shape, dtype or torch.float32, device)
     return scale(grid.knots[0].sigma, stream.start()), stream
+
+
+def _whole(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(index(n) for n in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 0:
+        raise ShapeError(f"shape must be (B, ...) in whole numbers, got {shape!r}")
+    return sizes

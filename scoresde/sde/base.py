@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError, TimeRangeError
-from ..scalar import Scalar, affine, derivative, exp, expm1, scale, sqrt
+from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt
 from .knot import CLEAN, Knot
 
 if TYPE_CHECKING:
@@ -158,6 +158,10 @@ class SDE(ABC):
                 return self.at(self.t_max)
         t = self.t_at_lambda(lam)
         return Knot(t, self.log_alpha(t), self.log_sigma(t))
+
+    def at_rho(self, rho: Scalar) -> Knot:
+        """The knot whose noise-to-signal ratio sigma / alpha is `rho`; see `at_lambda`."""
+        return self.at_lambda(-log(rho))
 
     # -- the forward process -----------------------------------------------------------------
 

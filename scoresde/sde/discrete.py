@@ -88,6 +88,11 @@ class DiscreteVPSDE(SDE):
         beta = _as_float64(betas)
         if beta.ndim != 1 or not np.all((beta > 0) & (beta <= 1)):
             raise ConfigError("betas must be a one-dimensional table of numbers in (0, 1]")
+        if beta[0] > 0.5 and np.all(np.diff(beta) < 0):
+            raise ConfigError(
+                f"these fall from {beta[0]:.3g} to {beta[-1]:.3g}, so they look like a cumulative "
+                "product, not like betas; write DiscreteVPSDE.from_alphas_cumprod"
+            )
         with np.errstate(divide="ignore"):
             return cls(tuple(0.5 * np.cumsum(np.log1p(-beta))))
 

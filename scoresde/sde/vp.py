@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TimeRangeError
 from ..scalar import Scalar, asinh, exp, expm1, log1mexp, softplus, sqrt
 from .base import SDE
 
@@ -22,6 +22,12 @@ class _LinearBeta(SDE):
             raise ConfigError(
                 f"{type(self).__name__} needs 0 < beta_min <= beta_max, "
                 f"got beta_min={self.beta_min!r}, beta_max={self.beta_max!r}"
+            )
+        if self.log_alpha(self.t_max) < -300:
+            raise TimeRangeError(
+                f"no signal is left at t_max = {self.t_max:g}: log(alpha) = "
+                f"{self.log_alpha(self.t_max):.3g}; time runs from 0 to 1 here (for the indices "
+                "of a table write DiscreteVPSDE.from_betas)"
             )
 
     def beta(self, t: Scalar) -> Scalar:
