@@ -160,7 +160,7 @@ def test_mean_and_variance_given_the_start_converge_at_the_weak_order(solver, sd
     for column in zip(*errors, strict=True):  # the mean's slope, the variance, the offset
         if max(column) > 1e-9:  # x0 forms carry the mean exactly: x0 is a martingale
             # The order is a promise from below: signs of two error terms may cancel for a while.
-            assert observed_order(column, counts) > solver.weak_order - 0.15
+            assert observed_order(column, counts) > solver.order - 0.15
             assert column[-1] < 2e-3
 
 

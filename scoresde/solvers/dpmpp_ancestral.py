@@ -26,8 +26,8 @@ class DPMSolverPP2SAncestral(Solver):
 
     for y = x/alpha, with rho_u = eta rho_s sqrt(1 - rho_s^2/rho_t^2): k-diffusion's
     `dpmpp_2s_ancestral` (Crowson, 2022), from Lu et al., "DPM-Solver++", 2022, algorithm 1. Each
-    half is exact in law if the flow's step is, so that the marginals have the flow's order 2 (weak
-    order 2); strong order 1. With eta = 1 the inner point lies at rho_s. Two evaluations a step.
+    half is exact in law if the flow's step is, so that the marginals have the flow's order 2 (weak;
+    strong order 1). With eta = 1 the inner point lies at rho_s. Two evaluations a step.
     The step to sigma = 0 follows `last_step`.
 
     Attributes:
@@ -36,8 +36,7 @@ class DPMSolverPP2SAncestral(Solver):
 
     eta: float = 1.0
 
-    order = 1
-    weak_order = 2
+    order = 2
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:

@@ -40,8 +40,8 @@ class ERSDE(Solver):
     al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023,
     algorithms 1-3 and eq. 15-17 (there D stands for the derivative at t, so that the third-order
     rule converges with order 2 for the flow). phi = rho is the probability flow, phi = rho^2 the
-    reverse SDE with full noise. Strong order 1; weak order 1 for `order=1`, else 2. One evaluation
-    a step. The step to sigma = 0 follows `last_step`.
+    reverse SDE with full noise. Order 1 (weak) for one prediction, else 2. One evaluation a step.
+    The step to sigma = 0 follows `last_step`.
 
     Attributes:
         history: predictions that a step uses, 1 to 3.
@@ -51,8 +51,6 @@ class ERSDE(Solver):
     history: int = 3
     scale: str = "er5"
 
-    order = 1
-
     def __post_init__(self) -> None:
         if self.history not in (1, 2, 3):
             raise ConfigError(f"history must be 1, 2 or 3, got {self.history!r}")
@@ -60,8 +58,8 @@ class ERSDE(Solver):
             raise unknown_name("noise scale function", self.scale, SCALES)
 
     @property
-    def weak_order(self) -> int:
-        """Of moments of the samples."""
+    def order(self) -> int:
+        """1 for one prediction, else 2 (weak; strong order 1)."""
         return min(self.history, 2)
 
     @property

@@ -44,16 +44,20 @@ def to_clean(model: Predictor, prediction: Prediction) -> Tensor:
     return affine(1.0, out, -11 / 3 * t.rho, eps_2)
 
 
+def further_evals(grid: Grid) -> int:
+    """Evaluations of `to_clean` at a grid's end beyond the usual one of the step."""
+    if not grid.ends_clean or (grid.steps == 1 and grid.knots[0].is_zero_snr):
+        return 0
+    return 2 * _can_climb(grid.sde, grid.knots[-2])
+
+
 def count_evals(grid: Grid, per_step: int) -> int:
     """Evaluations over a grid: `per_step` a step, one for a first step from alpha = 0, which the
     driver takes, and those of `to_clean`.
     """
-    knots = grid.knots[int(grid.knots[0].is_zero_snr) :]
-    count = grid.steps + 1 - len(knots)
-    if len(knots) > 1 and knots[-1].is_clean:
-        count += 3 if _can_climb(grid.sde, knots[-2]) else 1
-        knots = knots[:-1]
-    return count + per_step * (len(knots) - 1)
+    from_zero = int(grid.knots[0].is_zero_snr)
+    single = min(grid.steps, from_zero + grid.ends_clean)
+    return single + per_step * (grid.steps - single) + further_evals(grid)
 
 
 def _can_climb(sde: SDE, t: Knot) -> bool:

@@ -21,8 +21,8 @@ class SEEDS2(StagedSDE):
     order 2, strong order 1; two evaluations a step. The step to sigma = 0 follows `last_step`.
     """
 
+    order = 2
     prediction = "eps"
-    weak_order = 2
     nodes = (0.5,)
 
     def rows(self, h: float) -> tuple[tuple[float, ...], ...]:
@@ -36,12 +36,12 @@ class SEEDS3(StagedSDE):
 
     The stages are those of DPM-Solver-3 (Lu et al. 2022, algorithm 2) with the exact noise of the
     SDE in each: Gonzalez et al. 2023, algorithm 3. As they say, it is third order for the flow
-    (tau = 0) and no more than second in the weak sense for tau > 0; strong order 1. Three
+    (tau = 0) and no more than second in the weak sense for tau > 0 (strong order 1). Three
     evaluations a step. The step to sigma = 0 follows `last_step`.
     """
 
+    order = 2
     prediction = "eps"
-    weak_order = 2
     nodes = (1 / 3, 2 / 3)
 
     def rows(self, h: float) -> tuple[tuple[float, ...], ...]:
@@ -64,8 +64,8 @@ class StochasticHeun(StagedSDE):
     follows `last_step`.
     """  # noqa: E501 - a formula
 
+    order = 2
     prediction = "eps"
-    weak_order = 2
     nodes = (1.0,)
 
     def rows(self, h: float) -> tuple[tuple[float, ...], ...]:
@@ -91,8 +91,8 @@ class DPMSolverPPSDE(StagedSDE):
 
     r: float = 0.5
 
+    order = 2
     prediction = "x0"
-    weak_order = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,7 +39,6 @@ class StagedSDE(Solver):
 
     tau: float = 1.0
 
-    order = 1  # strong: no method that sees increments of the path alone has more
     prediction: ClassVar[str]
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from ...model import Predictor
 from ...noise import NoiseStream
 from ...sde.knot import Knot
 from ..base import Carry, Solver
+from ..last_step import further_evals, to_clean
 from .forms import form
 from .rule import Rule, apply
 from .single_step import Stages, stages, through
@@ -75,7 +76,8 @@ class ExponentialMultistep(Solver):
     through its last values (`weights`). One evaluation a step. The first steps use as many values
     as there are, or are Runge-Kutta steps (`start`), which cost an evaluation a stage. The step to
     sigma = 0 uses the last values as well, as an odd polynomial in the angle for eps and v, and as
-    an even one for x0.
+    an even one for x0; with tau > 0 they are as noisy as the path, and the step is that of
+    `last_step`, with two further evaluations.
 
     With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
     again once the prediction there is known, from the state before; the prediction itself is not
@@ -147,7 +149,8 @@ class ExponentialMultistep(Solver):
         """One a step, and one for every further stage of the start."""
         first = int(grid.knots[0].is_zero_snr and not self.starts_at_zero_snr)
         steps = sum(self._started(grid.knots[first:], k) for k in range(grid.steps - first))
-        return grid.steps + (steps * len(tableau(self.start).nodes) if steps else 0)
+        last = further_evals(grid) if self.stochastic else 0
+        return grid.steps + last + (steps * len(tableau(self.start).nodes) if steps else 0)
 
     def _started(self, knots: tuple[Knot, ...], k: int) -> bool:
         """Whether step k is one of the start's."""
@@ -160,7 +163,10 @@ class ExponentialMultistep(Solver):
         if self._started(knots, k):
             start = stages(form(self.prediction), tableau(self.start), grid.sde, t, s)
             return Plan(t, s, start.last, None, start)
-        predict, correct = self._rule(grid, t, s, known if s.is_clean else known[: self.order]), None
+        predict, correct = (
+            self._rule(grid, t, s, known if s.is_clean else known[: self.order]),
+            None,
+        )
         if self.corrector and k > 0 and not self._started(knots, k - 1):
             nodes = [known[1], known[0], *known[2 : self.corrector + 1]]
             rule = self._rule(grid, knots[k - 1], t, nodes)
@@ -193,9 +199,13 @@ class ExponentialMultistep(Solver):
                 f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
             )
         kind = form(self.prediction)
-        past = (kind.read(model(x, t)), *run.past)
+        prediction = model(x, t)
+        past = (kind.read(prediction), *run.past)
         if plan.correct is not None and run.base is not None:
             x = apply(plan.correct, run.base, past, run.noise)
+        if s.is_clean and self.stochastic:
+            moved = to_clean(model, prediction)
+            return (moved if plan.correct is None else moved + (x - prediction.x) / t.alpha), run
         z = noise.increment(t, s) if plan.predict.spread else None
         values = past if plan.start is None else through(plan.start, model, kind, x, past[0])
         moved = apply(plan.predict, x, values, z)
