@@ -3,6 +3,7 @@
 from .budget import GridMaker, grid_for
 from .compare import compare, environment
 from .reference import Reference, solve_reference
+from .report import recommendations, write
 from .table import Cell, Setup, Table
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "compare",
     "environment",
     "grid_for",
+    "recommendations",
     "solve_reference",
+    "write",
 ]

@@ -167,6 +167,75 @@ def train(
     typer.echo(f"wrote {out / 'model.safetensors'}")
 
 
+@app.command(
+    epilog=_examples(
+        "scoresde bench ring8 --nfe 5,10,20 --out bench",
+        "scoresde bench ring8 --solver DDIM --solver UniPC --grid karras --grid uniform_t --out b",
+        "scoresde bench mnist --samples 16 --nfe 5,10 --truth heldout --out bench",
+    )
+)
+def bench(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for report.json, .md, .csv and .html.")],
+    solver: Annotated[
+        list[str] | None, typer.Option(help="A solver; repeat it.", show_default="a selection")
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="A grid; repeat it.", show_default="uniform_lambda")
+    ] = None,
+    nfe: Annotated[str, typer.Option(help="Budgets, in evaluations a sample.")] = "5,10,20,50",
+    samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
+    truth: Annotated[
+        str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
+    shape: Shape = "",
+    process: Process = "VPSDE(t_min=1e-5)",
+    device: Device = "cpu",
+) -> None:
+    """Compare solvers and grids at equal cost. Finished cells are kept in OUT/cells."""
+    from . import work
+
+    work.bench(
+        model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"], nfe=nfe,
+        samples=samples, truth=truth, seed=seed, dtype=dtype.value, shape=shape, process=process,
+        device=device,
+    )  # fmt: skip
+
+
+@app.command(
+    epilog=_examples(
+        "scoresde tune ring8 --solver UniPC --nfe 10 --dtype float64 --out grid.json",
+        "scoresde tune mnist --nfe 8 --starts 16 --held-out 32 --out grid.json",
+        "scoresde sample mnist --nfe 8 --grid grid.json --out tuned",
+    )
+)
+def tune(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    solver: Annotated[str, typer.Option(help="A deterministic solver.")] = "UniPC",
+    nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
+    starts: Annotated[int, typer.Option(min=2, help="Starts to tune on.")] = 64,
+    held_out: Annotated[
+        int, typer.Option(min=2, help="Starts to choose on, and to state the gain on.")
+    ] = 128,
+    rounds: Annotated[int, typer.Option(min=0, help="Gauss-Newton steps.")] = 6,
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
+    shape: Shape = "",
+    process: Process = "VPSDE(t_min=1e-5)",
+    device: Device = "cpu",
+) -> None:
+    """Find the time grid on which a solver does best for this model at this budget."""
+    from . import work
+
+    work.tune(
+        model=model, out=out, solver=solver, nfe=nfe, starts=starts, held_out=held_out,
+        rounds=rounds, seed=seed, dtype=dtype.value, shape=shape, process=process, device=device,
+    )  # fmt: skip
+
+
 @app.command(epilog=_examples("scoresde info", "scoresde info mnist", "scoresde info ring8"))
 def info(
     model: Annotated[str, typer.Argument(help="A model to describe.", show_default=False)] = "",

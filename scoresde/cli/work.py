@@ -12,20 +12,32 @@ import torch
 from torch import Tensor
 
 from .. import names
-from ..bench import environment, grid_for
+from .. import tune as tuning
+from ..bench import compare, environment, grid_for, recommendations, write
 from ..checkpoint import pretrained_names
-from ..data import heldout_digits
+from ..data import dequantize, heldout_digits
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
 from ..jobs import sample_many, write_atomic
 from ..likelihood import Hutchinson, Uniform, bits_per_dim
+from ..model import Predictor
 from ..ode import TorchDiffEq
-from ..sde import SDE
 from ..solvers.base import Solver
 from . import models
 
 _PREVIEW = 64
+_SELECTION = (
+    "DDIM",
+    "Heun",
+    "DPMSolverPP(order=2)",
+    "DPMSolverPP(order=3)",
+    "DEIS",
+    "IPNDM",
+    "UniPC",
+    "Ancestral",
+    "SASolver",
+)
 
 
 def sample(
@@ -46,7 +58,7 @@ def sample(
     """`scoresde sample`."""
     rule = names.solver(solver)
     found = models.load(model, process=process, device=check_device(device))
-    knots = make_grid(grid, rule, found.model.sde, nfe)
+    knots = make_grid(grid, rule, found.model, nfe)
     job = sample_many(
         found.model,
         rule,
@@ -142,6 +154,80 @@ def nll(
         write_atomic(json_file, json.dumps(record, indent=1).encode())
 
 
+def bench(
+    *,
+    model: str,
+    out: Path,
+    solvers: list[str],
+    grids: list[str],
+    nfe: str,
+    samples: int,
+    truth: str,
+    seed: int,
+    dtype: str,
+    shape: str,
+    process: str,
+    device: str,
+) -> None:
+    """`scoresde bench`."""
+    found = models.load(model, process=process, device=check_device(device))
+    real = None
+    if truth:
+        # The first 2000 are plenty for a distance, and pair counts grow with the square.
+        images = read_images(truth)[: 2000 + samples]
+        real = images.to(torch.float32) if images.is_floating_point() else _as_states(images, seed)
+    table = compare(
+        found.model,
+        solvers or _SELECTION,
+        nfe=[_whole(part) for part in nfe.split(",")],
+        grids=grids,
+        truth=real,
+        samples=samples,
+        shape=event_shape(shape, found),
+        first_seed=seed,
+        dtype=getattr(torch, dtype),
+        cache=out / "cells",
+        progress=True,
+    )
+    write(table, out, title=f"Steps against quality: {model}")
+    print(table)
+    print("\n".join(recommendations(table)))
+    print(f"wrote {out / 'report.html'}, report.md, report.csv and report.json")
+
+
+def tune(
+    *,
+    model: str,
+    out: Path,
+    solver: str,
+    nfe: int,
+    starts: int,
+    held_out: int,
+    rounds: int,
+    seed: int,
+    dtype: str,
+    shape: str,
+    process: str,
+    device: str,
+) -> None:
+    """`scoresde tune`."""
+    found = models.load(model, process=process, device=check_device(device))
+    tuned = tuning.tune(
+        found.model,
+        solver,
+        nfe,
+        shape=event_shape(shape, found),
+        starts=starts,
+        held_out=held_out,
+        first_seed=seed,
+        dtype=getattr(torch, dtype),
+        rounds=rounds,
+    )
+    tuned.save(out)
+    print(tuned)
+    print(f"it took {tuned.cost} evaluations of one sample; wrote {out}")
+
+
 def info(model: str, process: str) -> None:
     """`scoresde info`."""
     console = require("rich.console", "cli").Console()
@@ -169,8 +255,14 @@ def info(model: str, process: str) -> None:
 # -- shared with the other commands ------------------------------------------------------------
 
 
-def make_grid(spec: str, solver: Solver, sde: SDE, nfe: int) -> Grid:
-    """The grid of a specification at a budget; solvers that choose their own steps get one."""
+def make_grid(spec: str, solver: Solver, model: Predictor, nfe: int) -> Grid:
+    """A tuned grid of a file, or that of a specification at a budget.
+
+    Solvers that choose their own steps get one that goes down at once.
+    """
+    sde = model.sde
+    if spec.endswith(".json"):
+        return tuning.load(spec, model, solver)
     if solver.evals(uniform_lambda(sde, 4)) is None:
         return uniform_lambda(sde, 2)
     grid = grid_for(solver, names.grid(spec), sde, nfe)
@@ -218,6 +310,17 @@ def read_images(spec: str) -> Tensor:
         loaded = loaded[name]
     images = torch.from_numpy(np.ascontiguousarray(loaded))
     return images.unsqueeze(1) if images.ndim == 3 else images
+
+
+def _as_states(images: Tensor, seed: int) -> Tensor:
+    return dequantize(images, torch.Generator().manual_seed(seed))
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"budgets are whole numbers, as in 5,10,20; got {text!r}") from None
 
 
 def check_device(device: str) -> str:

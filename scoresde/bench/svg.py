@@ -1,0 +1,150 @@
+"""A plot of series with intervals as plain SVG: no script, readable in light and dark.
+
+Colours come from the page's style sheet (classes s0, s1, ... and the text's own colour), so that
+the same drawing suits both; a `<title>` on every point is what a browser shows when it is pointed
+at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+from ..metrics import Estimate
+
+_WIDTH, _HEIGHT = 560, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 44
+_SHAPES = ("circle", "square", "triangle", "diamond")
+
+
+class Point(NamedTuple):
+    """One mark.
+
+    Attributes:
+        x: cost.
+        y: measure.
+        label: what is shown when it is pointed at.
+    """
+
+    x: float
+    y: Estimate
+    label: str
+
+
+class Scale(NamedTuple):
+    """A logarithmic axis, or for values that may be negative a linear one, to pixels."""
+
+    low: float
+    high: float
+    log: bool
+    first: float
+    last: float
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value, kept within the axis."""
+        low, high = self.low, self.high
+        value = min(max(value, low), high)
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.first + (self.last - self.first) * (value - low) / (high - low)
+
+    def ticks(self) -> list[float]:
+        """Round values within the axis: powers of ten with 2 and 5, or five even ones."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            wide = math.log10(self.high / self.low) > 2
+            found = [m * 10.0**k for k in decades for m in ((1,) if wide else (1, 2, 5))]
+        else:
+            step = 10 ** math.floor(math.log10((self.high - self.low) / 2))
+            step *= 2 if (self.high - self.low) / step > 8 else 1
+            found = [
+                k * step
+                for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+            ]
+        return [v for v in found if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
+
+
+def plot(
+    series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, floor: float | None = None
+) -> str:
+    """An `<svg>` of the series, a class and a marker each, by their place in the mapping."""
+    points = [p for marks in series.values() for p in marks]
+    if not points:
+        return "<p>No cell has this measure.</p>"
+    values = [p.y.value for p in points] + ([floor] if floor is not None else [])
+    across = _scale([p.x for p in points], _LEFT, _WIDTH - _RIGHT)
+    up = _scale(values, _HEIGHT - _BOTTOM, _TOP)
+    out = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_label)} against '
+        f'{escape(x_label)}">',
+        *_axes(across, up, x_label, y_label),
+    ]
+    if floor is not None:
+        y = up(floor)
+        out.append(f'<line class="floor" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" '
+                   f'y2="{y:.1f}"/><text class="small" x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" '
+                   'text-anchor="end">true samples</text>')  # fmt: skip
+    for k, marks in enumerate(series.values()):
+        out += _series(k, sorted(marks), across, up)
+    return "\n".join([*out, "</svg>"])
+
+
+def _scale(values: Sequence[float], first: float, last: float) -> Scale:
+    finite = [v for v in values if math.isfinite(v)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    if low > 0:
+        return Scale(low / 1.25, high * 1.25, True, first, last)
+    margin = 0.06 * (high - low) or 1.0
+    return Scale(low - margin, high + margin, False, first, last)
+
+
+def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
+    out = []
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    for value in across.ticks():
+        x = across(value)
+        out.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>'
+            f'<text class="small" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{value:g}'
+            "</text>"
+        )
+    for value in up.ticks():
+        y = up(value)
+        out.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="small" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}'
+            "</text>"
+        )
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    out.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">'
+               f'{escape(x_label)}</text>')  # fmt: skip
+    return out
+
+
+def _series(k: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[str]:
+    line = " ".join(f"{across(p.x):.1f},{up(p.y.value):.1f}" for p in marks)
+    out = [f'<g class="s{k}"><polyline points="{line}"/>']
+    for p in marks:
+        x, y = across(p.x), up(p.y.value)
+        if math.isfinite(p.y.low) and math.isfinite(p.y.high):
+            out.append(
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{up(p.y.low):.1f}" y2="{up(p.y.high):.1f}"/>'
+            )
+        out.append(_mark(k, x, y, escape(p.label)))
+    return [*out, "</g>"]
+
+
+def _mark(k: int, x: float, y: float, label: str) -> str:
+    title = f"<title>{label}</title>"
+    shape = _SHAPES[k % len(_SHAPES)]
+    if shape == "circle":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
+    corners = {
+        "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
+        "triangle": ((0, -5), (5, 4), (-5, 4)),
+        "diamond": ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
+    }[shape]
+    path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    return f'<polygon points="{path}">{title}</polygon>'
