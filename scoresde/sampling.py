@@ -267,6 +267,8 @@ def _start(
         raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
     if x is not None:
         check_tensor(x, "the start")
+        if x.ndim == 0:
+            raise ShapeError("the start must have shape (B, *), got a single number; write x[None]")
         x = x.to(device=device, dtype=dtype)
         # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
         if not torch.compiler.is_compiling() and (bad := bad_rows(x)):

@@ -64,7 +64,7 @@ def check_no_signal(solver: Solver, report: Report, steps: int) -> None:
                 f"{grid.steps} steps from alpha = 0",
             )
         else:
-            # No order is asked for: even steps of t shrink 1 - t by half, two thirds, ... for any n.
+            # No order is asked for: whatever n, even steps shrink 1 - t by 1/2, 2/3, 3/4, ...
             error = endpoint_error(solver, grid)
             report.measured["error, from alpha = 0"] = error
             require(error < 0.5, f"error {error:.2g} after {grid.steps} steps from alpha = 0")

@@ -1,0 +1,440 @@
+"""The driver: what it keeps, counts, casts, refuses, and how it reports what went wrong."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from support import CONTINUOUS, DISCRETE, gaussian, mixture, randn
+
+from scoresde import (
+    DDIM,
+    VPSDE,
+    BatchSeed,
+    BrownianPath,
+    EulerMaruyama,
+    FlowSDE,
+    Gaussian,
+    Predrawn,
+    SampleSeeds,
+    ScoreModel,
+    from_times,
+    isotropic,
+    iterate,
+    karras,
+    sample,
+    uniform_lambda,
+    uniform_t,
+)
+from scoresde.counting import Counted
+from scoresde.errors import (
+    ConfigError,
+    DtypeError,
+    NonFiniteError,
+    ShapeError,
+    TimeRangeError,
+    ZeroSNRError,
+)
+from scoresde.sampling import NonFiniteWarning
+
+SDE = VPSDE()
+MODEL = mixture(SDE)
+GRID = uniform_lambda(SDE, 6)
+
+
+def _draw(solver=None, **settings):
+    settings = {"shape": (4, 2), **({} if "noise" in settings else {"seeds": range(4)}), **settings}
+    return sample(
+        settings.pop("model", MODEL), solver or DDIM(), settings.pop("grid", GRID), **settings
+    )
+
+
+# -- what comes back -------------------------------------------------------------------------------
+
+
+def test_sample_is_iterate_run_to_its_end():
+    steps = list(iterate(MODEL, EulerMaruyama(), GRID, shape=(4, 2), seeds=range(4)))
+    out = _draw(EulerMaruyama(), keep=True)
+    assert [info.step for info in steps] == list(range(7))
+    assert all(info.steps == 6 for info in steps)
+    assert [info.knot for info in steps] == list(GRID.knots)
+    assert [info.nfe for info in steps] == list(range(7))
+    assert torch.equal(out.x, steps[-1].x)
+    for kept, info in zip(out.trajectory, steps, strict=True):
+        assert torch.equal(kept.x, info.x)
+        assert kept.knot == info.knot
+    assert (out.steps, out.nfe, out.grid, out.failures) == (6, 6, GRID, {})
+    assert out.noise == SampleSeeds((0, 1, 2, 3))
+    assert out.seconds > 0
+
+
+def test_states_that_are_kept_and_seen():
+    seen = []
+    out = _draw(keep=[0, 5], callback=seen.append)
+    assert [info.step for info in out.trajectory] == [0, 5]
+    assert [info.step for info in seen] == list(range(7))
+    assert _draw().trajectory == ()
+    assert [info.step for info in _draw(keep={2}).trajectory] == [2]
+
+
+def test_a_run_can_be_left_early_and_costs_no_more():
+    calls = []
+
+    def net(x, t):
+        calls.append(float(t[0]))
+        return 0 * x
+
+    model = ScoreModel(net, SDE, time="t")
+    for info in iterate(model, DDIM(), GRID, shape=(1, 2)):
+        if info.step == 2:
+            break
+    assert calls == pytest.approx([knot.t for knot in GRID.knots[:2]], rel=1e-6)
+
+
+def test_progress_changes_nothing():
+    assert torch.equal(_draw(progress=True).x, _draw().x)
+
+
+# -- the three ends --------------------------------------------------------------------------------
+
+
+def test_the_three_ways_to_end():
+    """One Gaussian: the exact flow says where each of the three must arrive."""
+    model = gaussian(SDE, 3)
+    grid = uniform_lambda(SDE, 400)
+    x = float(grid.knots[0].sigma) * randn(5, 3)
+    last = grid.knots[-2]
+    ends = {f: sample(model, DDIM(), grid, x=x, final=f) for f in ("solver", "none", "denoise")}
+    at_t_min = model.flow(x, grid.knots[0], last)
+    assert ends["none"].steps == 399
+    torch.testing.assert_close(ends["none"].x, at_t_min, rtol=0, atol=0.02)
+    assert torch.equal(ends["denoise"].x, model(ends["none"].x, last).x0)
+    # For DDIM the step to sigma = 0 is the denoised x0; for others it is their own.
+    assert torch.equal(ends["solver"].x, ends["denoise"].x)
+    open_ended = grid.without_clean()
+    assert torch.equal(sample(model, DDIM(), open_ended, x=x).x, ends["none"].x)
+    assert torch.equal(sample(model, DDIM(), open_ended, x=x, final="denoise").x, ends["denoise"].x)
+    assert sample(model, DDIM(), open_ended, x=x, final="denoise").nfe == 400
+
+
+def test_the_network_is_never_asked_at_the_clean_end():
+    for final in ("solver", "none", "denoise"):
+        for n in (1, 2, 5):
+            if n == 1 and final == "none":
+                continue
+            model = Counted(gaussian(SDE, 2))
+            asked = []
+
+            class Watching:
+                sde = SDE
+
+                def __call__(self, x, knot, model=model, asked=asked):
+                    asked.append(knot)
+                    return model(x, knot)
+
+                def rows(self, index):
+                    return self
+
+            sample(Watching(), EulerMaruyama(), uniform_t(SDE, n), shape=(2, 2), final=final)
+            assert all(SDE.t_min <= knot.t <= SDE.t_max for knot in asked)
+            assert len(asked) == n - (final == "none")
+
+
+# -- the start ---------------------------------------------------------------------------------
+
+
+def test_the_start_is_drawn_at_the_scale_of_the_first_knot():
+    """Not at that of t_max: 40,000 draws fix a deviation to 0.4%."""
+    for sde in (SDE, CONTINUOUS["ve"], CONTINUOUS["edm"]):
+        for t in (0.3 * sde.t_max, sde.t_max):
+            grid = from_times(sde, [t, 0.05 * sde.t_max])
+            first = next(iterate(gaussian(sde, 1), DDIM(), grid, shape=(40_000, 1), seeds=3))
+            z = first.x.double() / grid.knots[0].sigma
+            assert abs(float(z.std()) - 1) < 4 / math.sqrt(80_000)
+            assert abs(float(z.mean())) < 4 / math.sqrt(40_000)
+
+
+def test_a_given_start_is_used_as_it_is_and_left_alone():
+    x = randn(3, 2)
+    kept = x.clone()
+    first = next(iterate(MODEL, DDIM(), GRID, x=x))
+    assert torch.equal(first.x, x)
+    sample(MODEL, EulerMaruyama(), GRID, x=x)
+    assert torch.equal(x, kept)
+
+
+def test_a_start_given_or_drawn_from_the_same_seeds_is_the_same_run():
+    """For noise that is predrawn: the first tensor is the start unless x is given."""
+    draws = tuple(randn(4, 2, seed=k) for k in range(7))
+    drawn = sample(
+        MODEL, EulerMaruyama(), GRID, shape=(4, 2), noise=Predrawn(draws), dtype=torch.float64
+    )
+    x = GRID.knots[0].sigma * draws[0]
+    given = sample(MODEL, EulerMaruyama(), GRID, x=x, noise=Predrawn(draws[1:]))
+    assert torch.equal(drawn.x, given.x)
+
+
+# -- dtype, shape, batch ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [DDIM(), EulerMaruyama()])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_kept(solver, dtype):
+    assert _draw(solver, dtype=dtype).x.dtype == dtype
+    x = randn(4, 2).to(dtype)
+    assert sample(MODEL, solver, GRID, x=x).x.dtype == dtype
+    assert sample(MODEL, solver, GRID, x=x, dtype=torch.float32).x.dtype == torch.float32
+    assert _draw(solver).x.dtype == torch.float32
+
+
+def test_float32_is_float64_up_to_round_off():
+    x = randn(4, 2)
+    for solver in (DDIM(), EulerMaruyama(0.0)):
+        wide = sample(MODEL, solver, GRID, x=x).x
+        narrow = sample(MODEL, solver, GRID, x=x.float()).x
+        torch.testing.assert_close(narrow.double(), wide, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("event", [(), (5,), (3, 7), (1, 5, 3), (2, 3, 5, 7)])
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_any_shape_any_batch(event, batch):
+    if event == ():  # a bare (B,) of scalars
+        model = ScoreModel(lambda x, t: 0.5 * x, SDE, time="t")
+    else:
+        model = Gaussian(SDE, 0.3 * torch.ones(event), isotropic(0.2))
+    everyone = sample(model, EulerMaruyama(), GRID, shape=(3, *event), seeds=range(3)).x
+    out = sample(model, EulerMaruyama(), GRID, shape=(batch, *event), seeds=range(batch))
+    assert out.x.shape == (batch, *event)
+    assert out.nfe == 6
+    assert out.failures == {}
+    torch.testing.assert_close(out.x, everyone[:batch])
+
+
+@pytest.mark.parametrize("noise", [SampleSeeds, BrownianPath])
+def test_a_sample_depends_on_its_seed_alone(noise):
+    seeds = (4, 8, 15, 16, 23)
+    settings = {"dtype": torch.float64}
+    together = sample(MODEL, EulerMaruyama(), GRID, shape=(5, 2), noise=noise(seeds), **settings).x
+    again = sample(MODEL, EulerMaruyama(), GRID, shape=(5, 2), noise=noise(seeds), **settings).x
+    assert torch.equal(together, again)
+    for order in ([3], [4, 0], [2, 4, 1, 0, 3]):
+        some = noise(tuple(seeds[i] for i in order))
+        out = sample(MODEL, EulerMaruyama(), GRID, shape=(len(order), 2), noise=some, **settings).x
+        torch.testing.assert_close(out, together[order], rtol=1e-12, atol=1e-12)
+    assert float((together[0] - together[1]).abs().max()) > 1e-3
+
+
+def test_one_seed_for_the_batch_and_numpys_integers():
+    assert torch.equal(_draw(seeds=3).x, _draw(seeds=np.int64(3)).x)
+    assert not torch.equal(_draw(seeds=3).x, _draw(seeds=4).x)
+    assert torch.equal(_draw(seeds=iter([0, 1, 2, 3])).x, _draw().x)
+    assert torch.equal(_draw(noise=BatchSeed(3)).x, _draw(seeds=3).x)
+
+
+@pytest.mark.usefixtures("float64_default")
+@pytest.mark.parametrize("name", [*CONTINUOUS, *DISCRETE])
+def test_torchs_default_dtype_changes_nothing(name):
+    sde = {**CONTINUOUS, **DISCRETE}[name]
+    grid = karras(sde, 5)
+    model = mixture(sde)
+
+    def run():
+        return [
+            sample(model, solver, grid, shape=(3, 2), seeds=range(3)).x
+            for solver in (DDIM(), DDIM(eta=1.0), EulerMaruyama())
+        ]
+
+    wide = run()
+    torch.set_default_dtype(torch.float32)
+    for one, other in zip(wide, run(), strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_the_callers_grad_mode_changes_nothing(mode, name):
+    sde = CONTINUOUS[name]
+    plain = sample(mixture(sde), EulerMaruyama(), uniform_t(sde, 5), shape=(2, 2)).x
+    with mode():
+        out = sample(mixture(sde), EulerMaruyama(), uniform_t(sde, 5), shape=(2, 2)).x
+    assert torch.equal(plain, out)
+    assert not out.requires_grad
+
+
+def test_gradients_on_demand():
+    """d x_end / d x_start of a Gaussian's flow, through 800 first-order steps."""
+    model, grid = gaussian(SDE, 2), uniform_lambda(SDE, 60, clean=False)
+    x = randn(1, 2).requires_grad_()
+    out = sample(model, DDIM(), grid, x=x, grad=True).x
+    (grad,) = torch.autograd.grad(out[0, 0], x)
+    h = 1e-5
+    moved = [
+        sample(model, DDIM(), grid, x=x.detach() + torch.tensor([[k * h, 0.0]]).double()).x[0, 0]
+        for k in (-1, 1)
+    ]
+    assert float(grad[0, 0]) == pytest.approx(float(moved[1] - moved[0]) / (2 * h), rel=1e-6)
+    assert float(grad[0, 1]) == pytest.approx(0.0, abs=1e-9)
+    assert not sample(model, DDIM(), grid, x=x).x.requires_grad
+
+
+# -- counting ----------------------------------------------------------------------------------
+
+
+class Doubled:
+    """A predictor that takes two evaluations a call, as guidance does."""
+
+    sde = SDE
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, x, knot):
+        prediction = self.model(x, knot)
+        return prediction.replace(prediction.raw, cost=2)
+
+    def rows(self, index):
+        return Doubled(self.model.rows(index))
+
+
+def test_evaluations_are_counted_not_computed():
+    assert _draw(model=Doubled(MODEL)).nfe == 12
+    assert _draw(model=Doubled(MODEL), final="none").nfe == 10
+    run = iterate(Doubled(MODEL), DDIM(), GRID, shape=(2, 2))
+    assert [info.nfe for info in run] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_evaluations_of_single_samples():
+    counted = Counted(MODEL)
+    x, knot = randn(4, 2), SDE.at(0.5)
+    counted(x, knot)
+    assert counted.nfe(4) == 1
+    some = counted.rows(torch.tensor([3, 1]))
+    some(x[:2], knot)
+    some.rows(torch.tensor([0]))(x[:1], knot)
+    Counted(Doubled(MODEL)).rows(torch.tensor([0]))(x[:1], knot)
+    assert counted.nfe(4).tolist() == [1, 2, 1, 3]
+    doubled = Counted(Doubled(MODEL))
+    doubled.rows(torch.tensor([2]))(x[:1], knot)
+    assert doubled.nfe(4).tolist() == [0, 0, 2, 0]
+
+
+# -- the noisy end without signal ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", [DDIM(), DDIM(eta=1.0), EulerMaruyama(), EulerMaruyama(0.0)])
+def test_a_run_may_start_where_there_is_no_signal(solver):
+    """At alpha = 0 x0 is the mean of the data; a first step from there is exact in law."""
+    sde = FlowSDE()
+    model = Gaussian(sde, torch.tensor([0.7]), isotropic(0.2))
+    grid = from_times(sde, [1.0, 0.9], clean=False)
+    out = sample(model, solver, grid, shape=(20_000, 1), dtype=torch.float64, seeds=1).x
+    knot = sde.at(0.9)
+    # x_s = alpha_s mean + sigma_s noise: its law lacks alpha_s^2 times the data's variance.
+    assert float(out.mean()) == pytest.approx(knot.alpha * 0.7, abs=4 * 0.9 / math.sqrt(20_000))
+    assert float(out.std()) == pytest.approx(knot.sigma, rel=4 / math.sqrt(40_000))
+
+
+def test_a_network_that_knows_nothing_there_says_so():
+    model = ScoreModel(lambda x, t: x, FlowSDE(), predicts="eps")
+    with pytest.raises(ZeroSNRError, match="largest t_max"):
+        sample(model, DDIM(), uniform_t(FlowSDE(), 4), shape=(2, 2))
+
+
+# -- what goes wrong -----------------------------------------------------------------------------
+
+
+def _broken_below(t_bad, rows=None):
+    """Exact, but NaN below a time, for samples whose condition says so."""
+
+    def net(x, t, bad):
+        out = MODEL(x, SDE.at(float(t[0]))).eps
+        ill = bad & (t < t_bad)
+        return torch.where(ill[:, None], torch.nan, out)
+
+    return ScoreModel(net, SDE, time="t").bind(bad=torch.tensor([False, True, False, True]))
+
+
+@pytest.mark.parametrize("solver", [DDIM(), EulerMaruyama()])
+@pytest.mark.parametrize("start", ["drawn", "given"])
+def test_samples_that_fail_are_named_with_step_and_time(solver, start):
+    grid = from_times(SDE, [0.9, 0.7, 0.5, 0.3, 0.1])
+    where = {"shape": (4, 2)} if start == "drawn" else {"x": randn(4, 2)}
+    with pytest.warns(NonFiniteWarning, match=r"2 of 4 samples.*sample 1: step 3.*t = 0\.5"):
+        out = sample(_broken_below(0.6), solver, grid, seeds=range(4), **where)
+    assert set(out.failures) == {1, 3}
+    assert "the network's output is not finite at t = 0.5" in out.failures[3]
+    assert bool(torch.isnan(out.x[[1, 3]]).all())
+    healthy = sample(MODEL, solver, grid, seeds=range(4), **where)
+    torch.testing.assert_close(out.x[[0, 2]], healthy.x[[0, 2]])
+
+
+def test_failures_of_a_batch_with_one_stream_are_found_too():
+    grid = from_times(SDE, [0.9, 0.7, 0.5, 0.3, 0.1])
+    with pytest.warns(NonFiniteWarning):
+        out = sample(_broken_below(0.4), EulerMaruyama(), grid, seeds=0, shape=(4, 2))
+    assert set(out.failures) == {1, 3}
+    assert all("step 4" in reason and "t = 0.3" in reason for reason in out.failures.values())
+
+
+def test_a_solver_that_blows_up_is_told_from_a_network_that_does():
+    model = ScoreModel(lambda x, t: 1e30 * x.float(), SDE, time="t")
+    with pytest.warns(NonFiniteWarning):
+        out = sample(model, DDIM(), uniform_t(SDE, 8), shape=(2, 2), seeds=range(2))
+    assert all("not finite" in reason and "step" in reason for reason in out.failures.values())
+
+
+def test_no_warning_where_nothing_is_wrong():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _draw()
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "says"),
+    [
+        (lambda: _draw(final="tweedie"), ConfigError, "'solver', 'none' or 'denoise'"),
+        (lambda: _draw(grid=uniform_t(FlowSDE(), 5)), ConfigError, "make the grid from model.sde"),
+        (lambda: _draw(grid=uniform_t(VPSDE(beta_max=19.0), 5)), ConfigError, "beta_max=19.0"),
+        (lambda: _draw(x=randn(4, 2)), ConfigError, "either x, a start of shape (B, *), or shape"),
+        (lambda: _draw(shape=None), ConfigError, "or shape=(B, ...)"),
+        (lambda: _draw(shape=(4, -2)), ShapeError, "(4, -2)"),
+        (lambda: _draw(shape=(4, 2.0)), ShapeError, "whole numbers"),
+        (lambda: _draw(shape=()), ShapeError, "(B, ...)"),
+        (lambda: _draw(shape=(5, 2)), ShapeError, "write seeds=range(5)"),
+        (lambda: _draw(shape=(4, 3)), ShapeError, "expected a state of shape (B, 2)"),
+        (lambda: _draw(dtype=torch.int64), DtypeError, "dtype=torch.float32"),
+        (
+            lambda: _draw(shape=None, x=torch.ones(4, 2, dtype=torch.int32)),
+            DtypeError,
+            "write x.float()",
+        ),
+        (
+            lambda: _draw(shape=None, x=torch.tensor([[1.0, 2.0]] * 3 + [[math.nan, 0.0]])),
+            NonFiniteError,
+            "samples [3]",
+        ),
+        (lambda: _draw(shape=None, x=torch.tensor(1.0)), ShapeError, "(B, *)"),
+        (lambda: _draw(seeds=range(4), noise=BatchSeed(1)), ConfigError, "not both"),
+        (
+            lambda: _draw(EulerMaruyama(), noise=Predrawn((randn(4, 2),) * 3)),
+            ConfigError,
+            "used up",
+        ),
+        (lambda: from_times(SDE, [0.1, 0.9]), TimeRangeError, "reverse=True"),
+        (lambda: DDIM(eta=1.5), ConfigError, "between 0 and 1"),
+        (lambda: EulerMaruyama(stochasticity=-1.0), ConfigError, "0 or more"),
+        (
+            lambda: _draw(model=ScoreModel(lambda x, t: x[:, :1], SDE, time="t")),
+            ShapeError,
+            "returned shape (4, 1)",
+        ),
+    ],
+)
+def test_bad_input_is_explained(act, error, says):
+    with pytest.raises(error) as caught:
+        act()
+    assert says in str(caught.value)
