@@ -1,0 +1,137 @@
+"""The report page: whole, self-contained, readable without scripts."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+import scoresde as sd
+from scoresde.bench import Cell, Setup, Table, recommendations, write
+from scoresde.bench.svg import Point, Scale, plot
+from scoresde.metrics import Estimate
+
+
+def cell(solver, budget, value, **kw):
+    half = kw.pop("half", 0.1)
+    scores = {"error": Estimate(value, value * (1 - half), value * (1 + half))}
+    return Cell(
+        solver, "uniform_lambda", budget, budget, budget, 0.5, kw.pop("scores", scores), **kw
+    )
+
+
+@pytest.fixture
+def table():
+    shown = torch.linspace(-1, 1, 4 * 64).reshape(4, 1, 8, 8)
+    cells = (
+        cell("DDIM", 5, 0.5, shown=shown),
+        cell("DDIM", 10, 0.1, shown=shown),
+        cell("UniPC<3>", 5, 0.2, shown=shown),
+        cell("UniPC<3>", 10, 0.09, shown=shown),
+        Cell("Bad", "uniform_lambda", 5, failed="NonFiniteError: at step 3 & more"),
+    )
+    setup = Setup(
+        "abc", sd.VPSDE().to_dict(), 4, 0, "float32", {"accuracy": 1e-6, "nfe": 300},
+        {"error": Estimate(0.05, 0.04, 0.06)}, {"torch": "x"},
+    )  # fmt: skip
+    return Table(cells, setup)
+
+
+class Strict(HTMLParser):
+    """Raises at a tag that is not closed in order, and collects what the page refers to."""
+
+    void = frozenset({"meta", "input", "img", "line", "polyline", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.references, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.references += [v for k, v in attrs if k in ("src", "href", "data", "action")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(table, tmp_path):
+    write(table, tmp_path, title="A <title> & more")
+    text = (tmp_path / "report.html").read_text()
+    page = Strict()
+    page.feed(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert page.tags.count("svg") == 2
+    assert "A &lt;title&gt; &amp; more" in text
+    assert "UniPC&lt;3&gt;" in text
+    assert "UniPC<3>" not in text
+    assert "at step 3 &amp; more" in text
+    assert len(page.references) == 4
+    for source in page.references:
+        assert source.startswith("data:image/png;base64,")
+        assert base64.b64decode(source.partition(",")[2]).startswith(b"\x89PNG")
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_other_files_hold_the_same_numbers(table, tmp_path):
+    write(table, tmp_path)
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["cells"][0]["scores"]["error"] == pytest.approx([0.5, 0.45, 0.55])
+    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    assert [float(r["value"]) for r in rows if r["value"]] == [0.5, 0.1, 0.2, 0.09]
+    assert rows[-1]["failed"].startswith("NonFiniteError")
+    assert "**0.2**" in (tmp_path / "report.md").read_text()
+
+
+def test_recommendation_says_whether_the_lead_is_clear(table):
+    five, ten = recommendations(table)
+    assert five.startswith("5 evaluations: UniPC<3>")
+    assert "clearly ahead of DDIM" in five
+    assert "not clearly" not in five
+    assert "not clearly ahead of DDIM" in ten
+
+
+def test_points_are_where_they_belong():
+    x = Scale(1.0, 100.0, True, 0.0, 200.0)
+    assert [x(v) for v in (1, 10, 100, 1000)] == pytest.approx([0, 100, 200, 200])
+    assert x.ticks() == pytest.approx([1, 2, 5, 10, 20, 50, 100])
+    line = Scale(-1.0, 1.0, False, 100.0, 0.0)
+    assert line(0.5) == pytest.approx(25)
+    assert 0.0 in line.ticks()
+    marks = [Point(x, Estimate(x**-2.0, x**-2.0, x**-2.0), "p") for x in (1.0, 10.0, 100.0)]
+    drawn = plot({"a": marks}, x_label="x", y_label="y")
+    points = re.search(r'polyline points="([^"]+)"', drawn)[1].split()
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points)
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # a power law is a straight line
+    assert y1 - y0 == pytest.approx(y2 - y1, abs=0.2)
+    assert "No cell" in plot({"a": []}, x_label="x", y_label="y")
+    bare = plot({"a": [Point(1.0, Estimate(1.0, math.nan, math.nan), "p")]}, x_label="", y_label="")
+    assert "nan" not in bare
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to open the page with")
+def test_a_browser_lays_the_page_out(table, tmp_path):
+    write(table, tmp_path)
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+        f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    out = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert out.count("<svg") == 2
+    assert out.count("<polyline") >= 4
+    assert out.count("<img") == 4
