@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from test_layers import LAYERS
 
 import scoresde
 
@@ -109,6 +110,15 @@ def test_reference_pages_name_every_module():
         if "._" not in module.name and module.name.count(".") == 1
     } - {"scoresde.cli", "scoresde.demo"}  # docs/cli.md tells of their commands
     assert public <= {".".join(path.split(".")[:2]) for path in named}
+
+
+def test_the_layers_that_contributors_read_are_those_that_are_tested():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| \d \| (.+) \|$", text, re.MULTILINE)
+    *told, rest = [set(re.findall(r"`(\w+)`", row)) for row in rows]
+    assert told == LAYERS
+    modules = {module.name for module in pkgutil.iter_modules(scoresde.__path__)}
+    assert set().union(*told, rest) == modules
 
 
 def test_the_solver_of_the_guide_is_short():
