@@ -34,8 +34,8 @@ class Focus:
     """
 
     centre: float = 1.0
-    width: float = 2.5
-    floor: float = 0.05
+    width: float = 3.0
+    floor: float = 0.12
 
     def __post_init__(self) -> None:
         if not (self.centre > 0 and self.width > 0 and self.floor > 0):
