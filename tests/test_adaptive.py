@@ -16,8 +16,9 @@ from scoresde.grid import uniform_lambda, uniform_t
 from scoresde.noise import SampleSeeds
 from scoresde.prediction import X0, Prediction
 from scoresde.sampling import NonFiniteWarning, sample
+from scoresde.solvers.bridge import Bridge
 from scoresde.solvers.dpm_adaptive import DPMSolverAdaptive
-from scoresde.solvers.gotta_go_fast import Bridge, GottaGoFast
+from scoresde.solvers.gotta_go_fast import GottaGoFast
 
 DPM = [DPMSolverAdaptive(order=2), DPMSolverAdaptive(order=3)]
 ALL = [*DPM, GottaGoFast(rtol=0.1, atol=0.02)]

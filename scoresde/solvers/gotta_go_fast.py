@@ -1,10 +1,8 @@
-"""The adaptive solver of the reverse SDE, and the Brownian bridge that lets it reject steps."""
+"""The adaptive solver of the reverse SDE."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import torch
 from torch import Tensor
@@ -13,10 +11,11 @@ from ..errors import ConfigError
 from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
-from ..scalar import affine, scale, sqrt
+from ..scalar import affine, sqrt
 from ..sde import SDE
 from ..sde.knot import Knot
 from .base import Carry, Solver
+from .bridge import Bridge, bridges
 from .last_step import to_clean
 from .per_sample import Control, integrate
 
@@ -121,53 +120,3 @@ class _Reverse:
     def _knot(self, at: Tensor) -> Knot:
         """Rounding must not carry a time outside the step, where the network may know nothing."""
         return self.sde.at((-at).clamp(float(self.s.t), float(self.t.t)))
-
-
-class Bridge:
-    """One sample's Brownian path between two values of its clock, rho^2, met by any steps.
-
-    What has been asked for is remembered until the path has gone past it, so that answers agree
-    with one another; new values are drawn from the law given their neighbours.
-    """
-
-    def __init__(self, low: float, high: float, total: Tensor, seed: int) -> None:
-        self.clocks = [low, high]
-        self.values = [torch.zeros_like(total), total]
-        self.generator = torch.Generator(total.device).manual_seed(seed)
-
-    def increment(self, high: float, low: float) -> Tensor:
-        """B(high) - B(low), the path having come down to `high`."""
-        top = self._at(high)
-        bottom = self._at(low)
-        keep = bisect_left(self.clocks, high) + 1
-        del self.clocks[keep:], self.values[keep:]
-        return top - bottom
-
-    def _at(self, clock: float) -> Tensor:
-        clock = min(max(clock, self.clocks[0]), self.clocks[-1])
-        place = bisect_left(self.clocks, clock)
-        if self.clocks[place] == clock:
-            return self.values[place]
-        (a, b), (u, v) = self.clocks[place - 1 : place + 1], self.values[place - 1 : place + 1]
-        share = (clock - a) / (b - a)
-        z = torch.randn(u.shape, generator=self.generator, dtype=u.dtype, device=u.device)
-        value: Tensor = torch.lerp(u, v, share) + z * ((clock - a) * (1 - share)) ** 0.5
-        self.clocks.insert(place, clock)
-        self.values.insert(place, value)
-        return value
-
-
-def bridges(t: Knot, s: Knot, noise: NoiseStream) -> list[Bridge]:
-    """One bridge a sample, over the stream's own increment from t to s.
-
-    Seeds come from one draw of the stream, so that a sample's path depends on its noise alone.
-    """
-    high, low = float(t.rho) ** 2, float(s.rho) ** 2
-    total = scale((high - low) ** 0.5, noise.increment(t, s).double())
-    words = noise.normal().double().cpu()
-    return [
-        Bridge(
-            low, high, row, int.from_bytes(blake2b(word.numpy().tobytes(), digest_size=7).digest())
-        )
-        for row, word in zip(total, words, strict=True)
-    ]

@@ -1,0 +1,145 @@
+"""The reverse SDE by torchsde's solvers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, require, unknown_name
+from ..grid import Grid
+from ..model import Predictor
+from ..noise import NoiseStream
+from ..scalar import scale
+from ..sde.knot import Knot
+from .base import Carry, Solver
+from .bridge import seed_from
+from .last_step import to_clean
+
+_METHODS = {  # name: (weak order, Ito or Stratonovich: the same thing here, but torchsde asks)
+    "euler": (1, "ito"),
+    "milstein": (1, "ito"),
+    "srk": (2, "ito"),
+    "euler_heun": (1, "stratonovich"),
+    "heun": (2, "stratonovich"),
+    "midpoint": (2, "stratonovich"),
+}
+
+
+@dataclass(frozen=True)
+class TorchSDE(Solver):
+    r"""dy = -(1 + tau^2) rho eps dlam + tau sqrt(2) rho dw for y = x/alpha, by torchsde.
+
+    Li et al., "Scalable Gradients for Stochastic Differential Equations", 2020, whose package this
+    needs (extra "torchsde"). The clock is the half log-SNR lam, which grows towards the data. The
+    noise is additive: Milstein's method is Euler's, and Ito's and Stratonovich's readings agree.
+
+    torchsde draws its own Brownian path for a whole batch at once, from one seed that is made of
+    the stream's noise: the same seeds give the same batch, but a sample does depend on its
+    batch-mates. Weak order as `order` says; evaluations are torchsde's affair (`evals` is None).
+    The step to sigma = 0 follows `last_step`.
+
+    Attributes:
+        method: "euler", "milstein", "srk", "euler_heun", "heun" or "midpoint".
+        tau: share of noise; 1 is the reverse SDE.
+        substeps: torchsde's steps, all equal, in one step of the grid.
+        adjoint: gradients by the adjoint SDE, without the graph of the whole run; the model must be
+            a module, and `sample(..., grad=True)` keeps what is needed.
+    """
+
+    method: str = "srk"
+    tau: float = 1.0
+    substeps: int = 1
+    adjoint: bool = False
+
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if self.method not in _METHODS:
+            raise unknown_name("method of torchsde", self.method, _METHODS)
+        if not self.tau > 0 or not isinstance(self.substeps, int) or self.substeps < 1:
+            raise ConfigError(
+                "need tau > 0 and a whole number of substeps, 1 or more, got "
+                f"tau={self.tau!r}, substeps={self.substeps!r}"
+            )
+
+    @property
+    def order(self) -> int:
+        """Weak order of the method for additive noise."""
+        return _METHODS[self.method][0]
+
+    def evals(self, grid: Grid) -> None:
+        """It depends on the method's inner workings."""
+        return None
+
+    def step(
+        self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
+    ) -> tuple[Tensor, Carry]:
+        """See `Solver.step`."""
+        if s.is_clean:
+            return to_clean(model, model(x, t)), None
+        torchsde = require("torchsde", "torchsde")
+        y = scale(1.0 / t.alpha, x).reshape(x.shape[0], x.shape[1:].numel())
+        start, stop = float(t.lam), float(s.lam)
+        path = torchsde.BrownianInterval(
+            start,
+            stop,
+            size=tuple(y.shape),
+            dtype=y.dtype,
+            device=y.device,
+            entropy=seed_from(noise.normal()),
+            levy_area_approximation="space-time" if self.method == "srk" else "none",
+        )
+        reverse = _Reverse(model, x.shape, self.tau, t, s, _METHODS[self.method][1])
+        times = torch.tensor([start, stop], dtype=torch.float64, device=y.device)
+        settings: dict[str, Any] = {"bm": path, "dt": (stop - start) / self.substeps * (1 + 1e-9)}
+        if self.adjoint:
+            settings["adjoint_params"] = tuple(p for p in _parameters(model) if p.requires_grad)
+            solve = torchsde.sdeint_adjoint
+        else:
+            solve = torchsde.sdeint
+        y = solve(reverse, y, times, method=self.method, **settings)[-1]
+        return scale(s.alpha, y.reshape(x.shape)), None
+
+
+class _Reverse(nn.Module):
+    """What torchsde calls: f and g over the flat state."""
+
+    noise_type = "diagonal"
+
+    def __init__(
+        self, model: Predictor, shape: torch.Size, tau: float, t: Knot, s: Knot, sde_type: str
+    ) -> None:
+        super().__init__()
+        self.model, self.shape, self.tau = model, shape, tau
+        self.ends, self.sde_type = (t, s), sde_type
+
+    def f(self, lam: Tensor, y: Tensor) -> Tensor:
+        """The drift."""
+        knot = self._knot(float(lam))
+        eps = self.model(scale(knot.alpha, y.reshape(self.shape)), knot).eps
+        return eps.reshape(y.shape) * (-(1 + self.tau**2) * float(knot.rho))
+
+    def g(self, lam: Tensor, y: Tensor) -> Tensor:
+        """The diffusion, the same for every coordinate."""
+        return torch.full_like(y, self.tau * math.sqrt(2.0) * math.exp(-float(lam)))
+
+    def _knot(self, lam: float) -> Knot:
+        """Rounding must not carry a time outside the step, where the network may know nothing."""
+        t, s = self.ends
+        if lam <= t.lam:
+            return t
+        return s if lam >= s.lam else self.model.sde.at_lambda(lam)
+
+
+def _parameters(model: Predictor) -> Any:
+    found = getattr(model, "parameters", None)
+    if found is None:
+        raise ConfigError(
+            f"adjoint=True needs a model with parameters, not {type(model).__name__}; "
+            "write adjoint=False"
+        )
+    return found()
