@@ -79,9 +79,9 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
     """The convention asked for, or the process's own.
 
     Raises:
-        ConfigError: for an unknown name; and for None with a process that has no convention of
-            its own, since networks for it come with either t or 999 t, and the wrong one gives
-            noise without any error.
+        ConfigError: for an unknown name; for an `index` whose table the process's times run
+            past; and for None with a process that has no convention of its own, since networks
+            for it come with either t or 999 t, and the wrong one gives noise without any error.
     """
     if time is None:
         if isinstance(sde, DiscreteVPSDE | FlowSDE):
@@ -103,6 +103,12 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
         return _BY_NAME[time]
     if not callable(time):
         raise ConfigError(f"time must be a name or a function of a Knot, got {time!r}")
+    if isinstance(time, index) and sde.t_max > time.t_max * (1 + 1e-9):
+        raise ConfigError(
+            f"index({time.n}) spreads its entries over times up to {time.t_max:g}, and "
+            f"{type(sde).__name__} runs to {sde.t_max:g}, past the table; write time='index', or "
+            f"index({time.n}, t_max={sde.t_max:g})"
+        )
     return time
 
 

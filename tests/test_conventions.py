@@ -24,7 +24,7 @@ from scoresde import (
     linear_betas,
     scaled,
 )
-from scoresde.errors import ShapeError
+from scoresde.errors import ConfigError, ShapeError
 
 MEANS = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.3, -0.8]], dtype=torch.float64)
 VARIANCE = 0.05
@@ -168,3 +168,9 @@ def test_times_that_would_broadcast_along_another_axis_are_refused(shape):
     with pytest.raises(ShapeError, match="like=x"):
         model(x, VPSDE().at(times))
     assert model(x, VPSDE().at(times.flatten()[:4], like=x)).eps.shape == (4, 4)
+
+
+def test_an_index_that_runs_past_its_table_is_refused():
+    """index(1000) is for t in (0, 1): with a table's own indices it would be told 998001."""
+    with pytest.raises(ConfigError, match="time='index'"):
+        ScoreModel(embedding_table, TABLE, time=index(1000))
