@@ -115,8 +115,7 @@ class GaussianMixture:
             if isinstance(covariance, Diagonal)
             else _SpectralFamily(means.reshape(k, -1), covariance)
         )
-        probs = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        probs = probs.to(torch.float64)
+        probs = torch.as_tensor([1.0] * k if weights is None else weights, dtype=torch.float64)
         if probs.shape != (k,):
             raise ShapeError(f"expected {k} weights, one a mean, got shape {tuple(probs.shape)}")
         if not bool((probs > 0).all()):

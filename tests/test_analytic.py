@@ -276,6 +276,11 @@ def test_a_copy_on_another_device_is_the_same(kind):
     assert copy.event_shape == model.event_shape
 
 
+def test_weights_given_as_numbers_are_not_rounded():
+    model = GaussianMixture(VPSDE(), MEANS, isotropic(0.3), [0.2, 0.5, 0.3])
+    assert model.weights.tolist() == pytest.approx([0.2, 0.5, 0.3], abs=1e-15)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
