@@ -107,12 +107,14 @@ def test_recommendation_says_whether_the_lead_is_clear(table):
 
 
 def test_points_are_where_they_belong():
-    x = Scale(1.0, 100.0, True, 0.0, 200.0)
+    x = Scale(1.0, 100.0, 0.0, 0.0, 200.0)
     assert [x(v) for v in (1, 10, 100, 1000)] == pytest.approx([0, 100, 200, 200])
     assert x.ticks() == pytest.approx([1, 2, 5, 10, 20, 50, 100])
-    line = Scale(-1.0, 1.0, False, 100.0, 0.0)
-    assert line(0.5) == pytest.approx(25)
-    assert 0.0 in line.ticks()
+    bent = Scale(-1.0, 1.0, 0.1, 100.0, 0.0)
+    assert bent(0.0) == pytest.approx(50)
+    assert bent(-0.3) + bent(0.3) == pytest.approx(100)
+    assert bent(0.01) == pytest.approx(50 - 50 * 0.1 / math.asinh(10), rel=1e-3)  # linear near 0
+    assert {-1.0, 0.0, 1.0} <= set(bent.ticks())
     marks = [Point(x, Estimate(x**-2.0, x**-2.0, x**-2.0), "p") for x in (1.0, 10.0, 100.0)]
     drawn = plot({"a": marks}, x_label="x", y_label="y")
     points = re.search(r'polyline points="([^"]+)"', drawn)[1].split()

@@ -135,13 +135,13 @@ def _points(table: Table, label: str, name: str, of: str) -> list[Point]:
             cell.scores[name],
             f"{label}: {name} {cell.scores[name]}, {cell.nfe:g} evaluations, {cell.seconds:.2g} s",
         )
-        for cell in table.cells
+        for cell in sorted(table.cells, key=lambda c: c.nfe)
         if _label(table, cell) == label and name in cell.scores
     ]
 
 
 def _series_style(count: int) -> str:
-    rules = {True: [], False: []}  # type: dict[bool, list[str]]
+    rules: dict[bool, list[str]] = {True: [], False: []}
     for k in range(count):
         for dark in (False, True):
             color = _COLORS[k % len(_COLORS)][int(dark)]

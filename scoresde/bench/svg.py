@@ -34,36 +34,34 @@ class Point(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """A logarithmic axis, or for values that may be negative a linear one, to pixels."""
+    """An axis: logarithmic where `bend` is 0, else linear within +-bend and logarithmic beyond."""
 
     low: float
     high: float
-    log: bool
+    bend: float
     first: float
     last: float
 
     def __call__(self, value: float) -> float:
         """The pixel of a value, kept within the axis."""
-        low, high = self.low, self.high
-        value = min(max(value, low), high)
-        if self.log:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        return self.first + (self.last - self.first) * (value - low) / (high - low)
+        value = min(max(value, self.low), self.high)
+        low, high = self._bent(self.low), self._bent(self.high)
+        return self.first + (self.last - self.first) * (self._bent(value) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: powers of ten with 2 and 5, or five even ones."""
-        if self.log:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            wide = math.log10(self.high / self.low) > 2
-            found = [m * 10.0**k for k in decades for m in ((1,) if wide else (1, 2, 5))]
-        else:
-            step = 10 ** math.floor(math.log10((self.high - self.low) / 2))
-            step *= 2 if (self.high - self.low) / step > 8 else 1
-            found = [
-                k * step
-                for k in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
-            ]
-        return [v for v in found if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
+        """Round values within the axis: powers of ten, with 2 and 5 where there is room."""
+        top = max(abs(self.low), abs(self.high))
+        least = self.bend or self.low
+        decades = range(math.floor(math.log10(least)), math.ceil(math.log10(top)) + 1)
+        steps = (1,) if math.log10(top / least) > 2 else (1, 2, 5)
+        found = [m * 10.0**k for k in decades for m in steps]
+        if self.bend:
+            found = [-v for v in reversed(found)] + [0.0, *found]
+        slack = 1e-9 * abs(self.low)
+        return [v for v in found if self.low - slack <= v <= self.high + slack]
+
+    def _bent(self, value: float) -> float:
+        return math.asinh(value / self.bend) if self.bend else math.log(value)
 
 
 def plot(
@@ -74,8 +72,10 @@ def plot(
     if not points:
         return "<p>No cell has this measure.</p>"
     values = [p.y.value for p in points] + ([floor] if floor is not None else [])
-    across = _scale([p.x for p in points], _LEFT, _WIDTH - _RIGHT)
-    up = _scale(values, _HEIGHT - _BOTTOM, _TOP)
+    widths = sorted(p.y.high - p.y.low for p in points if math.isfinite(p.y.high - p.y.low))
+    noise = widths[len(widths) // 2] if widths else 0.0
+    across = _scale([p.x for p in points], 0.0, _LEFT, _WIDTH - _RIGHT)
+    up = _scale(values, noise, _HEIGHT - _BOTTOM, _TOP)
     out = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_label)} against '
         f'{escape(x_label)}">',
@@ -87,17 +87,18 @@ def plot(
                    f'y2="{y:.1f}"/><text class="small" x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" '
                    'text-anchor="end">true samples</text>')  # fmt: skip
     for k, marks in enumerate(series.values()):
-        out += _series(k, sorted(marks), across, up)
+        out += _series(k, marks, across, up)
     return "\n".join([*out, "</svg>"])
 
 
-def _scale(values: Sequence[float], first: float, last: float) -> Scale:
+def _scale(values: Sequence[float], noise: float, first: float, last: float) -> Scale:
+    """The axis for these values; where some are not positive, `noise` is what counts as small."""
     finite = [v for v in values if math.isfinite(v)]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    low, high = min(finite, default=0.1), max(finite, default=1.0)
     if low > 0:
-        return Scale(low / 1.25, high * 1.25, True, first, last)
-    margin = 0.06 * (high - low) or 1.0
-    return Scale(low - margin, high + margin, False, first, last)
+        return Scale(low / 1.25, high * 1.25, 0.0, first, last)
+    bend = 10.0 ** round(math.log10(noise)) if noise > 0 else 1.0
+    return Scale(low - bend, max(high, 0.0) * 1.25 + bend, bend, first, last)
 
 
 def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
