@@ -16,11 +16,19 @@ from scoresde.noise import Predrawn
 from scoresde.sampling import sample
 from scoresde.solvers.ancestral import Ancestral
 from scoresde.solvers.base import Solver
+from scoresde.solvers.kinetic import KineticLangevin
 from scoresde.solvers.langevin import AnnealedLangevin, Langevin
 from scoresde.solvers.predictor_corrector import PredictorCorrector
 from scoresde.solvers.reverse_diffusion import ReverseDiffusion
 
-CORRECTORS = [Langevin(), Langevin(snr=0.1, steps=3), AnnealedLangevin(), AnnealedLangevin(0.2, 2)]
+CORRECTORS = [
+    Langevin(),
+    Langevin(snr=0.1, steps=3),
+    AnnealedLangevin(),
+    AnnealedLangevin(0.2, 2),
+    KineticLangevin(),
+    KineticLangevin(0.8, friction=0.0, steps=3),
+]
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,59 @@ def test_langevin_finds_the_marginal_from_a_wrong_start():
     # The norms of |score| in the step move the variance by no more than 1 / D = 0.0025.
     tolerance = 4 * math.sqrt(2 / count) + 0.0025
     assert float(x.var()) / p == pytest.approx(1 / (1 - 0.2**2), abs=tolerance)
+
+
+def linear_move(corrector, sde, knot):
+    """(a, b): x' = a x + sum b_k z_k, for data N(0, 1/4) and a corrector of one coordinate."""
+    model = LinearModel(sde, mean=0.0)
+    x = torch.zeros(12, 1, dtype=torch.float64)
+    x[0] = 1.0
+    draws = tuple(torch.eye(12, dtype=torch.float64)[:, [k + 1]] for k in range(11))
+    moved = corrector(model, x, knot, Predrawn(draws).open(x.shape, x.dtype)).flatten()
+    return float(moved[0]), moved[1:]
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+def test_one_heavily_damped_kinetic_step_is_annealed_langevin(sde):
+    knot = sde.at_lambda(0.3)
+    a, b = linear_move(KineticLangevin(0.6, friction=1e6, steps=1), sde, knot)
+    keep, add = linear_move(AnnealedLangevin(0.6 / math.sqrt(8)), sde, knot)
+    assert a == pytest.approx(keep, rel=1e-12)
+    assert float(b.norm()) == pytest.approx(float(add.norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_kinetic_corrector_is_baoab(steps):
+    """Against 2 x 2 matrices for a Gaussian: position over sigma, and momentum."""
+    h, friction, knot = 0.7, 1.3, VPSDE().at_lambda(0.3)
+    a, b = linear_move(KineticLangevin(h, friction, steps), VPSDE(), knot)
+    stiff = knot.sigma**2 / (knot.alpha**2 * 0.25 + knot.sigma**2)
+    c = math.exp(-friction * h)
+    kick, drift, damp = torch.eye(2), torch.eye(2), torch.diag(torch.tensor([1.0, c]))
+    kick, drift, damp = kick.double(), drift.double(), damp.double()
+    kick[1, 0], drift[0, 1] = -h / 2 * stiff, h / 2
+    damp[1, 1] = c
+    noise = torch.diag(torch.tensor([0.0, 1 - c * c], dtype=torch.float64))
+    move = torch.eye(2, dtype=torch.float64)
+    spread = torch.diag(torch.tensor([0.0, 1.0], dtype=torch.float64))  # the fresh momentum
+    for _ in range(steps):
+        for part in (kick, drift, damp, drift, kick):
+            move, spread = part @ move, part @ spread @ part.T
+            if part is damp:
+                spread = spread + noise
+    assert a == pytest.approx(float(move[0, 0]), rel=1e-12)
+    assert float(b.square().sum()) / knot.sigma**2 == pytest.approx(float(spread[0, 0]), rel=1e-12)
+
+
+def test_kinetic_moves_keep_the_marginal_and_go_further():
+    """Stationary variance within h^2/8 of p, and a faster approach than as many plain steps."""
+    knot = VPSDE().at_lambda(0.0)
+    p = knot.alpha**2 * 0.25 + knot.sigma**2
+    a, b = linear_move(KineticLangevin(0.4, friction=0.5, steps=5), VPSDE(), knot)
+    stationary = float(b.square().sum()) / (1 - a * a)
+    assert stationary == pytest.approx(p, rel=0.4**2 / 8)
+    plain, _ = linear_move(AnnealedLangevin(0.4 / math.sqrt(8), steps=5), VPSDE(), knot)
+    assert abs(a) < 0.5 * abs(plain)
 
 
 @pytest.mark.parametrize("corrector", CORRECTORS, ids=str)
@@ -208,6 +269,9 @@ def test_starts_where_there_is_no_signal(name):
         lambda: Langevin(snr=-1.0),
         lambda: Langevin(steps=0),
         lambda: AnnealedLangevin(steps=1.5),
+        lambda: KineticLangevin(size=2.0),
+        lambda: KineticLangevin(friction=-1.0),
+        lambda: KineticLangevin(steps=0),
         lambda: PredictorCorrector(Langevin(), Langevin()),
         lambda: PredictorCorrector(ReverseDiffusion(), ReverseDiffusion()),
         lambda: PredictorCorrector(ReverseDiffusion, Langevin()),

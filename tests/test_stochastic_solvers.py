@@ -24,16 +24,28 @@ from stochastic_truth import (
     true_moments,
 )
 
-from scoresde import DDIM, VPSDE, BrownianPath, EulerMaruyama, GaussianMixture, SampleSeeds
+from scoresde import (
+    DDIM,
+    VPSDE,
+    BrownianPath,
+    EulerMaruyama,
+    GaussianMixture,
+    Grid,
+    Predrawn,
+    SampleSeeds,
+    ScoreModel,
+)
 from scoresde.analytic import isotropic
 from scoresde.errors import ConfigError
 from scoresde.grid import karras, uniform_lambda, uniform_t
 from scoresde.sampling import sample
+from scoresde.solvers.analytic_dpm import AnalyticDPM
 from scoresde.solvers.ancestral import Ancestral
 from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
 from scoresde.solvers.er_sde import ERSDE
 from scoresde.solvers.reverse_diffusion import ReverseDiffusion
 from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
+from scoresde.solvers.torchsde_solver import TorchSDE
 
 FIRST_ORDER = [EulerMaruyama(), ReverseDiffusion(), Ancestral(), Ancestral("forward")]
 SECOND_ORDER = [
@@ -216,6 +228,182 @@ def test_ancestral_sampling_is_ddim_with_eta_1(sde):
     ours = sample(model, Ancestral(), grid, **settings).x
     theirs = sample(model, DDIM(eta=1.0), grid, **settings).x
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+# -- published rules ------------------------------------------------------------------------------
+
+
+def rows(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def test_seeds_3_is_the_published_algorithm():
+    """Gonzalez et al. 2023, algorithm 3, line by line for one VP step."""
+    sde = VPSDE()
+    model, (t, s) = mixture(sde), lambda_grid(sde, 1, -0.5, 0.4).knots
+    x, z1, z2, z3 = (rows(4, 1, seed=k) for k in range(4))
+    h = s.lam - t.lam
+    k1, k2 = (sde.at_lambda(t.lam + r * h) for r in (1 / 3, 2 / 3))
+    e = math.exp
+    eps = model(x, t).eps
+    u1 = k1.alpha / t.alpha * x - 2 * k1.sigma * (e(h / 3) - 1) * eps
+    u1 = u1 + k1.sigma * math.sqrt(e(2 * h / 3) - 1) * z1
+    d1 = model(u1, k1).eps - eps
+    r = 2 / 3 * h
+    u2 = k2.alpha / t.alpha * x - 2 * k2.sigma * (e(r) - 1) * eps
+    u2 = u2 - 2 * k2.sigma * 2 * ((e(r) - 1) / r - 1) * d1
+    u2 = u2 + k2.sigma * (math.sqrt(e(2 * r) - e(r)) * z1 + math.sqrt(e(r) - 1) * z2)
+    d2 = model(u2, k2).eps - eps
+    want = s.alpha / t.alpha * x - 2 * s.sigma * (e(h) - 1) * eps
+    want = want - 3 * s.sigma * ((e(h) - 1) / h - 1) * d2
+    want = want + s.sigma * (
+        math.sqrt(e(2 * h) - e(4 * h / 3)) * z1
+        + math.sqrt(e(4 * h / 3) - e(2 * h / 3)) * z2
+        + math.sqrt(e(2 * h / 3) - 1) * z3
+    )
+    got = sample(model, SEEDS3(), lambda_grid(sde, 1, -0.5, 0.4), x=x, noise=Predrawn((z1, z2, z3)))
+    torch.testing.assert_close(got.x, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_2s_ancestral_is_the_published_rule(eta):
+    """k-diffusion's sample_dpmpp_2s_ancestral, in EDM's variables."""
+    sde = PROCESSES[3]
+    grid = lambda_grid(sde, 3)
+    model, x, draws = mixture(sde), rows(5, 1), [rows(5, 1, seed=k) for k in (1, 2, 3)]
+    want = 5 * x
+    for (t, s), z in zip(pairwise(grid.knots), draws, strict=True):
+        up = min(s.sigma, eta * math.sqrt(s.sigma**2 * (t.sigma**2 - s.sigma**2) / t.sigma**2))
+        down = math.sqrt(s.sigma**2 - up**2)
+        h = math.log(t.sigma / down)
+        middle = math.exp(math.log(t.sigma) - h / 2)
+        x2 = middle / t.sigma * want - math.expm1(-h / 2) * model(want, t).x0
+        d2 = model(x2, sde.at(middle)).x0
+        want = down / t.sigma * want - math.expm1(-h) * d2 + up * z
+    noise = Predrawn(tuple(draws))
+    got = sample(model, DPMSolverPP2SAncestral(eta), grid, x=5 * x, noise=noise).x
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["ode", "sde", "er4", "er5"])
+def test_er_sde_is_the_published_rule(scale):
+    """Cui et al. 2023, algorithm 3 for variance-exploding processes; integrals by 2,000 sums."""
+    phi = {
+        "ode": lambda u: u,
+        "sde": lambda u: u**2,
+        "er4": lambda u: u**0.9 * (1 + 100 * u**1.5).log10(),
+        "er5": lambda u: u * ((u**0.3).exp() + 10),
+    }[scale]
+    sde = PROCESSES[3]
+    grid = lambda_grid(sde, 4)
+    model, x = mixture(sde), 5 * rows(5, 1)
+    draws = [rows(5, 1, seed=k) for k in range(1, 5)]
+    want, known = x, []
+    for (t, s), z in zip(pairwise(grid.knots), draws, strict=True):
+        high, low = (torch.tensor(k.sigma, dtype=torch.float64) for k in (t, s))
+        x0 = model(want, t).x0
+        known.append((t.sigma, x0))
+        q = phi(low) / phi(high)
+        new = q * want + (1 - q) * x0
+        width = (high - low) / 2000
+        u = low + (torch.arange(2000, dtype=torch.float64) + 0.5) * width
+        if len(known) > 1:
+            d = (x0 - known[-2][1]) / (t.sigma - known[-2][0])
+            new = new + (s.sigma - t.sigma + phi(low) * (width / phi(u)).sum()) * d
+        if len(known) > 2:
+            before = (known[-2][1] - known[-3][1]) / (known[-2][0] - known[-3][0])
+            dd = (d - before) / ((t.sigma - known[-3][0]) / 2)
+            factor = phi(low) * (width * (u - t.sigma) / phi(u)).sum()
+            new = new + ((s.sigma - t.sigma) ** 2 / 2 + factor) * dd
+        want = new + (low**2 - high**2 * q**2).clamp_min(0).sqrt() * z
+    got = sample(model, ERSDE(3, scale), grid, x=x, noise=Predrawn(tuple(draws))).x
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_optimal_variance_is_exact_for_isotropic_gaussian_data(sde, n):
+    grid = lambda_grid(sde, n)
+    p = [k.alpha**2 * 0.25 + k.sigma**2 for k in grid.knots]
+    energies = tuple(k.sigma**2 / v for k, v in zip(grid.knots, p, strict=True))
+    solver = AnalyticDPM(tuple(k.lam for k in grid.knots), energies)
+    assert output_moments(solver, grid) == pytest.approx(true_moments(grid.knots[-1]), rel=1e-9)
+
+
+def test_the_energy_is_estimated_from_data():
+    grid = uniform_lambda(VPSDE(), 8)
+    model = LinearModel(grid.sde)
+    found = AnalyticDPM.estimate(model, 0.7 + 0.5 * rows(4000, 10), grid)
+    for lam, energy in zip(found.lams, found.energies, strict=True):
+        knot = grid.sde.at_lambda(lam)
+        want = knot.sigma**2 / (knot.alpha**2 * 0.25 + knot.sigma**2)
+        assert energy == pytest.approx(want, rel=4.5 * math.sqrt(2 / 40_000))
+    assert found.evals(grid) == 10
+    with pytest.raises(ConfigError, match="estimate"):
+        AnalyticDPM((0.0,), ())
+
+
+@pytest.mark.parametrize("method", ["euler", "milstein", "euler_heun", "heun", "midpoint", "srk"])
+def test_torchsde_reaches_the_exact_moments(method):
+    pytest.importorskip("torchsde")
+    model, n = LinearModel(VPSDE()), 60_000
+    grid = lambda_grid(model.sde, 24)
+    mean, variance = true_moments(grid.knots[0])
+    x = mean + math.sqrt(variance) * rows(60, 1000)
+    solver = TorchSDE(method)
+    out = sample(model, solver, grid, x=x, seeds=3)
+    assert torch.equal(out.x, sample(model, solver, grid, x=x, seeds=3).x)
+    assert all(VPSDE().t_min <= knot.t <= VPSDE().t_max for knot in model.asked)
+    mean, variance = true_moments(grid.knots[-1])
+    assert float(out.x.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / n))
+    bias = 0.03 if solver.order == 2 else 0.16
+    assert float(out.x.var()) / variance == pytest.approx(1.0, abs=4 * math.sqrt(2 / n) + bias)
+
+
+def test_torchsde_differentiates_by_the_adjoint():
+    pytest.importorskip("torchsde")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+        def forward(self, x, t):
+            return x - self.shift
+
+    grads = []
+    for adjoint in (False, True):
+        model = ScoreModel(Net(), VPSDE(), time="t")
+        grid = lambda_grid(model.sde, 1, -0.5, 0.0)
+        noise = SampleSeeds((1, 2))
+        solver = TorchSDE("midpoint", substeps=50, adjoint=adjoint)
+        stream = noise.open((2, 3), torch.float64)
+        x = rows(2, 3)
+        out, _ = solver.step(model, x, *grid.knots, None, stream)
+        out.square().sum().backward()
+        grads.append(float(model.net.shift.grad))
+    assert grads[1] == pytest.approx(grads[0], rel=0.02)
+
+
+# -- the step to sigma = 0 -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variance", [1e-9, 0.001, 0.01, 0.1])
+def test_the_last_step_keeps_the_variance(variance):
+    """The deviation is right up to rho^4; x0 alone loses rho^2 / 2C."""
+    sde = VPSDE()
+    grid = Grid(sde, (sde.at(1e-3), sde.clean))
+    start = grid.knots[0]
+    u = start.rho**2 / variance
+    deviation = math.sqrt(output_moments(DPMSolverPPSDE(), grid, 0.0, variance)[1] / variance)
+    plain = math.sqrt(output_moments(Ancestral(), grid, 0.0, variance)[1] / variance)
+    assert plain == pytest.approx(1 / math.sqrt(1 + u), rel=1e-9)
+    if u < 0.2:
+        assert abs(deviation - 1) < 0.05 * abs(plain - 1)
+        assert abs(deviation - 1) < 0.13 * u**2  # rho^4
+    else:  # a point as seen from rho: what is left is noise, and both remove it
+        assert deviation * math.sqrt(variance) < 1e-3 * start.rho
 
 
 # -- distribution, contract, defects ---------------------------------------------------------------

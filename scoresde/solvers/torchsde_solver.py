@@ -116,12 +116,22 @@ class _Reverse(nn.Module):
         super().__init__()
         self.model, self.shape, self.tau = model, shape, tau
         self.ends, self.sde_type = (t, s), sde_type
+        self.last: tuple[float, Tensor, Tensor] | None = None
 
     def f(self, lam: Tensor, y: Tensor) -> Tensor:
-        """The drift."""
-        knot = self._knot(float(lam))
+        """The drift.
+
+        Before it starts torchsde asks for shapes at the very point where it then begins: the same
+        question twice is answered once.
+        """
+        at = float(lam)
+        if self.last is not None and self.last[0] == at and self.last[1] is y:
+            return self.last[2]
+        knot = self._knot(at)
         eps = self.model(scale(knot.alpha, y.reshape(self.shape)), knot).eps
-        return eps.reshape(y.shape) * (-(1 + self.tau**2) * float(knot.rho))
+        drift = eps.reshape(y.shape) * (-(1 + self.tau**2) * float(knot.rho))
+        self.last = (at, y, drift)
+        return drift
 
     def g(self, lam: Tensor, y: Tensor) -> Tensor:
         """The diffusion, the same for every coordinate."""
