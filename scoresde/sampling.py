@@ -31,6 +31,7 @@ from .errors import ConfigError, NonFiniteError, ShapeError, require
 from .grid import Grid
 from .model import Predictor
 from .noise import NoiseSource, NoiseStream, source
+from .recommended import recommended
 from .scalar import scale
 from .sde.knot import Knot
 from .solvers.base import Solver
@@ -154,9 +155,10 @@ def iterate(
 
 def sample(
     model: Predictor,
-    solver: Solver,
-    grid: Grid,
+    solver: Solver | None = None,
+    grid: Grid | None = None,
     *,
+    nfe: int = 20,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
     seeds: int | Iterable[int] = 0,
@@ -173,6 +175,8 @@ def sample(
 
     Args:
         model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+            Without a solver and a grid, those that `recommended` has for `nfe` evaluations.
+        nfe: calls of the model per sample, where solver and grid are left to the library.
         callback: called after the start and every step.
         keep: which states to keep in `trajectory`: all of them, or those after these steps.
         progress: show a bar (needs tqdm).
@@ -187,6 +191,13 @@ def sample(
     """
     began = time.perf_counter()
     check_model(model)
+    if solver is None and grid is None:
+        solver, grid = recommended(model.sde, nfe)
+    if solver is None or grid is None:
+        raise ConfigError(
+            "give a solver and a grid, or neither; write uniform_lambda(model.sde, n) for a grid, "
+            "or sample(model, nfe=20, shape=...) to leave both to the library"
+        )
     check_grid(grid)
     check_noise(noise, seeds)
     noise = noise or source(seeds)

@@ -19,7 +19,7 @@ LAYERS = [
     {"sde"},
     {"coordinate", "grid", "noise", "prediction", "time_input"},
     {"model", "analytic", "reverse", "problems", "guidance", "adapters", "counting"},
-    {"ode", "solvers"},
+    {"ode", "solvers", "recommended"},
     {"door", "diagnosis", "sampling", "likelihood", "losses", "latents", "jobs", "testing"},
 ]
 
