@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .errors import ConfigError, ShapeError
@@ -379,7 +380,7 @@ class _SpectralFamily(_Family):
         _check_variances(self.e + self.ridge[:, None] if r == d else self.ridge[:, None])
         # One matrix of all columns: projections onto every component are a single product.
         self.u = u.expand(k, d, r)
-        self.columns = self.u.permute(1, 0, 2).reshape(d, k * r)
+        self.columns = rearrange(self.u, "k d r -> d (k r)")
         self.mean_offset = torch.einsum("kd,kdr->kr", means, self.u)
         self.mean_square = means.square().sum(1)
 

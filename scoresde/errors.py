@@ -61,7 +61,7 @@ def require(module: str, extra: str) -> ModuleType:
     """Import `module`, or say which extra of scoresde installs it."""
     try:
         return import_module(module)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:  # the latter: built for another torch
         package = module.split(".")[0]
         raise MissingExtraError(
             f"this needs the package {package!r} ({error}); write: pip install 'scoresde[{extra}]'"

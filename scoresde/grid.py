@@ -44,7 +44,7 @@ class Grid:
             raise ConfigError(f"a grid needs at least 2 knots, got {len(self.knots)}")
         angles = [knot.log_sigma - knot.log_alpha for knot in self.knots]
         if any(not b < a for a, b in pairwise(angles)):
-            times = [float(knot.t) for knot in self.knots]
+            times = [float(knot.t) for knot in self.knots if not knot.is_clean]
             raise TimeRangeError(
                 "a sampling grid runs from noise to data: its noise levels must fall strictly, "
                 f"got times {_short(times)}; write sorted(times, reverse=True) without repeats"

@@ -129,6 +129,9 @@ class ScoreModel(nn.Module):
         A tensor or array is per-sample, one row a sample, and follows its sample wherever a
         driver changes the batch; wrap it as `shared(tensor)` if it belongs to all samples.
         Anything else (a number, a string, None) is shared.
+
+        Raises:
+            DtypeError: for a list or tuple, which could mean either.
         """
         model = ScoreModel(
             self.net,
@@ -138,10 +141,14 @@ class ScoreModel(nn.Module):
             output=self.output,
             net_dtype=self.net_dtype,
         )
-        new = {
-            k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in conditions.items()
-        }
-        model.conditions = {**self.conditions, **new}
+        rows = {k: torch.as_tensor(v) for k, v in conditions.items() if isinstance(v, np.ndarray)}
+        for name, value in conditions.items():
+            if isinstance(value, list | tuple):
+                raise DtypeError(
+                    f"condition {name!r} is a {type(value).__name__}, which could be one row a "
+                    f"sample or one value for all; write torch.tensor(...) or shared(...)"
+                )
+        model.conditions = {**self.conditions, **conditions, **rows}
         return model
 
     def rows(self, index: Tensor) -> ScoreModel:

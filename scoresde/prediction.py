@@ -177,6 +177,18 @@ _BY_NAME: dict[str, Parametrization] = {
 }
 
 
+_ELSEWHERE = {
+    "noise": "eps",
+    "epsilon": "eps",
+    "sample": "x0",
+    "denoised": "x0",
+    "v_prediction": "v",
+    "velocity": "flow",
+    "edm": "F",
+}
+"""Names of other codebases, to be pointed out rather than taken."""
+
+
 def parametrization(name: str | Parametrization) -> Parametrization:
     """The row of the table with this name ("eps", "x0", "score", "v", "flow", "F").
 
@@ -186,6 +198,8 @@ def parametrization(name: str | Parametrization) -> Parametrization:
     if isinstance(name, Parametrization):
         return name
     if name not in _BY_NAME:
+        if meant := _ELSEWHERE.get(str(name)):
+            raise ConfigError(f"{name!r} is called {meant!r} here; write predicts={meant!r}")
         raise unknown_name("parametrization", name, _BY_NAME)
     return _BY_NAME[name]
 

@@ -202,8 +202,10 @@ def sample(
     check_noise(noise, seeds)
     noise = noise or source(seeds)
     count = _with_final(grid, model, final).steps
-    if not isinstance(keep, bool) and any(not 0 <= step <= count for step in keep):
-        raise ConfigError(f"keep={keep!r} names steps outside 0 (the start) to {count} (the end)")
+    if not isinstance(keep, bool) and (
+        not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
+    ):
+        raise ConfigError(f"keep={keep!r} must be True, or steps from 0 (start) to {count} (end)")
     if shape is not None:
         shape = _whole(shape)
 

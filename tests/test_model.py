@@ -259,7 +259,7 @@ def _wrap(net, **settings):
     ("act", "error", "says"),
     [
         (lambda: _wrap("unet"), ConfigError, "callable as net(x, time)"),
-        (lambda: _wrap(Recorder(), predicts="noise"), ConfigError, "known: F, eps"),
+        (lambda: _wrap(Recorder(), predicts="noise"), ConfigError, "write predicts='eps'"),
         (lambda: _wrap(Recorder(), time="timestep"), ConfigError, "unknown time convention"),
         (lambda: _wrap(Recorder(), time=3), ConfigError, "function of a Knot"),
         (lambda: scaled(1.0, "tt"), ConfigError, "did you mean 't'"),
