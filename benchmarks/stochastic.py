@@ -12,15 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from scoresde import VPSDE, Grid, problems, uniform_lambda
+from scoresde import SDE, VPSDE, Grid, problems, uniform_lambda
 from scoresde.analytic import GaussianMixture
+from scoresde.recommended import recommended
 from scoresde.sampling import sample
+from scoresde.solvers.ancestral import Ancestral
 from scoresde.solvers.base import Solver
+from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
+from scoresde.solvers.er_sde import ERSDE
+from scoresde.solvers.exponential.presets import DPMSolverPP, SASolver
+from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 
 SAMPLES = {"ring8": 100_000, "digits64": 5_000, "lowrank3072": 5_000}
 BATCH = {"ring8": 25_000, "digits64": 1_000, "lowrank3072": 250}
@@ -58,24 +65,36 @@ def gap(
     return float(got.mean() - exact.mean()) / d, 1.96 * float(error) / d, nfe
 
 
-def grid_for(
-    solver: Solver, make: Callable[[int], Grid], nfe: int
-) -> Grid | None:
-    """The longest grid of at most `nfe` evaluations."""
-    best = None
-    for n in range(1, nfe + 1):
-        grid = make(n)
-        cost = solver.evals(grid)
-        if cost is not None and cost <= nfe:
-            best = grid
-    return best
+Plan = Callable[[int], tuple[Solver, Grid]]
 
 
-def candidates(sde: VPSDE) -> Iterator[tuple[str, Solver, Callable[[int], Grid]]]:
-    """The solvers of the table, each with its grid."""
-    from scoresde.solvers.ancestral import Ancestral
+def longest(solver: Solver, make: Callable[[int], Grid]) -> Plan:
+    """A solver with its longest grid of at most so many evaluations."""
 
-    yield "ancestral", Ancestral(), lambda n: uniform_lambda(sde, n)
+    def plan(nfe: int) -> tuple[Solver, Grid]:
+        n = nfe
+        while n > 1 and (solver.evals(make(n)) or 0) > nfe:
+            n -= 1
+        return solver, make(n)
+
+    return plan
+
+
+def candidates(sde: SDE) -> dict[str, Plan]:
+    """The solvers of the table, all with full noise, each with its grid."""
+    even = partial(uniform_lambda, sde)
+    return {
+        "recommended": lambda nfe: recommended(sde, nfe, stochastic=True),
+        "Ancestral (DDPM)": longest(Ancestral(), even),
+        "DPMSolverPP(2, tau=1)": longest(DPMSolverPP(2, tau=1.0), even),
+        "SASolver(3, 4)": longest(SASolver(3, 4, tau=1.0, tau_min=0.0, tau_max=math.inf), even),
+        "ERSDE(3, 'sde')": longest(ERSDE(3, "sde"), even),
+        "DPMSolverPPSDE": longest(DPMSolverPPSDE(), even),
+        "DPMSolverPP2SAncestral": longest(DPMSolverPP2SAncestral(), even),
+        "SEEDS2": longest(SEEDS2(), even),
+        "SEEDS3": longest(SEEDS3(), even),
+        "StochasticHeun": longest(StochasticHeun(), even),
+    }
 
 
 def main() -> None:
@@ -83,25 +102,38 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(SAMPLES), choices=list(SAMPLES))
     parser.add_argument("--nfe", nargs="+", type=int, default=[20, 50, 100])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="instances")
+    parser.add_argument("--solvers", nargs="+", default=None, help="of the table; all by default")
     parser.add_argument("--fraction", type=float, default=1.0, help="of the samples")
     parser.add_argument("--t-min", type=float, default=1e-3)
     parser.add_argument("--out", type=Path, default=None, help="write the table as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     sde, rows = VPSDE(t_min=args.t_min), []
+    plans = candidates(sde)
     for name in args.problems:
         n, batch = int(SAMPLES[name] * args.fraction), BATCH[name]
         for seed in args.seeds:
             model = getattr(problems, name)(sde, seed=seed)
             exact = entropy(model, 4 * n, batch)
-            for label, solver, make in candidates(sde):
+            for label in args.solvers or plans:
                 for nfe in args.nfe:
-                    grid = grid_for(solver, make, nfe)
-                    if grid is None:
-                        continue
-                    value, half, cost = gap(model, solver, grid, exact, n=n, batch=batch)
-                    print(f"{name:12} {seed:4} {label:36} {cost:4} {value:+.4f} +- {half:.4f}")
-                    rows.append([name, seed, label, cost, value, half])
+                    solver, grid = plans[label](nfe)
+                    value, half, cost = gap(model, solver, grid, exact, n=n, batch=min(n, batch))
+                    print(
+                        f"{name:12} {seed:4} {label:24} {cost:4} {value:+.4f} +- {half:.4f}",
+                        flush=True,
+                    )
+                    rows.append(
+                        {
+                            "problem": name,
+                            "instance": seed,
+                            "solver": label,
+                            "nfe": cost,
+                            "gap": value,
+                            "half_interval": half,
+                            "samples": n,
+                        }
+                    )
     if args.out is not None:
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 from .coordinate import Focus
 from .errors import ConfigError
-from .grid import Grid, focused, uniform_lambda
+from .grid import Grid, focused
 from .sde import SDE
 from .solvers.base import Solver
 from .solvers.exponential import ExponentialMultistep
@@ -28,7 +27,8 @@ def recommended(
 
     Deterministic: a multistep method in v, of rising order, with polynomials in the coordinate that
     the grid is uniform in (`Focus`), densest around rho = 2 data_std. Stochastic: the same family
-    with full noise (tau = 1), order 3, on a grid uniform in log-SNR.
+    with full noise (tau = 1), order 3, on a grid uniform in log-SNR but for half as many steps
+    again around rho = 1.4 data_std.
 
     Args:
         sde: the process.
@@ -46,7 +46,8 @@ def recommended(
     solver: Solver
     if stochastic:
         solver = ExponentialMultistep(3, "v", "angle", tau=1.0)
-        return solver, _within(nfe, 2, solver, partial(uniform_lambda, sde))
+        noisy = Focus(1.4 * data_std, 2.0, 2.0)
+        return solver, _within(nfe, 2, solver, lambda n: focused(sde, n, noisy))
     focus, end, order, corrector = _settings(nfe)
     scale = Focus(focus.centre * data_std, focus.width, focus.floor)
     start = "krogstad4" if nfe >= _LONG else ""

@@ -37,10 +37,10 @@ class TorchSDE(Solver):
     needs (extra "torchsde"). The clock is the half log-SNR lam, which grows towards the data. The
     noise is additive: Milstein's method is Euler's, and Ito's and Stratonovich's readings agree.
 
-    torchsde draws its own Brownian path for a whole batch at once, from one seed that is made of
-    the stream's noise: the same seeds give the same batch, but a sample does depend on its
-    batch-mates. Weak order as `order` says; evaluations are torchsde's affair (`evals` is None).
-    The step to sigma = 0 follows `last_step`.
+    The Brownian path is torchsde's, one a sample, from seeds that are made of the stream's noise: a
+    sample depends on its own seed alone. Weak order as `order` says; evaluations are torchsde's
+    affair (`evals` is None): one a substep for "euler", two for "heun", nine for "srk". The step to
+    sigma = 0 follows `last_step`.
 
     Attributes:
         method: "euler", "milstein", "srk", "euler_heun", "heun" or "midpoint".
@@ -84,18 +84,12 @@ class TorchSDE(Solver):
         torchsde = require("torchsde", "torchsde")
         y = scale(1.0 / t.alpha, x).reshape(x.shape[0], x.shape[1:].numel())
         start, stop = float(t.lam), float(s.lam)
-        path = torchsde.BrownianInterval(
-            start,
-            stop,
-            size=tuple(y.shape),
-            dtype=y.dtype,
-            device=y.device,
-            entropy=seed_from(noise.normal()),
-            levy_area_approximation="space-time" if self.method == "srk" else "none",
-        )
+        settings: dict[str, Any] = {
+            "bm": _Paths(torchsde, start, stop, y, noise.normal(), self.method),
+            "dt": (stop - start) / self.substeps * (1 + 1e-9),
+        }
         reverse = _Reverse(model, x.shape, self.tau, t, s, _METHODS[self.method][1])
         times = torch.tensor([start, stop], dtype=torch.float64, device=y.device)
-        settings: dict[str, Any] = {"bm": path, "dt": (stop - start) / self.substeps * (1 + 1e-9)}
         if self.adjoint:
             settings["adjoint_params"] = tuple(p for p in _parameters(model) if p.requires_grad)
             solve = torchsde.sdeint_adjoint
@@ -143,6 +137,35 @@ class _Reverse(nn.Module):
         if lam <= t.lam:
             return t
         return s if lam >= s.lam else self.model.sde.at_lambda(lam)
+
+
+class _Paths:
+    """One of torchsde's Brownian paths a sample, as the one path of a batch that it asks for."""
+
+    def __init__(
+        self, torchsde: Any, start: float, stop: float, y: Tensor, z: Tensor, method: str
+    ) -> None:
+        self.shape, self.dtype, self.device = y.shape, y.dtype, y.device
+        self.levy_area_approximation = "space-time" if method == "srk" else "none"
+        self.paths = [
+            torchsde.BrownianInterval(
+                start,
+                stop,
+                size=(1, y.shape[1]),
+                dtype=y.dtype,
+                device=y.device,
+                entropy=seed_from(row),
+                levy_area_approximation=self.levy_area_approximation,
+            )
+            for row in z
+        ]
+
+    def __call__(self, ta: Any, tb: Any = None, **areas: bool) -> Any:
+        """The increment from ta to tb, shape (B, D), or a tuple of it and the areas asked for."""
+        drawn = [path(ta, tb, **areas) for path in self.paths]
+        if isinstance(drawn[0], Tensor):
+            return torch.cat(drawn)
+        return tuple(None if row[0] is None else torch.cat(row) for row in zip(*drawn, strict=True))
 
 
 def _parameters(model: Predictor) -> Any:
