@@ -69,7 +69,11 @@ class Watched:
 
     def outside(self) -> list[float]:
         """Times at which the network was asked outside the range that it was trained on."""
-        times = [float(t) for k in self.asked for t in torch.as_tensor(k.t).flatten()]
+        times = [
+            float(t)
+            for k in self.asked
+            for t in torch.as_tensor(k.t, dtype=torch.float64).flatten()
+        ]
         low, high = self.sde.t_min, self.sde.t_max
         return [t for t in times if not low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
 
