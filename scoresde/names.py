@@ -15,13 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from inspect import Parameter, signature
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from .errors import ConfigError, unknown_name
 from .grid import Grid
 from .sde import SDE
 from .solvers.base import Solver
+
+Pair = Callable[[SDE, int], tuple[Solver, Grid]]
 
 SOLVERS: Mapping[str, str] = MappingProxyType(
     {
@@ -32,6 +34,11 @@ SOLVERS: Mapping[str, str] = MappingProxyType(
         "DDIM": "scoresde.solvers:DDIM",
         "Heun": "scoresde.solvers:Heun",
         "ProbabilityFlow": "scoresde.solvers:ProbabilityFlow",
+        "ERSDE": "scoresde.solvers.er_sde:ERSDE",
+        "DPMSolverPP2SAncestral": "scoresde.solvers.dpmpp_ancestral:DPMSolverPP2SAncestral",
+        "TorchSDE": "scoresde.solvers.torchsde_solver:TorchSDE",
+        "DPMSolverAdaptive": "scoresde.solvers.dpm_adaptive:DPMSolverAdaptive",
+        "GottaGoFast": "scoresde.solvers.gotta_go_fast:GottaGoFast",
         "ExponentialMultistep": "scoresde.solvers.exponential:ExponentialMultistep",
         "ExponentialRK": "scoresde.solvers.exponential.single_step:ExponentialRK",
         **{
@@ -60,11 +67,16 @@ _PARTS: Mapping[str, str] = MappingProxyType(
     {
         "Langevin": "scoresde.solvers:Langevin",
         "AnnealedLangevin": "scoresde.solvers:AnnealedLangevin",
+        "KineticLangevin": "scoresde.solvers.kinetic:KineticLangevin",
+        "Focus": "scoresde.coordinate:Focus",
         "TorchDiffEq": "scoresde.ode:TorchDiffEq",
         "SciPy": "scoresde.ode:SciPy",
     }
 )
 """What stands within a solver, as its argument."""
+
+PAIRS: Mapping[str, str] = MappingProxyType({"recommended": "scoresde.recommended:recommended"})
+"""Functions of a process and a budget that choose a solver together with its grid."""
 
 GRIDS: Mapping[str, str] = MappingProxyType(
     {
@@ -104,6 +116,11 @@ def solver(spec: str) -> Solver:
         ConfigError: for an unknown name, an argument it does not have, or something that is not
             a solver.
     """
+    if is_pair(spec):
+        raise ConfigError(
+            f"{spec!r} chooses a solver for a process and a budget; where only a solver is wanted, "
+            "write the solver"
+        )
     made = _build("solver", spec, SOLVERS)
     if not isinstance(made, Solver):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.Solver")
@@ -133,6 +150,21 @@ def process(spec: str) -> SDE:
     if not isinstance(made, SDE):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.SDE")
     return made
+
+
+def pair(spec: str) -> Pair:
+    """The function that a specification such as "recommended(data_std=1.0)" names, which takes a
+    process and a number of evaluations and returns a solver with its grid.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    return partial("choice of solver and grid", spec, PAIRS, given=2)
+
+
+def is_pair(spec: str) -> bool:
+    """Whether a specification is one for `pair`, rather than for `solver`."""
+    return spec.partition("(")[0].strip() in PAIRS
 
 
 def grid(spec: str) -> Callable[[SDE, int], Grid]:
@@ -187,7 +219,11 @@ def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
     except ImportError as error:
         raise ConfigError(f"cannot import {module_name!r} for {what} {name!r}: {error}") from error
     if not hasattr(module, member):
-        public = [key for key in vars(module) if not key.startswith("_")]
+        public = [
+            key
+            for key, value in vars(module).items()
+            if not key.startswith("_") and not isinstance(value, ModuleType)
+        ]
         raise unknown_name(f"member of {module_name}", member, public)
     return getattr(module, member)
 

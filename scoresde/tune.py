@@ -154,7 +154,8 @@ def tune(
 
     Args:
         model: what predicts.
-        solver: a deterministic solver, or its name.
+        solver: a deterministic solver, or its name; with "recommended", that and its own grid are
+            what the search starts from, and the default that the gain is stated against.
         nfe: the budget; the nearest that the solver can meet is taken.
         shape: of one sample; that of a closed-form model by default.
         starts: starts to tune on. Few of them near a boundary of modes rule the RMS: take as many
@@ -168,12 +169,7 @@ def tune(
     Raises:
         ConfigError: for a stochastic solver, or one that chooses its own steps.
     """
-    rule = names.solver(solver) if isinstance(solver, str) else solver
-    if rule.stochastic:
-        raise ConfigError(
-            f"{rule!r} draws noise, so it has no endpoint errors; tune its deterministic form"
-        )
-    default = grid_for(rule, uniform_lambda, model.sde, nfe)
+    rule, default = _default(model.sde, solver, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
     known: Sequence[int] = getattr(model, "event_shape", ())
@@ -186,7 +182,7 @@ def tune(
     reference = solve_reference(model, x, rtol=tolerance)
     ends = (0, starts, starts + held_out, total)
     train, choose, test = (_Trial(model, rule, x[a:b], reference.x[a:b]) for a, b in pairwise(ends))
-    candidates = _stock(model.sde, default.steps)
+    candidates = {"default": default, **_stock(model.sde, default.steps)}
     candidates["equidistributed"] = _equidistributed(model, rule, x[:16], default.steps)
     ranked = sorted(candidates, key=lambda name: train.rms(candidates[name]))
     for name in ranked[:2] if rounds else []:
@@ -203,6 +199,19 @@ def tune(
         error=float(endpoint_errors(chosen, test.reference).square().mean().sqrt()),
         cost=reference.nfe * total + sum(trial.cost for trial in (train, choose, test)),
     )
+
+
+def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
+    if isinstance(solver, str) and names.is_pair(solver):
+        rule, grid = names.pair(solver)(sde, nfe)
+    else:
+        rule = names.solver(solver) if isinstance(solver, str) else solver
+        grid = grid_for(rule, uniform_lambda, sde, nfe)
+    if rule.stochastic:
+        raise ConfigError(
+            f"{rule!r} draws noise, so it has no endpoint errors; tune its deterministic form"
+        )
+    return rule, grid
 
 
 class _Trial:
@@ -235,8 +244,8 @@ class _Trial:
 
 
 def _stock(sde: SDE, steps: int) -> dict[str, Grid]:
-    """Hand-made grids that end at several noise levels; the first is the default."""
-    found = {"uniform_lambda": uniform_lambda(sde, steps), "uniform_t": uniform_t(sde, steps)}
+    """Hand-made grids that end at several noise levels."""
+    found = {"uniform_t": uniform_t(sde, steps)}
     makers: dict[str, Callable[..., Grid]] = {
         "uniform_lambda": uniform_lambda,
         "karras": karras,

@@ -133,7 +133,40 @@ def test_budget_that_cannot_be_met_names_the_nearest(run, tmp_path):
         "sample", "ring8", "--solver", "Heun", "--nfe", 10, "--n", 2, "--out", tmp_path / "a"
     )
     assert code == 0
-    assert "takes 9 evaluations, the nearest to 10" in said
+    assert "takes 9 evaluations on this grid, the nearest to 10" in said
+
+
+def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_path):
+    code, said, error = run("sample", "ring8", "--n", 2, "--nfe", 7, "--out", tmp_path / "a")
+    assert code == 0, error
+    assert "7 evaluations each" in said
+    code, said, error = run(
+        "tune", "ring8", "--nfe", 7, "--starts", 4, "--held-out", 4, "--rounds", 1,
+        "--out", tmp_path / "grid.json",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "of the default grid's" in said
+    code, said, error = run(
+        "sample", "ring8", "--n", 2, "--nfe", 7, "--grid", tmp_path / "grid.json",
+        "--out", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0, error
+    times = json.loads((tmp_path / "grid.json").read_text())["times"]
+    assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
+
+
+def test_bench_writes_a_report(run, tmp_path):
+    code, said, error = run(
+        "bench", "ring8", "--solver", "DDIM", "--solver", "recommended", "--nfe", "4,6",
+        "--samples", 8, "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, error
+    assert "| recommended" in said
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(c["solver"], c["nfe"]) for c in report["cells"]] == [
+        ("DDIM", 4), ("DDIM", 6), ("recommended", 4), ("recommended", 6),
+    ]  # fmt: skip
+    assert (tmp_path / "report.html").exists()
 
 
 def test_own_model_file(run, tmp_path):
@@ -241,11 +274,8 @@ def test_help_has_examples_that_parse(run):
 
     commands = typer.main.get_command(app).commands
     for name, command in commands.items():
-        assert command.epilog, name
+        assert f"`scoresde {name}" in command.epilog
         for line in re.findall(r"`(scoresde .*?)`", command.epilog):
             words = line.split()
-            assert words[1] == name
-            options = {o for p in command.params for o in p.opts}
-            for word in words:
-                if word.startswith("--"):
-                    assert word in options, line
+            options = {o for p in commands[words[1]].params for o in p.opts}
+            assert {word for word in words if word.startswith("--")} <= options, line

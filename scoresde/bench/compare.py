@@ -62,8 +62,8 @@ def compare(
 
     Args:
         model: what predicts.
-        solvers: solvers, or names such as "DDIM(eta=1.0)". Those that choose their own steps are
-            run once each.
+        solvers: solvers, or names such as "DDIM(eta=1.0)", or "recommended", which brings its own
+            grid. Those that choose their own steps are run once each.
         nfe: budgets, in network evaluations per sample.
         metric: one or several; by default the RMS and median endpoint error of deterministic
             solvers and, where true samples are at hand, the energy distance of all.
@@ -81,9 +81,7 @@ def compare(
         ConfigError: for settings that contradict one another. A cell that fails does not raise;
             it is reported with its reason, and the others go on.
     """
-    rules = [
-        (names.solver(s), s) if isinstance(s, str) else (s, names.describe(s)) for s in solvers
-    ]
+    rules = [_rule(s) for s in solvers]
     makers = [names.grid(g) if isinstance(g, str) else g for g in grids]
     truth, spare = _truth(model, truth, samples)
     shape = _shape(model, shape, truth)
@@ -91,7 +89,7 @@ def compare(
     start = _start(model, seeds, (samples, *shape), dtype)
     reference: Reference | None = None
     if metric is None:
-        if not all(rule.stochastic for rule, _ in rules):
+        if not all(isinstance(rule, Solver) and rule.stochastic for rule, _ in rules):
             reference = solve_reference(model, start, rtol=tolerance)
         metrics: list[Metric] = []
         if reference is not None:
@@ -144,14 +142,26 @@ def environment() -> dict[str, str]:
 # -- one cell ----------------------------------------------------------------------------------
 
 
+def _rule(given: Solver | str) -> tuple[Solver | names.Pair, str]:
+    """What is run, and what it is called in the table."""
+    if not isinstance(given, str):
+        return given, names.describe(given)
+    return (names.pair(given) if names.is_pair(given) else names.solver(given)), given
+
+
 def _tasks(
-    rules: Sequence[tuple[Solver, str]],
+    rules: Sequence[tuple[Solver | names.Pair, str]],
     makers: Sequence[GridMaker],
     nfe: Sequence[int],
     model: Predictor,
 ) -> Iterator[_Task]:
     sde = model.sde
     for solver, label in rules:
+        if not isinstance(solver, Solver):
+            for budget in nfe:
+                chosen, grid = solver(sde, budget)
+                yield _Task(chosen, grid, Cell(label, "its own", budget, steps=grid.steps))
+            continue
         if solver.evals(uniform_lambda(sde, 4)) is None:
             cell = Cell(label, "", None)
             yield _Task(solver, uniform_lambda(sde, 2), cell)

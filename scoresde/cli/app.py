@@ -74,10 +74,14 @@ def sample(
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     solver: Annotated[
         str, typer.Option(help="A name with arguments, or package.module:Class.")
-    ] = "UniPC",
+    ] = "recommended",
     grid: Annotated[
-        str, typer.Option(help="A name with arguments, or a file written by `tune`.")
-    ] = "uniform_lambda",
+        str,
+        typer.Option(
+            help="A name with arguments, or a file written by `tune`.",
+            show_default="uniform_lambda, or the recommended one",
+        ),
+    ] = "",
     nfe: Annotated[
         int, typer.Option(min=1, help="Evaluations a sample; the nearest possible is taken.")
     ] = 20,
@@ -206,7 +210,7 @@ def bench(
 
 @app.command(
     epilog=_examples(
-        "scoresde tune ring8 --solver UniPC --nfe 10 --dtype float64 --out grid.json",
+        "scoresde tune ring8 --nfe 10 --dtype float64 --out grid.json",
         "scoresde tune mnist --nfe 8 --starts 16 --held-out 32 --out grid.json",
         "scoresde sample mnist --nfe 8 --grid grid.json --out tuned",
     )
@@ -214,7 +218,7 @@ def bench(
 def tune(
     model: Model,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    solver: Annotated[str, typer.Option(help="A deterministic solver.")] = "UniPC",
+    solver: Annotated[str, typer.Option(help="A deterministic solver.")] = "recommended",
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
     starts: Annotated[int, typer.Option(min=2, help="Starts to tune on.")] = 64,
     held_out: Annotated[

@@ -28,6 +28,7 @@ from . import models
 
 _PREVIEW = 64
 _SELECTION = (
+    "recommended",
     "DDIM",
     "Heun",
     "DPMSolverPP(order=2)",
@@ -56,9 +57,8 @@ def sample(
     device: str,
 ) -> None:
     """`scoresde sample`."""
-    rule = names.solver(solver)
     found = models.load(model, process=process, device=check_device(device))
-    knots = make_grid(grid, rule, found.model, nfe)
+    rule, knots = _choose(solver, grid, found.model, nfe)
     job = sample_many(
         found.model,
         rule,
@@ -255,22 +255,31 @@ def info(model: str, process: str) -> None:
 # -- shared with the other commands ------------------------------------------------------------
 
 
-def make_grid(spec: str, solver: Solver, model: Predictor, nfe: int) -> Grid:
-    """A tuned grid of a file, or that of a specification at a budget.
+def _choose(solver: str, grid: str, model: Predictor, nfe: int) -> tuple[Solver, Grid]:
+    """A solver with its grid: of a file written by `tune`, or made for the budget.
 
-    Solvers that choose their own steps get one that goes down at once.
+    Solvers that choose their own steps get a grid that goes down at once.
     """
     sde = model.sde
+    if names.is_pair(solver):
+        rule, knots = names.pair(solver)(sde, nfe)
+        if grid:
+            knots = _load_or_make(grid, rule, model, nfe)
+    else:
+        rule = names.solver(solver)
+        if rule.evals(uniform_lambda(sde, 4)) is None:
+            return rule, uniform_lambda(sde, 2)
+        knots = _load_or_make(grid or "uniform_lambda", rule, model, nfe)
+    cost = rule.evals(knots)
+    if cost != nfe:
+        print(f"{solver} takes {cost} evaluations on this grid, the nearest to {nfe}")
+    return rule, knots
+
+
+def _load_or_make(spec: str, solver: Solver, model: Predictor, nfe: int) -> Grid:
     if spec.endswith(".json"):
         return tuning.load(spec, model, solver)
-    if solver.evals(uniform_lambda(sde, 4)) is None:
-        return uniform_lambda(sde, 2)
-    grid = grid_for(solver, names.grid(spec), sde, nfe)
-    if solver.evals(grid) != nfe:
-        print(
-            f"{names.describe(solver)} takes {solver.evals(grid)} evaluations, the nearest to {nfe}"
-        )
-    return grid
+    return grid_for(solver, names.grid(spec), model.sde, nfe)
 
 
 def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
