@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import generator, mixture
 
 from scoresde import VPSDE, Gaussian, isotropic
-from scoresde.errors import ConfigError, DtypeError
+from scoresde.errors import CheckpointError, ConfigError, DtypeError
 from scoresde.likelihood import (
     Exact,
+    FixedGrid,
     NoDequantization,
+    PerSample,
     Pixels,
+    Reconstruction,
+    TruncatedNormal,
     Uniform,
+    Whitened,
     bits_per_dim,
     log_likelihood,
+    nll_dataset,
 )
 from scoresde.ode import TorchDiffEq
 
@@ -136,11 +144,133 @@ def test_the_parts_add_up() -> None:
     model = mixture(VPSDE(t_min=1e-3), 3)
     images = integers(4, 32, 3)
     got = bits_per_dim(model, images, levels=4, dequantize=Uniform(draws=2))
-    assert set(got.parts) == {"images", "trace", "dequantization"}
-    squares = sum(v**2 for v in got.parts.values())
+    squares = sum(got.parts[k] ** 2 for k in ("images", "trace", "dequantization"))
     assert squares == pytest.approx(got.stderr**2, rel=1e-9)
     assert got.stderr == pytest.approx(float(got.per_image.std()) / math.sqrt(32))
     assert got.parts["trace"] > 0
+    assert 0 < got.parts["ode"] < 0.05
+    assert math.isnan(got.parts["prior"])  # the default frame is a guess, and knows no moments
+    assert math.isnan(got.parts["dequantization gap"])  # needs the exact divergence
+
+
+def one_pixel(levels: int, std: float, t_min: float):
+    """A narrow Gaussian for one pixel, and the exact -log2 P of every level under p_{t_min}."""
+    sde = VPSDE(t_min=t_min)
+    model = Gaussian(sde, torch.zeros(1).double(), isotropic(std**2))
+    return model, Pixels(levels, "edges")
+
+
+@pytest.mark.parametrize("rule", [Uniform, TruncatedNormal, Reconstruction])
+def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> None:
+    """P(k) is an integral known exactly. The log of the mean over many draws reaches it, so the
+    densities and entropies are right; the mean of the logs lies above.
+    """
+    model, layout = one_pixel(8, 0.15, 1e-4)
+    low = model.sde.at(1e-4)
+    k = torch.tensor([2, 3, 4, 5])
+    edge = layout.lower_edge(k)
+    std = math.sqrt(float(low.alpha) ** 2 * 0.15**2 + float(low.sigma) ** 2)
+    if rule is Uniform:  # x itself is the state at t_min
+        ends = (edge / std, (edge + layout.width) / std)
+        exact = -(torch.special.ndtr(ends[1]) - torch.special.ndtr(ends[0])).log2()
+    elif rule is TruncatedNormal:  # the state's bin is alpha times x's
+        ends = (float(low.alpha) * edge / std, float(low.alpha) * (edge + layout.width) / std)
+        exact = -(torch.special.ndtr(ends[1]) - torch.special.ndtr(ends[0])).log2()
+    else:  # the probability of reading k back from the state
+        x = torch.linspace(-1.2, 1.2, 200_001, dtype=torch.float64)[:, None]
+        middles = layout.lower_edge(torch.arange(8)) + layout.width / 2
+        read = torch.softmax(-0.5 * ((x - low.alpha * middles) / low.sigma) ** 2, 1)
+        density = torch.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
+        exact = -(density * read * 2.4 / 200_000).sum(0)[k].log2()
+    draws = 300
+    settings = {"levels": 8, "divergence": Exact(), "prior": model, "method": PerSample(1e-4)}
+    got = bits_per_dim(model, k.repeat_interleave(draws)[:, None], dequantize=rule(), **settings)
+    values = got.per_image.reshape(4, draws)
+    tight = math.log2(draws) - torch.logsumexp(-values * math.log(2), 1) / math.log(2)
+    assert (values.mean(1) > tight).all()
+    assert float((tight - exact).abs().max()) < 0.06
+    few = bits_per_dim(model, k[:, None], dequantize=rule(3), **settings)
+    assert few.importance_weighted is not None
+    assert (few.importance_weighted < few.per_image).all()
+    assert few.parts["dequantization gap"] == pytest.approx(
+        float((few.per_image - few.importance_weighted).mean())
+    )
+
+
+def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
+    sde = VPSDE()
+    model = Gaussian(sde, torch.full((3,), 0.5).double(), isotropic(0.3))
+    frame = Whitened(*model.moments())
+    got = bits_per_dim(model, integers(256, 4, 3), divergence=Exact(), frame=frame)
+    end = sde.at(sde.t_max)
+    p = torch.distributions.Normal(end.alpha * 0.5, math.sqrt(end.alpha**2 * 0.3 + end.sigma**2))
+    q = torch.distributions.Normal(0.0, end.sigma)
+    kl = float(torch.distributions.kl_divergence(p, q)) / math.log(2)
+    assert got.parts["prior"] == pytest.approx(kl, rel=1e-3)
+
+
+# -- data sets ----------------------------------------------------------------------------------
+
+
+class Interrupted(Gaussian):
+    """Raises Ctrl-C after some calls."""
+
+    left = 10**9
+
+    def __call__(self, x, knot):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__call__(x, knot)
+
+    def rows(self, index):
+        return self
+
+
+def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
+    images = integers(16, 10, 2)
+    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
+    mean = torch.zeros(2).double()
+    model = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
+    whole = nll_dataset(model, images, tmp_path / "whole", **settings)
+    part = tmp_path / "part"
+    stopped = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
+    stopped.left = 15
+    with pytest.raises(KeyboardInterrupt):
+        nll_dataset(stopped, images, part, **settings)
+    assert not (part / "summary.json").exists()
+    calls = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
+    calls.left = 10**9
+    (part / "config.json").write_text((tmp_path / "whole" / "config.json").read_text())
+    stopped.left = model.left  # the fingerprint sees every attribute
+    again = nll_dataset(stopped, images, part, **settings)
+    assert again.per_image.tolist() == whole.per_image.tolist()
+    assert stopped.left == model.left - 2 * 9  # one batch was done before, two are new
+    summary = json.loads((part / "summary.json").read_text())
+    assert summary["images"] == 10
+    assert summary["bits_per_dim"] == whole.mean
+    assert np.load(part / "per_image.npz")["bits_per_dim"].shape == (10,)
+
+
+def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    images = integers(16, 6, 2)
+    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
+    nll_dataset(model, images, tmp_path, **settings)
+    with pytest.raises(CheckpointError, match="seed"):
+        nll_dataset(model, images, tmp_path, seed=1, **settings)
+    with pytest.raises(CheckpointError, match="images"):
+        nll_dataset(model, images.flip(0), tmp_path, **settings)
+    (tmp_path / "shard-00001.json").write_text("{broken")
+    assert math.isfinite(nll_dataset(model, images, tmp_path, **settings).mean)
+
+
+def test_a_job_stops_early_at_its_target(tmp_path) -> None:
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    images = integers(16, 100, 2)
+    settings = {"levels": 16, "batch": 10, "method": FixedGrid(9)}
+    got = nll_dataset(model, images, tmp_path, target=10.0, **settings)
+    assert len(got.per_image) == 30
 
 
 def test_it_prints_as_a_number_with_its_error() -> None:

@@ -1,9 +1,22 @@
 """Exact likelihoods: log-densities in nats, and bits per dimension of integer data."""
 
 from .bits_per_dim import BitsPerDim, bits_per_dim
-from .dequantization import Dequantization, NoDequantization, Uniform
+from .calibrate import calibrated_grid
+from .dequantization import (
+    Dequantization,
+    NoDequantization,
+    Reconstruction,
+    TruncatedNormal,
+    Uniform,
+)
 from .divergence import Divergence, Exact, Hutchinson
+from .estimate import estimate_frame
+from .fixed_grid import FixedGrid
+from .frame import Frame, NoFrame, Whitened
+from .jobs import nll_dataset
 from .log_likelihood import LogLikelihood, TimeRangeWarning, log_likelihood
+from .method import Method
+from .per_sample import PerSample
 from .pixels import Pixels
 from .prior import MomentMatched, Prior
 
@@ -12,14 +25,25 @@ __all__ = [
     "Dequantization",
     "Divergence",
     "Exact",
+    "FixedGrid",
+    "Frame",
     "Hutchinson",
     "LogLikelihood",
+    "Method",
     "MomentMatched",
     "NoDequantization",
+    "NoFrame",
+    "PerSample",
     "Pixels",
     "Prior",
+    "Reconstruction",
     "TimeRangeWarning",
+    "TruncatedNormal",
     "Uniform",
+    "Whitened",
     "bits_per_dim",
+    "calibrated_grid",
+    "estimate_frame",
     "log_likelihood",
+    "nll_dataset",
 ]

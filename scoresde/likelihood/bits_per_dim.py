@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ..errors import ConfigError, ShapeError
 from ..model import Predictor
 from .dequantization import Dequantization, Uniform
-from .log_likelihood import LogLikelihood, log_likelihood
+from .log_likelihood import TimeRangeWarning, likelihood_ends, log_likelihood
 from .pixels import Pixels
 from .seeds import PIXELS, PROBES, derived, per_sample
 
@@ -22,17 +23,32 @@ from .seeds import PIXELS, PROBES, derived, per_sample
 class BitsPerDim:
     """Negative log-probability of integer data, in bits per dimension.
 
+    `parts`, all in bits/dim and for the mean, NaN where nothing is known:
+
+    | part | what |
+    | --- | --- |
+    | "images" | standard error from the spread between images |
+    | "trace" | standard error from the probes (two or more) |
+    | "dequantization" | standard error from the draws (two or more) |
+    | "ode" | mean of the integration's error estimates |
+    | "dequantization gap" | least distance of the bound from -log2 P (exact divergence) |
+    | "prior" | what N(0, sigma^2) costs against the moment-matched prior (a frame of the data) |
+
+    The first three make up `stderr`; the second and third alone are the error for this fixed set
+    of images.
+
     Attributes:
         mean: over the images; NaN if any of them failed.
         stderr: standard error of `mean` as an estimate for the population of images: their
             spread, which holds the estimator's own noise too.
         per_image: shape (B,), float64.
-        parts: what `stderr` is made of, each a standard error of the mean in bits/dim: "images"
-            (spread between images), "trace" (probes) and "dequantization" (draws within an
-            image); the last two are the error for this fixed set of images. NaN where one probe,
-            or one draw, tells nothing.
+        parts: see above.
         nfe: network evaluations per image, all draws together: a number, or shape (B,).
         pixels: the convention.
+        importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
+            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
+            the exact divergence and two draws or more. Not comparable with published bits/dim,
+            which average in log space.
         failures: reasons, by place in the batch.
     """
 
@@ -42,12 +58,47 @@ class BitsPerDim:
     parts: dict[str, float]
     nfe: int | Tensor
     pixels: Pixels
+    importance_weighted: Tensor | None = None
     failures: dict[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         nfe = round(float(torch.as_tensor(self.nfe, dtype=torch.float64).mean()))
         spread = "" if math.isnan(self.stderr) else f" +- {self.stderr:.3f}"
         return f"{self.mean:.3f}{spread} bits/dim ({nfe} network evaluations a sample)"
+
+
+@dataclass(eq=False)
+class Estimates:
+    """What the draws for some images gave, in nats less the volume of the bins.
+
+    Attributes:
+        nats: log p - log q - D log(width), shape (B, draws).
+        stderr, error: of each, shape (B, draws), see `LogLikelihood`.
+        nfe: evaluations of all draws, shape (B,).
+        failures: reasons, by place.
+    """
+
+    nats: Tensor
+    stderr: Tensor
+    error: Tensor
+    nfe: Tensor
+    failures: dict[int, str]
+
+    @staticmethod
+    def join(parts: Sequence[Estimates]) -> Estimates:
+        """Those of several batches, one after another."""
+        failures: dict[int, str] = {}
+        first = 0
+        for part in parts:
+            failures |= {first + place: reason for place, reason in part.failures.items()}
+            first += len(part.nats)
+        return Estimates(
+            torch.cat([p.nats for p in parts]),
+            torch.cat([p.stderr for p in parts]),
+            torch.cat([p.error for p in parts]),
+            torch.cat([p.nfe for p in parts]),
+            failures,
+        )
 
 
 def bits_per_dim(
@@ -80,78 +131,100 @@ def bits_per_dim(
         DtypeError, ConfigError, ShapeError: for images that do not fit the stated levels.
     """
     layout = Pixels(levels, pixels, value_range)
-    layout.check(images)
+    rule = dequantize if dequantize is not None else Uniform()
     if images.ndim < 2:
         raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
-    rule = dequantize if dequantize is not None else Uniform()
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
+    layout.check(images)
     own = per_sample(seeds, len(images))
     size = batch_size or max(len(images), 1)
-    nats, errors, nfes = [], [], []
-    failures: dict[int, str] = {}
-    for first in range(0, len(images), size):
+    done = []
+    for first in range(0, max(len(images), 1), size):
         rows = torch.arange(first, min(first + size, len(images)), device=images.device)
         part = model if len(rows) == len(images) else model.rows(rows)
-        chosen = [own[int(i)] for i in rows]
-        runs = [
-            _draw(part, images[rows], layout, rule, chosen, k, settings) for k in range(rule.draws)
-        ]
-        nats.append(torch.stack([value for value, _ in runs], 1))
-        errors.append(torch.stack([run.stderr for _, run in runs], 1))
-        nfes.append(sum(torch.as_tensor(run.nfe).expand(len(rows)) for _, run in runs))
-        for _, run in runs:
-            failures |= {first + place: reason for place, reason in run.failures.items()}
-    return _collect(layout, images, nats, errors, nfes, failures)
+        chosen = own[first : first + len(rows)]
+        done.append(estimate(part, images[rows], layout, rule, chosen, settings))
+    return summarize(Estimates.join(done), layout, model, images[0:1].numel(), settings)
 
 
-def _draw(
+def estimate(
     model: Predictor,
     images: Tensor,
     layout: Pixels,
     rule: Dequantization,
-    seeds: list[int],
-    k: int,
+    seeds: Sequence[int],
     settings: dict[str, Any],
-) -> tuple[Tensor, LogLikelihood]:
-    """log P of one draw for each image, in nats less the volume of the bins, and its run."""
-    stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
-    x, gain = rule.draw(images, layout, stream)
-    run = log_likelihood(model, x, seeds=derived(seeds, PROBES, k).seeds, **settings)
-    return run.nats + gain, run
+) -> Estimates:
+    """All draws for one batch of images."""
+    low, _ = likelihood_ends(model.sde, settings.get("t_min"))
+    runs, nats = [], []
+    for k in range(rule.draws):
+        stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
+        x, gain = rule.draw(images, layout, low, stream)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TimeRangeWarning)  # told above
+            run = log_likelihood(model, x, seeds=derived(seeds, PROBES, k).seeds, **settings)
+        runs.append(run)
+        nats.append(run.nats.detach() + gain)
+    failures: dict[int, str] = {}
+    for run in runs:
+        failures |= run.failures
+    nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
+    return Estimates(
+        torch.stack(nats, 1),
+        torch.stack([run.stderr for run in runs], 1),
+        torch.stack([run.error for run in runs], 1),
+        torch.stack(nfe, 1).sum(1),
+        failures,
+    )
 
 
-def _collect(
-    layout: Pixels,
-    images: Tensor,
-    nats: list[Tensor],
-    errors: list[Tensor],
-    nfes: list[Any],
-    failures: dict[int, str],
+def summarize(
+    found: Estimates, layout: Pixels, model: Predictor, size: int, settings: dict[str, Any]
 ) -> BitsPerDim:
-    count, size = len(images), images[0].numel() if len(images) else 1
-    none = torch.zeros(0, 1, dtype=torch.float64)
-    draws, stderr = torch.cat(nats or [none]), torch.cat(errors or [none])
-    per_image = layout.bits_per_dim(draws.mean(1), size)
-    unit = 1.0 / (size * math.log(2))
-    k = draws.shape[1]
-    trace = stderr.square().mean(1) / k  # variance of an image's mean over draws
-    within = draws.var(1) / k if k > 1 else torch.full_like(trace, math.nan)
+    """Bits per dimension, its error and parts, from estimates in nats of images of `size`."""
+    count, draws = found.nats.shape
+    unit = 1.0 / (max(size, 1) * math.log(2))
+    per_image = layout.bits_per_dim(found.nats.mean(1), max(size, 1))
     total = float(per_image.std()) / math.sqrt(count) if count > 1 else math.nan
-    parts = {
-        "trace": unit * math.sqrt(float(trace.sum())) / max(count, 1),
-        "dequantization": unit
-        * math.sqrt(float((within - trace.nan_to_num()).clamp_min(0).sum()))
-        / max(count, 1),
+    # Variances of an image's mean over its draws.
+    trace = found.stderr.square().mean(1) / draws
+    within = found.nats.var(1) / draws if draws > 1 else torch.full_like(trace, math.nan)
+    own = {
+        "trace": unit * _root_sum(trace),
+        "dequantization": unit * _root_sum((within - trace.nan_to_num()).clamp_min(0.0)),
     }
-    own = sum(value**2 for value in parts.values() if not math.isnan(value))
-    parts = {"images": math.sqrt(max(total**2 - own, 0.0)) if total == total else total, **parts}
-    nfe = torch.cat(nfes) if nfes else torch.zeros(0, dtype=torch.long)
-    same = len(nfe) > 0 and bool((nfe == nfe[0]).all())
+    known = sum(value**2 for value in own.values() if not math.isnan(value))
+    weighted = None
+    if draws > 1 and bool((found.stderr == 0).all()):
+        mean = torch.logsumexp(found.nats, 1) - math.log(draws)
+        weighted = layout.bits_per_dim(mean, max(size, 1))
+    frame = settings.get("frame")
+    high = model.sde.at(model.sde.t_max)
+    standard = frame is not None and settings.get("prior") is None
+    parts = {
+        "images": math.sqrt(max(total**2 - known, 0.0)) if total == total else math.nan,
+        **own,
+        "ode": unit * float(found.error.mean()),
+        "dequantization gap": math.nan
+        if weighted is None
+        else float((per_image - weighted).mean()),
+        "prior": unit * frame.prior_gap(high, size) if standard and frame else math.nan,
+    }
+    same = count > 0 and bool((found.nfe == found.nfe[0]).all())
     return BitsPerDim(
         mean=float(per_image.mean()),
         stderr=total,
         per_image=per_image,
         parts=parts,
-        nfe=int(nfe[0]) if same else nfe,
+        nfe=int(found.nfe[0]) if same else found.nfe,
         pixels=layout,
-        failures=failures,
+        importance_weighted=weighted,
+        failures=found.failures,
     )
+
+
+def _root_sum(variances: Tensor) -> float:
+    """Standard error of the mean from those of its terms."""
+    return math.sqrt(float(variances.sum())) / max(len(variances), 1)

@@ -8,10 +8,15 @@ density q on it
 (Theis et al., "A note on the evaluation of generative models", 2016, section 3.1, for uniform q;
 Ho et al., "Flow++", 2019, section 3.1, for any). Draws are averaged in log space, which keeps the
 bound a bound and an average of unbiased estimates.
+
+The model's density is that of the state at t_min, which has noise of its own: sigma/alpha in the
+units of x. `Uniform` takes x for that state. The other two draw the state itself, x_t = alpha m +
+sigma eps around the middle m of the bin, and leave no gap between data and state.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -20,15 +25,16 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..noise import NoiseStream
+from ..sde.knot import Knot
 from .pixels import Pixels
 
 
 @dataclass(frozen=True)
 class Dequantization(ABC):
-    """A rule for x within its bin, as a frozen value.
+    """A rule for the state within its bin, as a frozen value.
 
     Attributes:
-        draws: how many x are drawn for each image.
+        draws: how many states are drawn for each image.
     """
 
     draws: int = 1
@@ -38,12 +44,20 @@ class Dequantization(ABC):
             raise ConfigError(f"draws must be a whole number, 1 or more, got {self.draws!r}")
 
     @abstractmethod
-    def draw(self, images: Tensor, pixels: Pixels, stream: NoiseStream) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
         """One draw for each image.
 
+        Args:
+            images: integers, shape (B, *).
+            pixels: the bins.
+            low: the knot of t_min.
+            stream: normals of the images' shape.
+
         Returns:
-            x, shape (B, *), float64; and -log q(x) - D log(width), shape (B,), what the bound
-            gains over uniform noise.
+            The state at t_min, shape (B, *), float64; and what the bound adds to its log-density
+            to give log P, less D log(width), shape (B,): 0 for uniform noise.
         """
 
 
@@ -51,7 +65,9 @@ class Dequantization(ABC):
 class Uniform(Dequantization):
     """Evenly over the bin: q is 1 / width in every coordinate."""
 
-    def draw(self, images: Tensor, pixels: Pixels, stream: NoiseStream) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
         """See `Dequantization`."""
         u = torch.special.ndtr(stream.normal())  # uniform in (0, 1)
         x = pixels.lower_edge(images) + pixels.width * u
@@ -71,7 +87,64 @@ class NoDequantization(Dequantization):
         if self.draws != 1:
             raise ConfigError("without noise every draw is the same; drop draws")
 
-    def draw(self, images: Tensor, pixels: Pixels, stream: NoiseStream) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
         """See `Dequantization`."""
-        x = pixels.lower_edge(images) + 0.5 * pixels.width
+        x = _middle(images, pixels)
         return x, x.new_zeros(len(x))
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(Dequantization):
+    """The state at t_min itself, with its noise cut off at the edges of the bin.
+
+    Zheng et al., "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs"
+    (i-DODE), 2023, section 3.2. A bound for any t_min; it serves where the bin is several sigma
+    wide, since noise wider than the bin is cut to nearly uniform.
+    """
+
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization`."""
+        alpha, sigma = float(low.alpha), float(low.sigma)
+        reach = 0.5 * pixels.width * alpha / sigma  # half a bin in units of sigma
+        inside = math.erf(reach / math.sqrt(2))
+        u = torch.special.ndtr(stream.normal())
+        # The quantile of u between the two cuts, by the inverse error function.
+        eps = (torch.erfinv((2 * u - 1) * inside) * math.sqrt(2)).clamp(-reach, reach)
+        x = alpha * _middle(images, pixels) + sigma * eps
+        log_q = -0.5 * eps.square() - math.log(sigma * math.sqrt(2 * math.pi) * inside)
+        return x, -(log_q + math.log(pixels.width)).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Reconstruction(Dequantization):
+    """The state at t_min with all its noise, and the integers read back from it.
+
+    log P(k) >= E_q [log p(x_t) + log P(k | x_t) - log q(x_t | k)], with P(k | x_t) proportional to
+    N(x_t; alpha m_k, sigma^2) over the levels k: the reconstruction term of Kingma et al.,
+    "Variational Diffusion Models", 2021, section 3.3, before an exact density.
+    """
+
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization`."""
+        alpha, sigma = float(low.alpha), float(low.sigma)
+        eps = stream.normal()
+        x = alpha * _middle(images, pixels) + sigma * eps
+        log_q = -0.5 * eps.square() - math.log(sigma * math.sqrt(2 * math.pi))
+        step = alpha * pixels.width / sigma
+        own = -0.5 * eps.square()
+        total = torch.full_like(eps, -math.inf)
+        for level in range(pixels.levels):
+            gap = (images.to(torch.float64) - level) * step
+            total = torch.logaddexp(total, -0.5 * (eps + gap).square())
+        gain = own - total - log_q - math.log(pixels.width)
+        return x, gain.flatten(1).sum(1)
+
+
+def _middle(images: Tensor, pixels: Pixels) -> Tensor:
+    return pixels.lower_edge(images) + 0.5 * pixels.width

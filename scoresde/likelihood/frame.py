@@ -26,6 +26,7 @@ from torch import Tensor
 from ..analytic import Diagonal, Spectral, diagonal, full, isotropic
 from ..errors import ShapeError
 from ..scalar import Scalar
+from ..sde.knot import Knot
 
 
 class Frame(ABC):
@@ -57,6 +58,12 @@ class Frame(ABC):
     @abstractmethod
     def half_log_det(self, tau: float, size: int) -> float:
         """(1/2) log det S, up to a constant: the integral of `trace`."""
+
+    def prior_gap(self, high: Knot, size: int) -> float:
+        """KL from the Gaussian with the data's moments to N(0, sigma^2), both at the noisy end,
+        in nats: what a standard prior costs. NaN where the frame knows no moments.
+        """
+        return math.nan
 
 
 class NoFrame(Frame):
@@ -95,9 +102,13 @@ class Whitened(Frame):
         covariance: of the data: one variance (which takes the mean as a number), variances of
             shape (*event), a matrix (D, D), or one of `scoresde.analytic`'s covariances, such as
             `low_rank(factors, ridge)`.
+        assumed: whether the moments are a guess of the scale, and not those of the data.
     """
 
-    def __init__(self, mean: float | Tensor, covariance: Covariance) -> None:
+    def __init__(
+        self, mean: float | Tensor, covariance: Covariance, *, assumed: bool = False
+    ) -> None:
+        self.assumed = assumed
         self.mean = torch.as_tensor(mean, dtype=torch.float64)
         form = as_covariance(covariance, self.mean)
         self._columns: Tensor | None = None
@@ -142,6 +153,17 @@ class Whitened(Frame):
         """See `Frame`."""
         rho2 = math.exp(2 * tau)
         return 0.5 * float(self._total(lambda v: (v + rho2).log(), size))
+
+    def prior_gap(self, high: Knot, size: int) -> float:
+        """See `Frame`."""
+        if self.assumed:
+            return math.nan
+        snr = math.exp(2 * float(high.lam))
+        spread = float(self._total(lambda v: snr * v - (snr * v).log1p(), size))
+        return 0.5 * (spread + snr * float(self.mean.expand(self._shape(size)).square().sum()))
+
+    def _shape(self, size: int) -> tuple[int, ...]:
+        return tuple(self.mean.shape) if self.mean.ndim else (size,)
 
     def _power(self, x: Tensor, tau: Scalar, power: float) -> Tensor:
         rho2 = _rho2(tau, x)

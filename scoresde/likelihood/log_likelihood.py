@@ -138,7 +138,7 @@ def density_flow(
 ) -> tuple[DensityFlow, Counted, Tensor]:
     """What `log_likelihood` hands to its method: the ODE, the counter, and x in float64."""
     divergence = divergence if divergence is not None else Hutchinson()
-    low, high = _ends(model.sde, t_min)
+    low, high = likelihood_ends(model.sde, t_min)
     if not x.is_floating_point():
         raise DtypeError(f"x must be floating point, got {x.dtype}; use bits_per_dim for integers")
     if x.ndim < 2:
@@ -148,7 +148,7 @@ def density_flow(
     flow = DensityFlow(
         model=counted,
         divergence=divergence,
-        frame=frame or Whitened(0.0, 1.0),
+        frame=frame or Whitened(0.0, 1.0, assumed=True),
         low=low,
         high=high,
         stream=ProbeStream(divergence, per_sample(seeds, len(x)), x),
@@ -158,7 +158,8 @@ def density_flow(
     return flow, counted, x
 
 
-def _ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
+def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
+    """The knots between which a likelihood is integrated, checked."""
     low, high = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
     if high.is_zero_snr:
         raise ZeroSNRError(

@@ -1,0 +1,196 @@
+"""Bits per dimension of a whole data set, in a folder that survives interruptions.
+
+    config.json        what the job is; written first, never changed
+    shard-00000.json   estimates for images 0 .. batch - 1, and so on
+    per_image.npz      bits/dim, standard error and evaluations of each image, when all are done
+    summary.json       mean, standard error, parts, configuration, when all are done
+
+A shard is always computed as the same batch from the same seeds, so the result does not depend
+on how often the job was interrupted; at most one batch is computed again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError, ShapeError, require
+from ..identity import fingerprint
+from ..jobs import write_atomic
+from ..model import Predictor
+from .bits_per_dim import BitsPerDim, Estimates, estimate, summarize
+from .dequantization import Dequantization, Uniform
+from .pixels import Pixels
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The shards of a job."""
+
+    path: Path
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Make the folder this job's, or find that it is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / "config.json"
+        if not file.exists():
+            strangers = [p.name for p in self.path.iterdir() if not p.name.endswith(".part")]
+            if strangers:
+                raise CheckpointError(
+                    f"{self.path} is not empty and holds no likelihood job (it has "
+                    f"{strangers[0]!r}); write to a new folder"
+                )
+            write_atomic(file, json.dumps(config, indent=1).encode())
+        try:
+            theirs = json.loads(file.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        mine = json.loads(json.dumps(config))
+        differ = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        if differ:
+            raise CheckpointError(
+                f"{self.path} holds a job of another configuration ({', '.join(differ)} differ); "
+                "write to a new folder"
+            )
+
+    def load(self, shard: int, count: int) -> Estimates | None:
+        """One shard, or None where it is missing or broken."""
+        try:
+            data = json.loads(self._file(shard).read_text())
+            nats, stderr, error = (
+                torch.tensor(data[key], dtype=torch.float64) for key in ("nats", "stderr", "error")
+            )
+            nfe = torch.tensor(data["nfe"], dtype=torch.long)
+            failures = {int(place): why for place, why in data["failures"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        found = Estimates(nats, stderr, error, nfe, failures)
+        return found if len(nats) == count else None
+
+    def save(self, shard: int, found: Estimates) -> None:
+        """Write one shard."""
+        data = {
+            "nats": found.nats.tolist(),
+            "stderr": found.stderr.tolist(),
+            "error": found.error.tolist(),
+            "nfe": found.nfe.tolist(),
+            "failures": found.failures,
+        }
+        write_atomic(self._file(shard), json.dumps(data).encode())
+
+    def _file(self, shard: int) -> Path:
+        return self.path / f"shard-{shard:05d}.json"
+
+
+def nll_dataset(
+    model: Predictor,
+    images: Tensor,
+    out: str | Path,
+    *,
+    levels: int = 256,
+    pixels: str = "edges",
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    dequantize: Dequantization | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    target: float | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> BitsPerDim:
+    """Bits per dimension of many images, written to a folder; run again, it goes on.
+
+    Image k has the seed `seed + k`. Ctrl-C at any time loses at most one batch.
+
+    Args:
+        model: what predicts. Conditions bound to it are one row an image.
+        images: integers 0 .. levels-1, shape (N, *).
+        out: an empty or new folder, or that of the same job.
+        levels, pixels, value_range, dequantize: see `bits_per_dim`.
+        batch: images a shard; part of the job.
+        seed: of pixels and probes.
+        target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
+            before 30 images); the summary says how many images it took.
+        progress: show a bar with the running mean and its standard error (needs tqdm).
+        **settings: for `log_likelihood`: t_min, method, divergence, prior, frame.
+
+    Returns:
+        The result for the images done.
+
+    Raises:
+        CheckpointError: if the folder holds something else, or a job that differs in model,
+            images or settings. Nothing in it is touched.
+    """
+    layout = Pixels(levels, pixels, value_range)
+    rule = dequantize if dequantize is not None else Uniform()
+    if images.ndim < 2 or len(images) == 0:
+        raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
+    if batch < 1:
+        raise ConfigError(f"batch must be 1 or more, got {batch!r}")
+    layout.check(images)
+    folder = _Folder(Path(out))
+    config = {
+        "model": fingerprint(model),
+        "images": fingerprint(images.cpu()),
+        "count": len(images),
+        "dequantize": repr(rule),
+        "batch": batch,
+        "seed": seed,
+        **layout.to_dict(),
+        **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
+    }
+    folder.claim(config)
+    size = images[0].numel()
+    done: list[Estimates] = []
+    shards: Any = range(math.ceil(len(images) / batch))
+    if progress:
+        shards = require("tqdm.auto", "cli").tqdm(shards, unit="batch")
+    for k in shards:
+        rows = torch.arange(k * batch, min((k + 1) * batch, len(images)), device=images.device)
+        found = folder.load(k, len(rows))
+        if found is None:
+            seeds = range(seed + k * batch, seed + k * batch + len(rows))
+            found = estimate(model.rows(rows), images[rows], layout, rule, seeds, settings)
+            folder.save(k, found)
+        done.append(found)
+        if progress or target is not None:
+            running = summarize(Estimates.join(done), layout, model, size, settings)
+            if progress:
+                shards.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
+            if target is not None and len(running.per_image) >= 30 and running.stderr <= target:
+                break
+    everything = Estimates.join(done)
+    result = summarize(everything, layout, model, size, settings)
+    _write(folder.path, result, everything, size, config)
+    return result
+
+
+def _write(
+    path: Path, result: BitsPerDim, found: Estimates, size: int, config: dict[str, Any]
+) -> None:
+    unit = 1.0 / (math.log(2) * size * math.sqrt(found.nats.shape[1]))
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        bits_per_dim=result.per_image.cpu().numpy(),
+        stderr=unit * found.stderr.square().mean(1).sqrt().cpu().numpy(),
+        nfe=found.nfe.cpu().numpy(),
+    )
+    write_atomic(path / "per_image.npz", buffer.getvalue())
+    summary = {
+        "bits_per_dim": result.mean,
+        "stderr": result.stderr,
+        "parts": result.parts,
+        "images": len(result.per_image),
+        "nfe": float(found.nfe.double().mean()),
+        "failures": result.failures,
+        "config": config,
+    }
+    write_atomic(path / "summary.json", json.dumps(summary, indent=1).encode())

@@ -1,0 +1,377 @@
+"""Frames and the library's own integrators: accuracy, honesty, and samples that never meet."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from support import gaussian, mixture, randn
+
+from scoresde import VPSDE, ScoreModel, low_rank
+from scoresde.errors import ConfigError, NonFiniteError, ShapeError
+from scoresde.likelihood import (
+    Exact,
+    FixedGrid,
+    Hutchinson,
+    NoFrame,
+    PerSample,
+    Whitened,
+    calibrated_grid,
+    estimate_frame,
+    log_likelihood,
+)
+from scoresde.likelihood.fixed_grid import quadrature
+from scoresde.problems import digits64, ring8
+
+METHODS = {"per sample": PerSample(1e-5), "fixed": FixedGrid(61)}
+
+
+def bits(nats: torch.Tensor, dim: int) -> torch.Tensor:
+    return nats.abs() / (dim * math.log(2))
+
+
+def frames(model) -> dict:
+    mean, covariance = model.moments()
+    d = mean.numel()
+    values, columns = torch.linalg.eigh(covariance)
+    factors = columns[:, -2:] * (values[-2:] - values[0]).sqrt()
+    return {
+        "none": NoFrame(),
+        "one variance": Whitened(mean, float(values.mean())),
+        "a number": Whitened(0.0, 1.0),
+        "diagonal": Whitened(mean, covariance.diagonal().reshape(mean.shape)),
+        "full": Whitened(mean, covariance),
+        "low rank": Whitened(mean, low_rank(factors.reshape(1, d, 2), float(values[0]))),
+    }
+
+
+# -- frames ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "one variance", "a number", "diagonal", "full", "low rank"]
+)
+def test_a_frame_is_what_its_formulas_say(name: str) -> None:
+    """Velocity, trace, log-determinant and score against finite differences and dense algebra."""
+    model = mixture(VPSDE(), 4)
+    frame = frames(model)[name]
+    tau, h = -0.7, 1e-5
+    y, dy = randn(3, 4, seed=1), randn(3, 4, seed=2)
+    z = frame.enter(y, tau)
+    torch.testing.assert_close(frame.leave(z, tau), y)
+    moved = (frame.enter(y + h * dy, tau + h) - frame.enter(y - h * dy, tau - h)) / (2 * h)
+    torch.testing.assert_close(frame.velocity(dy, z, tau), moved, rtol=1e-6, atol=1e-8)
+    slope = (frame.half_log_det(tau + h, 4) - frame.half_log_det(tau - h, 4)) / (2 * h)
+    assert frame.trace(tau, 4) == pytest.approx(slope, rel=1e-6)
+    matrix = torch.func.jacrev(lambda u: frame.leave(u[None], tau)[0])(z[0])
+    constant = frame.half_log_det(0.3, 4) - float(
+        torch.logdet(torch.func.jacrev(lambda u: frame.leave(u[None], 0.3)[0])(z[0]))
+    )
+    assert frame.half_log_det(tau, 4) == pytest.approx(float(torch.logdet(matrix)) + constant)
+    score = randn(3, 4, seed=3)  # of y; along the flow dy/dtau = -rho^2 score
+    dz = frame.velocity(-math.exp(2 * tau) * score, z, tau)
+    torch.testing.assert_close(frame.score(dz, z, tau), score @ matrix, rtol=1e-8, atol=1e-10)
+    times = torch.full((3,), tau, dtype=torch.float64)
+    torch.testing.assert_close(frame.enter(y, times), z)
+    torch.testing.assert_close(frame.velocity(dy, z, times), frame.velocity(dy, z, tau))
+    assert torch.as_tensor(frame.trace(times, 4)).tolist() == pytest.approx(
+        [frame.trace(tau, 4)] * 3
+    )
+
+
+def test_a_gaussian_stands_still_in_its_own_frame() -> None:
+    model = gaussian(VPSDE(), 5)
+    frame = Whitened(*model.moments())
+    x = model.sample(4, 1e-3, seed=1)
+    got = log_likelihood(
+        model, x, method=FixedGrid(2, order=1), frame=frame, divergence=Exact(), prior=model
+    )
+    assert float(bits(got.nats - model.log_prob(x, 1e-3), 5).max()) < 1e-9
+    assert got.nfe == 2
+
+
+@pytest.mark.parametrize("name", ["none", "one variance", "diagonal", "full", "low rank"])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_the_density_is_the_same_in_every_frame(method: str, name: str) -> None:
+    model = mixture(VPSDE(), 4)
+    x = model.sample(4, 1e-3, seed=1)
+    frame = frames(model)[name]
+    got = log_likelihood(
+        model, x, method=METHODS[method], frame=frame, divergence=Exact(), prior=model
+    )
+    assert float(bits(got.nats - model.log_prob(x, 1e-3), 4).max()) < 1e-3
+
+
+def test_estimated_frames_have_the_moments_of_the_data() -> None:
+    model = mixture(VPSDE(), 2, 3)
+    data = model.sample(20_000, seed=1)
+    mean, covariance = model.moments()
+    y = randn(4, 2, 3)
+    for form, truth in {
+        "low rank": Whitened(mean, covariance),
+        "diagonal": Whitened(mean, covariance.diagonal().reshape(2, 3)),
+        "one variance": Whitened(mean, float(covariance.diagonal().mean())),
+    }.items():
+        got = estimate_frame(data, form)
+        torch.testing.assert_close(
+            got.leave(got.enter(y, -9.0), 0.0), truth.leave(truth.enter(y, -9.0), 0.0),
+            rtol=0.1, atol=0.1,
+        )  # fmt: skip
+
+
+def test_the_randomized_svd_finds_low_rank_data() -> None:
+    factors = randn(1, 60, 5, seed=2) * torch.tensor([3.0, 2.0, 1.5, 1.2, 1.0])
+    data = randn(4000, 5, seed=3) @ factors[0].T + 0.1 * randn(4000, 60, seed=4)
+    frame = estimate_frame(data, rank=5)
+    sample = (data - data.mean(0)).T @ (data - data.mean(0)) / (len(data) - 1)
+    exact = torch.linalg.eigvalsh(sample)
+    torch.testing.assert_close(torch.sort(frame._values).values, exact[-5:], rtol=1e-6, atol=1e-6)
+    assert float(frame._ridge) == pytest.approx(float(exact[:-5].mean()), rel=1e-3)
+
+
+# -- accuracy and honesty -------------------------------------------------------------------------
+
+
+def test_the_adaptive_method_on_digits() -> None:
+    """The issue's figure: 1e-3 bits/dim within 110 evaluations, with C estimated from data."""
+    model = digits64(VPSDE(t_min=1e-5))
+    frame = estimate_frame(model.sample(10_000, seed=5))
+    x = model.sample(32, 1e-5, seed=1)
+    got = log_likelihood(model, x, frame=frame, divergence=Exact(), prior=model)
+    error = bits(got.nats - model.log_prob(x, 1e-5), 64)
+    assert float(error.mean()) < 1e-3
+    assert float(torch.as_tensor(got.nfe).double().mean()) < 110
+
+
+def test_a_calibrated_grid_on_a_ring() -> None:
+    """The issue's figure: 1e-3 bits/dim within 75 evaluations."""
+    model = ring8(VPSDE(t_min=1e-5))
+    frame = estimate_frame(model.sample(10_000, seed=5))
+    settings = {"frame": frame, "divergence": Exact()}
+    grid = calibrated_grid(model, model.sample(32, 1e-5, seed=77), 51, **settings)
+    x = model.sample(128, 1e-5, seed=1)
+    got = log_likelihood(model, x, method=grid, prior=model, **settings)
+    error = bits(got.nats - model.log_prob(x, 1e-5), 2)
+    even = log_likelihood(model, x, method=FixedGrid(51), prior=model, **settings)
+    assert float(error.mean()) < 1e-3
+    assert float(bits(even.nats - model.log_prob(x, 1e-5), 2).mean()) > 10 * float(error.mean())
+    assert got.nfe == 51
+
+
+@pytest.mark.parametrize("method", [PerSample(1e-4), PerSample(1e-5), FixedGrid(61)])
+def test_error_estimates_are_honest(method) -> None:
+    """95% of true errors lie below 3 estimates, and the median ratio is within 10."""
+    model = ring8(VPSDE(t_min=1e-5))
+    x = model.sample(128, 1e-5, seed=1)
+    frame = Whitened(*model.moments())
+    got = log_likelihood(model, x, method=method, frame=frame, divergence=Exact(), prior=model)
+    error = (got.nats - model.log_prob(x, 1e-5)).abs()
+    assert float((error <= 3 * got.error).double().mean()) >= 0.95
+    assert 0.1 < float((got.error / error).median()) < 20
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+def test_weights_integrate_polynomials_exactly(order: int) -> None:
+    taus = [0.0, 0.3, 0.4, 1.0, 1.7, 1.9, 2.5]
+    weights = quadrature(taus, order)
+    assert weights.shape == (6, 7)
+    for power in range(order):
+        values = torch.tensor(taus, dtype=torch.float64) ** power
+        each = torch.as_tensor(weights) @ values
+        want = [(b ** (power + 1) - a ** (power + 1)) / (power + 1) for a, b in pairwise(taus)]
+        assert each.tolist() == pytest.approx(want)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_the_fixed_grid_converges_at_its_order(order: int) -> None:
+    model = mixture(VPSDE(t_min=0.05), 2)
+    x = model.sample(8, 0.05, seed=1)
+    truth = model.log_prob(x, 0.05)
+    errors = [
+        float(
+            (
+                log_likelihood(
+                    model, x, method=FixedGrid(n, order), divergence=Exact(), prior=model
+                ).nats
+                - truth
+            ).norm()
+        )
+        for n in (161, 321)
+    ]
+    # The start is of lower order, at the end where nothing moves: it caps the order at 3.
+    assert math.log2(errors[0] / errors[1]) > min(order, 3) - 0.4
+
+
+# -- probes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [PerSample(1e-3), FixedGrid(41)])
+def test_fresh_probes_are_unbiased_with_calibrated_errors(method) -> None:
+    """400 repeats: the mean within 4 standard errors, stated variance within 0.8 to 1.25."""
+    model = mixture(VPSDE(), 5)
+    point = model.sample(1, 1e-3, seed=4)
+    x = point.expand(400, -1)
+    frame = Whitened(*model.moments())
+    settings = {"method": method, "frame": frame, "prior": model}
+    exact = log_likelihood(model, point, divergence=Exact(), **settings).nats
+    got = log_likelihood(model, x, divergence=Hutchinson(probes=2), **settings)
+    spread = float(got.nats.std())
+    slack = float(got.error.mean())  # the paths are the same; rejections may differ
+    assert abs(float(got.nats.mean() - exact)) < 4 * spread / math.sqrt(400) + slack
+    assert float(got.stderr.square().mean()) / spread**2 == pytest.approx(1.0, abs=0.25)
+    kept = log_likelihood(model, x, divergence=Hutchinson(probes=2, fresh=False), **settings)
+    # A step of the adaptive method keeps its probe, and few steps matter in this small problem.
+    assert float(kept.nats.std()) > (1.3 if isinstance(method, FixedGrid) else 1.0) * spread
+
+
+def test_fixed_probes_differ_only_by_the_integration() -> None:
+    """The same probes and two methods: what is left is the ODE error."""
+    model = mixture(VPSDE(), 5)
+    x = model.sample(4, 1e-3, seed=4)
+    rule = Hutchinson(probes=2, fresh=False)
+    a = log_likelihood(model, x, divergence=rule, method=PerSample(1e-6))
+    b = log_likelihood(model, x, divergence=rule, method=FixedGrid(201))
+    torch.testing.assert_close(a.nats, b.nats, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(a.stderr, b.stderr, rtol=1e-2, atol=1e-3)
+
+
+# -- samples never meet ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(probes=2)])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_neither_batch_mates_nor_their_order_matter(method: str, divergence) -> None:
+    model = mixture(VPSDE(), 4)
+    x = model.sample(5, 1e-3, seed=1)
+    settings = {"method": METHODS[method], "divergence": divergence}
+    together = log_likelihood(model, x, seeds=range(5), **settings)
+    order = [3, 0]
+    apart = log_likelihood(model, x[order], seeds=order, **settings)
+    torch.testing.assert_close(apart.nats, together.nats[order], rtol=1e-11, atol=1e-11)
+    nfe = torch.as_tensor(together.nfe).expand(5)
+    assert torch.as_tensor(apart.nfe).expand(2).tolist() == nfe[order].tolist()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
+    model = mixture(VPSDE(), 3)
+    x = model.sample(4, 1e-3, seed=1)
+    settings = {"method": METHODS[method], "divergence": Exact()}
+    clean = log_likelihood(model, x, **settings)
+    bad = x.clone()
+    bad[2, 1] = value
+    got = log_likelihood(model, bad, **settings)
+    good = [0, 1, 3]
+    assert got.nats[good].tolist() == pytest.approx(clean.nats[good].tolist(), rel=1e-11)
+    if not math.isfinite(value):
+        assert got.nats[2].isnan()
+        assert "not finite" in got.failures[2]
+    assert torch.isfinite(got.nats[good]).all()
+
+
+class Poisoned:
+    """NaN from the network for samples that pass a point of their way."""
+
+    def __init__(self, model) -> None:
+        self.model, self.sde = model, model.sde
+
+    def __call__(self, x, knot):
+        prediction = self.model(x, knot)
+        raw = prediction.raw.clone()
+        late = torch.as_tensor(knot.t).flatten() > 0.3
+        raw[(x[:, 0] > 0) & late] = math.nan
+        return prediction.replace(raw)
+
+    def rows(self, index):
+        return self
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_network_that_fails_on_the_way(method: str) -> None:
+    model = mixture(VPSDE(), 3)
+    x = model.sample(12, 1e-3, seed=1)
+    got = log_likelihood(Poisoned(model), x, method=METHODS[method], divergence=Exact())
+    bad = sorted(got.failures)
+    assert 0 < len(bad) < 12
+    assert got.nats.isnan().nonzero().flatten().tolist() == bad
+    assert all("not finite" in why for why in got.failures.values())
+
+
+def test_there_is_a_cap_on_evaluations_per_sample() -> None:
+    wild = ScoreModel(lambda x, t: torch.sin(300 * x), VPSDE(), time="t")
+    got = log_likelihood(wild, randn(2, 3), method=PerSample(1e-8, max_evals=50))
+    assert got.nats.isnan().all()
+    assert "50 evaluations, at log rho" in got.failures[0]
+    assert int(torch.as_tensor(got.nfe).max()) <= 50
+
+
+def test_conditions_follow_samples_that_leave() -> None:
+    width = torch.tensor([0.1, 1.0, 0.5, 0.02], dtype=torch.float64)
+
+    def net(x, t, width):
+        return torch.tanh(x / width[:, None])
+
+    model = ScoreModel(net, VPSDE(), time="t").bind(width=width)
+    x = randn(4, 2)
+    got = log_likelihood(model, x, divergence=Exact())
+    assert len(set(torch.as_tensor(got.nfe).tolist())) > 1
+    for k in range(4):
+        alone = log_likelihood(model.rows(torch.tensor([k])), x[k : k + 1], divergence=Exact())
+        assert float(alone.nats) == pytest.approx(float(got.nats[k]), rel=1e-11)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_evaluations_are_counted_as_they_are(method: str) -> None:
+    calls = []
+
+    def net(x, t):
+        calls.extend([1] * len(x))
+        return torch.tanh(3 * x)
+
+    model = ScoreModel(net, VPSDE(), time="t")
+    got = log_likelihood(model, randn(3, 2), method=METHODS[method])
+    assert int(torch.as_tensor(got.nfe).expand(3).sum()) == len(calls)
+
+
+def test_gradients_through_the_fixed_grid() -> None:
+    weight = (0.3 * randn(3, 3, seed=2)).requires_grad_()
+    model = ScoreModel(lambda x, t: torch.tanh(x @ weight), VPSDE(t_min=1e-2), time="t")
+    x = randn(2, 3, seed=5)
+
+    def value(grad: bool) -> torch.Tensor:
+        return log_likelihood(
+            model, x, divergence=Exact(), method=FixedGrid(15), grad=grad
+        ).nats.sum()
+
+    (slope,) = torch.autograd.grad(value(True), weight)
+    with torch.no_grad():
+        weight[0, 1] += 1e-5
+        up = value(False)
+        weight[0, 1] -= 2e-5
+        down = value(False)
+        weight[0, 1] += 1e-5
+    assert float(slope[0, 1]) == pytest.approx(float((up - down) / 2e-5), rel=1e-5)
+
+
+# -- at the door ----------------------------------------------------------------------------------
+
+
+def test_nonsense_is_refused_with_advice() -> None:
+    with pytest.raises(ConfigError, match="2 nodes or more"):
+        FixedGrid(1)
+    with pytest.raises(ConfigError, match="ascending from 0 to 1"):
+        FixedGrid(3, places=(0.0, 0.7, 0.9))
+    with pytest.raises(ConfigError, match="tol > 0"):
+        PerSample(0.0)
+    with pytest.raises(ShapeError, match="two samples"):
+        estimate_frame(randn(1, 3))
+    with pytest.raises(ConfigError, match="do not vary"):
+        estimate_frame(torch.ones(5, 3))
+    with pytest.raises(ConfigError, match="did you mean 'diagonal'"):
+        estimate_frame(randn(5, 3), "diagonel")
+    model = mixture(VPSDE(), 3)
+    with pytest.raises(NonFiniteError, match="pilot"):
+        calibrated_grid(model, torch.full((2, 3), math.nan), 9)
