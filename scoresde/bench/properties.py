@@ -1,6 +1,14 @@
-"""A table of what each named solver says about itself."""
+"""A table of what each named solver says about itself.
+
+    python -m scoresde.bench.properties docs/choosing_a_solver.md
+
+writes it into a page, between the two marks.
+"""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 from ..errors import ScoreSDEError
 from ..grid import uniform_lambda
@@ -36,5 +44,19 @@ def properties() -> str:
     return "\n".join(lines) + "\n"
 
 
+BEGIN, END = "<!-- properties -->", "<!-- /properties -->"
+
+
+def refreshed(page: str) -> str:
+    """A page with the table between its marks made anew."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{properties()}\n{END}{after}"
+
+
 if __name__ == "__main__":
-    print(properties())
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(refreshed(path.read_text()))
+    if len(sys.argv) == 1:
+        sys.stdout.write(properties())

@@ -1,0 +1,157 @@
+"""Microseconds of solver arithmetic per network evaluation, the network left out.
+
+State (16, 3, 32, 32) in float32 on one thread; the network returns a fixed tensor. Every round
+times each solver once, so that all see the same machine; the median and the least over rounds are
+shown, with the ratio to diffusers' DDIM of the same run. "mixed" networks predict another variable
+than the solver's, which costs its conversion.
+
+    python benchmarks/overhead.py --out benchmarks/results/overhead
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scoresde import DDIM, SDE, VPSDE, EulerMaruyama, sample, uniform_t
+from scoresde.prediction import Prediction, parametrization
+from scoresde.sde.knot import Knot
+from scoresde.solvers import Heun
+from scoresde.solvers.base import Solver
+from scoresde.solvers.exponential import (
+    DEIS,
+    IPNDM,
+    DPMSolver,
+    DPMSolverPP,
+    ExponentialAB,
+    ExponentialMultistep,
+    UniPC,
+)
+
+SHAPE, STEPS = (16, 3, 32, 32), 50
+SOLVERS: dict[str, tuple[Solver, str]] = {
+    "DDIM": (DDIM(), "eps"),
+    "Heun": (Heun(), "eps"),
+    "DPM-Solver++(2M)": (DPMSolverPP(2), "x0"),
+    "DPM-Solver++(2M), mixed": (DPMSolverPP(2), "eps"),
+    "DPM-Solver++(3M)": (DPMSolverPP(3), "x0"),
+    "DEIS tAB4": (DEIS(4), "eps"),
+    "iPNDM4": (IPNDM(4), "eps"),
+    "exponential AB4 v": (ExponentialAB(4, "v"), "v"),
+    "exponential AB4 v, mixed": (ExponentialAB(4, "v"), "eps"),
+    "UniPC-2": (UniPC(2), "x0"),
+    "UniPC-3": (UniPC(3), "x0"),
+    "v 4 + 4": (ExponentialMultistep(4, "v", "angle", corrector=4), "v"),
+    "DPM-Solver-3": (DPMSolver(3), "eps"),
+    "Euler-Maruyama": (EulerMaruyama(), "eps"),
+    "DPM-Solver++(2M) SDE": (DPMSolverPP(2, tau=1.0), "x0"),
+}
+
+
+class Constant:
+    """A model whose network costs nothing."""
+
+    def __init__(self, sde: SDE, predicts: str) -> None:
+        self.sde, self.predicts = sde, parametrization(predicts)
+        self.raw = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
+        """A fixed output."""
+        return Prediction(x, knot, self.raw, self.predicts)
+
+    def rows(self, index: Tensor) -> Constant:
+        """See `Predictor`."""
+        return self
+
+
+def own(solver: Solver, predicts: str) -> Callable[[], float]:
+    """A run of one of our solvers, in microseconds per evaluation."""
+    sde = VPSDE()
+    model, grid = Constant(sde, predicts), uniform_t(sde, STEPS)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+    def run() -> float:
+        began = time.perf_counter()
+        result = sample(model, solver, grid, x=x)
+        return (time.perf_counter() - began) / int(result.nfe) * 1e6
+
+    return run
+
+
+def theirs(kind: str, **config: object) -> Callable[[], float]:
+    """A run of a scheduler of diffusers."""
+    import diffusers
+
+    scheduler = getattr(diffusers, kind)(**config)
+    raw = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+    def run() -> float:
+        scheduler.set_timesteps(STEPS)
+        state, began = x, time.perf_counter()
+        for t in scheduler.timesteps:
+            state = scheduler.step(raw, t, state).prev_sample
+        return (time.perf_counter() - began) / STEPS * 1e6
+
+    return run
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    runs = {name: own(*pair) for name, pair in SOLVERS.items()}
+    runs["diffusers DDIM"] = theirs("DDIMScheduler", clip_sample=False)
+    runs["diffusers DPM++2M"] = theirs("DPMSolverMultistepScheduler", solver_order=2)
+    runs["diffusers UniPC-2"] = theirs("UniPCMultistepScheduler", solver_order=2)
+    runs["drawing the noise"] = _noise
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(arguments.rounds + 2):
+        for name, run in runs.items():
+            times[name].append(run())
+    rows = {
+        name: {"median": statistics.median(values[2:]), "least": min(values[2:])}
+        for name, values in times.items()
+    }
+    base = rows["diffusers DDIM"]
+    lines = [
+        "# Solver arithmetic per network evaluation",
+        "",
+        "Microseconds at state (16, 3, 32, 32), float32, one thread, network left out.",
+        "",
+        "| solver | median | least | least, relative to diffusers' DDIM |",
+        "|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        ratio = row["least"] / base["least"]
+        lines.append(f"| {name} | {row['median']:.0f} | {row['least']:.0f} | {ratio:.2f} |")
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        arguments.out.with_suffix(".md").write_text(text)
+
+
+def _noise() -> float:
+    generator = torch.Generator().manual_seed(0)
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        torch.randn(SHAPE, generator=generator)
+    return (time.perf_counter() - began) / STEPS * 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The recommended solver and grid, and the page that explains them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import PROCESSES
+
+from scoresde import EDMSDE, VPSDE, problems, sample, uniform_lambda
+from scoresde.bench.properties import refreshed
+from scoresde.coordinate import Focus
+from scoresde.errors import ConfigError
+from scoresde.grid import focused
+from scoresde.recommended import recommended
+from scoresde.solvers.exponential import DPMSolverPP, ExponentialMultistep, UniPC
+
+PAGE = Path(__file__).parents[1] / "docs" / "choosing_a_solver.md"
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_takes_the_evaluations_asked_for(name, stochastic):
+    sde = PROCESSES[name]
+    for nfe in (1, 2, 5, 10, 20, 50, 150):
+        solver, grid = recommended(sde, nfe, stochastic=stochastic)
+        cost = solver.evals(grid)
+        assert cost == nfe or (stochastic and nfe < 5 and cost <= nfe + 2)
+        assert solver.stochastic == stochastic
+        assert all(knot.t >= sde.t_min for knot in grid.knots[:-1])
+
+
+@pytest.fixture(scope="module")
+def ring():
+    """A model, starts, and where the flow takes them, at an instance that nothing was chosen on."""
+    top = VPSDE().at(1.0)
+    x = float(top.sigma) * torch.randn(
+        256, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    exact = problems.ring8(EDMSDE(t_min=1e-4, t_max=float(top.rho)), seed=21)
+    solver = ExponentialMultistep(5, "v", Focus(), corrector=5, start="krogstad4")
+    truth = sample(exact, solver, focused(exact.sde, 700), x=x / float(top.alpha)).x
+    return problems.ring8(VPSDE(), seed=21), x, truth
+
+
+def errors(model, solver, grid, x, truth):
+    error = (sample(model, solver, grid, x=x).x - truth).square().mean(1).sqrt()
+    return float(error.square().mean().sqrt()), float(error.median())
+
+
+def test_is_closer_than_the_usual_solvers_at_the_same_cost(ring):
+    model, x, truth = ring
+    for nfe, factor in ((20, 0.4), (50, 0.2)):
+        own = errors(model, *recommended(model.sde, nfe), x, truth)
+        for solver in (DPMSolverPP(2), DPMSolverPP(3), UniPC(3)):
+            other = errors(model, solver, uniform_lambda(model.sde, nfe), x, truth)
+            assert own[0] < factor * other[0]
+            assert own[1] < factor * other[1]
+
+
+def test_one_family_has_an_order_above_four_on_a_mixture(ring):
+    model, x, truth = ring
+    solver = ExponentialMultistep(5, "v", Focus(), corrector=5, start="krogstad4")
+    medians = [errors(model, solver, focused(model.sde, n), x, truth)[1] for n in (50, 100, 200)]
+    assert medians[0] / medians[2] > 4**4
+    assert medians[2] < 1e-8
+
+
+def test_scales_with_the_data():
+    _, small = recommended(VPSDE(), 20, data_std=0.25)
+    _, large = recommended(VPSDE(), 20, data_std=1.0)
+    assert small.knots[10].rho < 0.5 * large.knots[10].rho
+
+
+def test_budgets_that_mean_nothing():
+    with pytest.raises(ConfigError, match="1 or more"):
+        recommended(VPSDE(), 0)
+    with pytest.raises(ConfigError, match="data_std must be positive"):
+        recommended(VPSDE(), 10, data_std=0.0)
+
+
+def test_the_table_of_properties_is_up_to_date():
+    page = PAGE.read_text()
+    assert refreshed(page) == page, "run: python -m scoresde.bench.properties " + PAGE.name
