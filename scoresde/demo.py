@@ -11,6 +11,7 @@ One call, `run(out)`, with the network that the package ships. It writes
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from .bench import Cell, Table, compare, environment, grid_for
 from .checkpoint import load_pretrained
 from .data import dequantize, heldout_digits
 from .errors import require
-from .grid import Grid, uniform_lambda
+from .grid import Grid, from_lambdas, uniform_lambda
 from .identity import fingerprint
 from .jobs import write_atomic
 from .likelihood import Hutchinson, Uniform, bits_per_dim
@@ -37,6 +38,10 @@ from .sampling import SampleResult, sample
 from .sde import SDE
 from .sde.knot import Knot
 from .solvers.base import Solver
+
+
+_LEVELS = (10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05)
+"""Values of sigma/alpha at which a trajectory is shown, besides its two ends."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class Plan:
 
     digits: int = 25
     samplers: tuple[tuple[str, str, int | None], ...] = (
-        ("Euler-Maruyama", "EulerMaruyama", 200),
-        ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 200),
+        ("Euler-Maruyama", "EulerMaruyama", 150),
+        ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 150),
         (
             "probability flow (torchdiffeq)",
             "ProbabilityFlow(backend=TorchDiffEq(rtol=1e-3, atol=1e-3))",
@@ -208,9 +213,10 @@ def _draw(model: Predictor, plan: Plan, folder: Path, report: Report, progress: 
 
 
 def _grid(solver: Solver, model: Predictor, nfe: int | None) -> Grid:
-    """A solver that chooses its own steps gets a few, to show the states in between."""
+    """A solver that chooses its own steps stops only where its states are shown."""
     if nfe is None:
-        return uniform_lambda(model.sde, 9)
+        first = float(model.sde.at(model.sde.t_max).lam)
+        return from_lambdas(model.sde, [first, *(-math.log(level) for level in _LEVELS)])
     return grid_for(solver, uniform_lambda, model.sde, nfe)
 
 
@@ -218,16 +224,15 @@ def _sample(
     model: Predictor, solver: Solver, grid: Grid, plan: Plan, progress: bool
 ) -> SampleResult:
     """Samples, with the states at the noise levels where a digit takes shape."""
-    levels = [100.0, 10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05, 0.0]
     rhos = [float(knot.rho) for knot in grid.knots]
-    keep = {min(range(len(rhos)), key=lambda k: abs(rhos[k] - level)) for level in levels}
+    keep = {min(range(len(rhos)), key=lambda k: abs(rhos[k] - level)) for level in _LEVELS}
     return sample(
         model,
         solver,
         grid,
         shape=(plan.digits, 1, 28, 28),
         seeds=range(plan.seed, plan.seed + plan.digits),
-        keep=sorted(keep),
+        keep={0, *keep, grid.steps},
         progress=progress,
     )
 
