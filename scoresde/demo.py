@@ -39,7 +39,6 @@ from .sde import SDE
 from .sde.knot import Knot
 from .solvers.base import Solver
 
-
 _LEVELS = (10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05)
 """Values of sigma/alpha at which a trajectory is shown, besides its two ends."""
 
