@@ -40,7 +40,7 @@ from scoresde.solvers.exponential import (
 )
 
 NFE = (5, 10, 20, 50, 100)
-PROBLEMS = {"ring8": (10, 2048), "digits64": (3, 128), "lowrank3072": (3, 32)}
+PROBLEMS = {"ring8": (12, 2048), "digits64": (5, 128), "lowrank3072": (5, 64)}
 TABLE = DiscreteVPSDE.from_betas(linear_betas(1000))
 Run = Callable[[GaussianMixture, Tensor, int], Tensor]
 

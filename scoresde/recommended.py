@@ -60,10 +60,10 @@ def recommended(
 
 def _settings(nfe: int) -> tuple[Focus, float, int, int]:
     """Focus and last rho, both in units of the data's deviation; order; corrector."""
-    if nfe < 8:
-        return Focus(1.1, 3.3, 0.08), 1.0 / nfe, 2, 2
+    if nfe < 9:
+        return Focus(1.6, 3.3, 0.15), 1.0 / nfe, 2, 0
     if nfe < 15:
-        return Focus(1.6, 3.5, 0.2), 0.04, 3, 0
+        return Focus(2.0, 3.5, 0.25), 0.04, 3, 0
     order = 4 if nfe < 35 else 5
     return Focus(2.0, 3.0, 0.12), 0.05 * (20 / max(nfe, 20)) ** 0.75, order, order
 
