@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -165,8 +166,9 @@ def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> No
     """P(k) is an integral known exactly. The log of the mean over many draws reaches it, so the
     densities and entropies are right; the mean of the logs lies above.
     """
-    model, layout = one_pixel(8, 0.15, 1e-4)
-    low = model.sde.at(1e-4)
+    # At this t_min the noise is a third of a bin wide: the choice of state matters.
+    model, layout = one_pixel(8, 0.15, 0.02)
+    low = model.sde.at(0.02)
     k = torch.tensor([2, 3, 4, 5])
     edge = layout.lower_edge(k)
     std = math.sqrt(float(low.alpha) ** 2 * 0.15**2 + float(low.sigma) ** 2)
@@ -186,9 +188,10 @@ def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> No
     settings = {"levels": 8, "divergence": Exact(), "prior": model, "method": PerSample(1e-4)}
     got = bits_per_dim(model, k.repeat_interleave(draws)[:, None], dequantize=rule(), **settings)
     values = got.per_image.reshape(4, draws)
-    tight = math.log2(draws) - torch.logsumexp(-values * math.log(2), 1) / math.log(2)
-    assert (values.mean(1) > tight).all()
-    assert float((tight - exact).abs().max()) < 0.06
+    chance = (-values * math.log(2)).exp()
+    z = (chance.mean(1) - (-exact * math.log(2)).exp()) / (chance.std(1) / math.sqrt(draws))
+    assert float(z.abs().max()) < 4
+    assert (values.mean(1) > -chance.mean(1).log2()).all()
     few = bits_per_dim(model, k[:, None], dequantize=rule(3), **settings)
     assert few.importance_weighted is not None
     assert (few.importance_weighted < few.per_image).all()
@@ -203,8 +206,10 @@ def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
     frame = Whitened(*model.moments())
     got = bits_per_dim(model, integers(256, 4, 3), divergence=Exact(), frame=frame)
     end = sde.at(sde.t_max)
-    p = torch.distributions.Normal(end.alpha * 0.5, math.sqrt(end.alpha**2 * 0.3 + end.sigma**2))
-    q = torch.distributions.Normal(0.0, end.sigma)
+    spread = math.sqrt(end.alpha**2 * 0.3 + end.sigma**2)
+    zero = torch.zeros((), dtype=torch.float64)
+    p = torch.distributions.Normal(zero + end.alpha * 0.5, zero + spread)
+    q = torch.distributions.Normal(zero, zero + end.sigma)
     kl = float(torch.distributions.kl_divergence(p, q)) / math.log(2)
     assert got.parts["prior"] == pytest.approx(kl, rel=1e-3)
 
@@ -213,13 +218,13 @@ def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
 
 
 class Interrupted(Gaussian):
-    """Raises Ctrl-C after some calls."""
+    """Raises Ctrl-C when its calls are used up."""
 
-    left = 10**9
+    left: ClassVar = [10**9]  # of the class: no part of the model's fingerprint
 
     def __call__(self, x, knot):
-        self.left -= 1
-        if self.left < 0:
+        self.left[0] -= 1
+        if self.left[0] < 0:
             raise KeyboardInterrupt
         return super().__call__(x, knot)
 
@@ -230,22 +235,17 @@ class Interrupted(Gaussian):
 def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
     images = integers(16, 10, 2)
     settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
-    mean = torch.zeros(2).double()
-    model = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
+    model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     part = tmp_path / "part"
-    stopped = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
-    stopped.left = 15
+    model.left[0] = 15  # the first batch takes 9
     with pytest.raises(KeyboardInterrupt):
-        nll_dataset(stopped, images, part, **settings)
+        nll_dataset(model, images, part, **settings)
     assert not (part / "summary.json").exists()
-    calls = Interrupted(VPSDE(t_min=1e-3), mean, isotropic(0.3))
-    calls.left = 10**9
-    (part / "config.json").write_text((tmp_path / "whole" / "config.json").read_text())
-    stopped.left = model.left  # the fingerprint sees every attribute
-    again = nll_dataset(stopped, images, part, **settings)
+    model.left[0] = 100
+    again = nll_dataset(model, images, part, **settings)
     assert again.per_image.tolist() == whole.per_image.tolist()
-    assert stopped.left == model.left - 2 * 9  # one batch was done before, two are new
+    assert model.left[0] == 100 - 2 * 9  # one batch was done before, two are new
     summary = json.loads((part / "summary.json").read_text())
     assert summary["images"] == 10
     assert summary["bits_per_dim"] == whole.mean
