@@ -12,50 +12,60 @@ from ..noise import NoiseStream
 from ..scalar import scale
 from ..sde.knot import Knot
 
+_SAME = 1e-12  # relative distance of two clocks that are one up to rounding
 
-class Bridge:
-    """One sample's Brownian path between two values of its clock, rho^2, met by any steps.
 
-    What has been asked for is remembered until the path has gone past it, so that answers agree
-    with one another; new values are drawn from the law given their neighbours.
+class Bridges:
+    """Each sample's own Brownian path between two knots, in the clock rho^2, met by any steps.
+
+    The ends are the stream's own increment. What a sample has been asked for is remembered until it
+    has gone past it, so that answers agree with one another; new values are drawn from their law
+    given the neighbours, by a generator of the sample's own.
     """
 
-    def __init__(self, low: float, high: float, total: Tensor, seed: int) -> None:
-        self.clocks = [low, high]
-        self.values = [torch.zeros_like(total), total]
-        self.generator = torch.Generator(total.device).manual_seed(seed)
+    def __init__(self, t: Knot, s: Knot, noise: NoiseStream) -> None:
+        high, low = float(t.rho) ** 2, float(s.rho) ** 2
+        total = scale((high - low) ** 0.5, noise.increment(t, s).double())
+        self.clocks = [[low, high] for _ in total]
+        self.values = [[torch.zeros_like(row), row] for row in total]
+        # One draw of the stream makes the seeds: a path depends on its sample's noise alone.
+        self.generators = [
+            torch.Generator(row.device).manual_seed(seed_from(row)) for row in noise.normal()
+        ]
 
-    def increment(self, high: float, low: float) -> Tensor:
-        """B(high) - B(low), the path having come down to `high`."""
-        top = self._at(high)
-        bottom = self._at(low)
-        keep = bisect_left(self.clocks, high) + 1
-        del self.clocks[keep:], self.values[keep:]
-        return top - bottom
-
-    def _at(self, clock: float) -> Tensor:
-        clock = min(max(clock, self.clocks[0]), self.clocks[-1])
-        place = bisect_left(self.clocks, clock)
-        if self.clocks[place] == clock:
-            return self.values[place]
-        (a, b), (u, v) = self.clocks[place - 1 : place + 1], self.values[place - 1 : place + 1]
-        share = (clock - a) / (b - a)
-        z = torch.randn(u.shape, generator=self.generator, dtype=u.dtype, device=u.device)
-        value: Tensor = torch.lerp(u, v, share) + z * ((clock - a) * (1 - share)) ** 0.5
-        self.clocks.insert(place, clock)
-        self.values.insert(place, value)
-        return value
-
-
-def bridges(t: Knot, s: Knot, noise: NoiseStream) -> list[Bridge]:
-    """One bridge a sample, over the stream's own increment from t to s.
-
-    Seeds come from one draw of the stream, so that a sample's path depends on its noise alone.
-    """
-    high, low = float(t.rho) ** 2, float(s.rho) ** 2
-    total = scale((high - low) ** 0.5, noise.increment(t, s).double())
-    seeds = [seed_from(row) for row in noise.normal()]
-    return [Bridge(low, high, row, seed) for row, seed in zip(total, seeds, strict=True)]
+    def increments(self, rows: list[int], high: list[float], low: list[float]) -> Tensor:
+        """B(high) - B(low) of these samples, shape (B, *), which have come down to `high`."""
+        tops, aboves, belows, weights = [], [], [], []
+        z = torch.zeros(len(rows), *self.values[rows[0]][0].shape, dtype=torch.float64)
+        z = z.to(self.values[rows[0]][0].device)
+        places = []
+        for i, (row, u, v) in enumerate(zip(rows, high, low, strict=True)):
+            clocks, values = self.clocks[row], self.values[row]
+            top = bisect_left(clocks, u * (1 - _SAME), hi=len(clocks) - 1)
+            del clocks[top + 1 :], values[top + 1 :]
+            place = bisect_left(clocks, v * (1 - _SAME), hi=top)
+            tops.append(values[top])
+            aboves.append(values[place])
+            if place == 0 or clocks[place] <= v * (1 + _SAME):
+                belows.append(values[place])
+                weights.append((0.0, 0.0))
+                places.append(0)
+                continue
+            a, b = clocks[place - 1], clocks[place]
+            part = (v - a) / (b - a)
+            belows.append(values[place - 1])
+            weights.append((part, ((v - a) * (1 - part)) ** 0.5))
+            torch.randn(z[i].shape, generator=self.generators[row], dtype=z.dtype, out=z[i])
+            places.append(place)
+        below = torch.stack(belows)
+        factors = torch.tensor(weights, dtype=z.dtype, device=z.device)
+        share, spread = factors.reshape(len(rows), 2, *[1] * (z.ndim - 1)).unbind(1)
+        found = below + share * (torch.stack(aboves) - below) + spread * z
+        for row, place, v, value in zip(rows, places, low, found, strict=True):
+            if place > 0:
+                self.clocks[row].insert(place, v)
+                self.values[row].insert(place, value)
+        return torch.stack(tops) - found
 
 
 def seed_from(z: Tensor) -> int:

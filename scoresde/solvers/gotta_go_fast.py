@@ -15,7 +15,7 @@ from ..scalar import affine, sqrt
 from ..sde import SDE
 from ..sde.knot import Knot
 from .base import Carry, Solver
-from .bridge import Bridge, bridges
+from .bridge import Bridges
 from .last_step import to_clean
 from .per_sample import Control, integrate
 
@@ -73,7 +73,7 @@ class GottaGoFast(Solver):
         """See `Solver.step`."""
         if s.is_clean:
             return to_clean(model, model(x, t)), None
-        method = _Reverse(model.sde, t, s, bridges(t, s, noise))
+        method = _Reverse(model.sde, t, s, Bridges(t, s, noise))
         start, stop = -float(t.t), -float(s.t)
         first = self.first * (stop - start)
         return integrate(method, model, x, start, stop, first, self._control()), None
@@ -86,7 +86,7 @@ class _Reverse:
     sde: SDE
     t: Knot
     s: Knot
-    bridges: list[Bridge]
+    bridges: Bridges
 
     evals = 1
 
@@ -110,12 +110,9 @@ class _Reverse:
         """Standard normals, shape (B, *): each sample's own increment, over its deviation."""
         clocks = torch.stack([torch.as_tensor(k.rho).flatten() for k in (t, s)]).square()
         high, low = clocks.tolist()
-        drawn = [
-            self.bridges[row].increment(u, v)
-            for row, u, v in zip(rows.tolist(), high, low, strict=True)
-        ]
+        drawn = self.bridges.increments(rows.tolist(), high, low)
         deviation = (clocks[0] - clocks[1]).sqrt().reshape(-1, *[1] * (x.ndim - 1))
-        return torch.stack(drawn).div(deviation).to(x.dtype)
+        return drawn.div(deviation).to(x.dtype)
 
     def _knot(self, at: Tensor) -> Knot:
         """Rounding must not carry a time outside the step, where the network may know nothing."""
