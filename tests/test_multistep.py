@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support import CONTINUOUS, DISCRETE, gaussian, mixture, randn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scoresde import (
     DDIM,
@@ -19,6 +20,7 @@ from scoresde import (
     FlowSDE,
     Gaussian,
     Grid,
+    ScoreModel,
     diagonal,
     sample,
     uniform_lambda,
@@ -387,3 +389,33 @@ def test_a_step_off_the_prepared_grid_is_refused():
         solver.step(model, randn(2, 2), *other.knots[:2], solver.init(model, grid), stream)
     with pytest.raises(ConfigError, match="orders 1 to 3"):
         DPMSolverPP(4)
+
+
+# -- no host sync ------------------------------------------------------------------------------
+
+
+class _NoSync(TorchDispatchMode):
+    """Raises where a tensor's value would have to be waited for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "_local_scalar_dense" not in str(func)
+        assert "is_nonzero" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "SA-Solver"])
+def test_no_value_is_waited_for_in_the_loop(name):
+    solver = PRESETS.get(name, SASolver())
+    sde = VPSDE()
+
+    def net(x, t):
+        return 0.3 * x
+
+    model = ScoreModel(net, sde, predicts="eps", time="t")
+    grid = uniform_lambda(sde, 6)
+    stream = BatchSeed(0).open((4, 2), torch.float32)
+    x, carry = randn(4, 2, dtype=torch.float32), solver.init(model, grid)
+    with _NoSync():
+        for t, s in pairwise(grid.knots):
+            x, carry = solver.step(model, x, t, s, carry, stream)
+    assert bool(torch.isfinite(x).all())
