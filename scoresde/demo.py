@@ -66,7 +66,7 @@ class Plan:
         ("Euler-Maruyama", "EulerMaruyama", 150),
         ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 150),
         (
-            "probability flow (torchdiffeq)",
+            "probability flow",
             "ProbabilityFlow(backend=TorchDiffEq(rtol=1e-3, atol=1e-3))",
             None,
         ),
@@ -310,15 +310,15 @@ def _first_table(report: Report) -> Any:
     found = report.likelihood
     table.add_section()
     table.add_row(
-        f"log-likelihood of {found['images']} digits",
-        f"{found['bits_per_dim']:.3f} +- {found['stderr']:.3f} bits/dim",
+        "exact log-likelihood",
+        f"{found['bits_per_dim']:.3f} +- {found['stderr']:.3f} bits/dim, {found['images']} digits",
         f"{found['nfe']:.0f}",
         f"{found['seconds']:.1f}",
         style="bold",
     )
     parts = found["parts"].items()
     table.add_row(
-        "  its standard error, in parts",
+        "  its standard error",
         ", ".join(f"{name} {value:.4f}" for name, value in parts if value == value),
     )
     return table
