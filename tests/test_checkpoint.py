@@ -22,6 +22,7 @@ from scoresde.errors import CheckpointError, ConfigError
 from scoresde.losses import loss_per_noise_level
 from scoresde.nn import FourierMLP, ImageUNet
 from scoresde.prediction import PredictsF
+from scoresde.training import load_recipe
 
 
 def small(sde: SDE | None = None, predicts="v", time="log_rho") -> ScoreModel:
@@ -178,6 +179,13 @@ def test_shipped_swiss_roll_network() -> None:
         with torch.no_grad():
             ours = model(x, knot).eps
         assert float((ours - best).square().mean()) < 0.05 * float((best - eps).square().mean())
+
+
+@pytest.mark.parametrize("name", ["mnist", "swiss_roll"])
+def test_shipped_networks_were_trained_to_the_end_by_the_shipped_recipes(name: str) -> None:
+    recipe = load_recipe(name).to_dict()
+    said = pretrained(name).description["recipe"]
+    assert said == {**recipe, "trained_steps": recipe["steps"]}
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
