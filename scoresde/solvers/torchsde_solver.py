@@ -81,6 +81,8 @@ class TorchSDE(Solver):
         """See `Solver.step`."""
         if s.is_clean:
             return to_clean(model, model(x, t)), None
+        if x.shape[0] == 0:
+            return x, None  # torchsde takes no empty batch
         torchsde = require("torchsde", "torchsde")
         y = scale(1.0 / t.alpha, x).reshape(x.shape[0], x.shape[1:].numel())
         start, stop = float(t.lam), float(s.lam)
