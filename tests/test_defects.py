@@ -149,7 +149,7 @@ def test_real_valued_indices_leave_no_floor():
     real = [run("t", n) for n in (300, 600)]
     assert real[1] < 3e-5
     assert real[0] / real[1] > 3.5  # still second order
-    assert run("index", 600) > 3 * real[1]  # what rounding costs, where the network needs it
+    assert run("index", 600) > 1.5 * real[1]  # what rounding costs, where the network needs it
 
 
 # 4. Steps that jump where n does not divide 1000.

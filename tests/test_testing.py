@@ -114,7 +114,7 @@ def test_observed_order():
     # Slow to show its order: the ladder goes on.
     asked = []
     assert climb(lambda n: asked.append(n) or 1 / n + 100 / n**0.5, 1.0) < 0.6
-    assert asked[-1] == 256
+    assert asked[-1] == 512
 
 
 def test_endpoint_error_of_a_known_scheme():

@@ -61,8 +61,10 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
     _cost(solver, report)
     _shapes(solver, report)
     _batch(solver, report)
-    if solver.stochastic:
-        (check_distribution if adaptive else check_moments)(solver, report, processes)
+    if solver.stochastic and adaptive:
+        check_distribution(solver, report, processes, steps=2)
+    elif solver.stochastic:
+        check_moments(solver, report, processes)
         check_clean_moments(solver, report, processes)
     elif adaptive:
         check_clean_end(solver, report, processes, steps=(1, 4))

@@ -19,7 +19,7 @@ SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)
 """The quantiles that are followed: both modes, what lies between, and both tails."""
 
 LADDER = (16, 32, 64, 128)
-FURTHER = (256,)  # for solvers that are late to reach their order
+FURTHER = (256, 512)  # for solvers that are late to reach their order
 FLOOR = 1e-11  # of float64 along 100 steps, with room for the weights of high orders
 SLACK = 0.3  # an order is missed if the slope falls short of it by more
 

@@ -202,10 +202,10 @@ def check_distribution(solver: Solver, report: Report, processes: Sequence[SDE])
     for sde in processes:
         what = f"distribution, {type(sde).__name__}"
         with report.check(what) as require:
-            distance = distribution_distance(solver, even(sde, 60))
+            distance = distribution_distance(solver, even(sde, steps))
             report.measured[what] = distance
             require(
                 distance < LIMIT,
-                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution after 60 "
+                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution after {steps} "
                 f"steps; expected less than {LIMIT}",
             )
