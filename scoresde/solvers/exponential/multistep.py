@@ -89,7 +89,7 @@ class ExponentialMultistep(Solver):
         coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", "index" of the grid,
             or a `Focus`.
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
-        start: name of a Runge-Kutta method (`tableaus`) for the first values - 1 steps; "" for none.
+        start: a Runge-Kutta method of `tableaus` for the first values - 1 steps; "" for none.
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
         tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
         tau_min, tau_max: range of rho in which tau applies; outside it is 0.
@@ -133,13 +133,13 @@ class ExponentialMultistep(Solver):
 
     @property
     def order(self) -> int:
-        """What theory promises, on grids that are smooth; the number of values is no promise.
+        """What theory promises; the number of values is no promise.
 
         Published weights that differ from the integral hold it at 2, and so does a first step with
-        one value, whose error is of second order: 3 with a corrector, or a `start` avoids it. With
-        noise 1, in the weak sense.
+        one value, whose error is of second order: 3 with a corrector, or a `start` avoids it. In
+        the index of any grid it is 1, and with noise 1 in the weak sense.
         """
-        if self.tau > 0:
+        if self.tau > 0 or self.coordinate == "index":
             return 1
         order = self.values if self.weights in ("exact", "bh1", "bh2") else min(self.values, 2)
         if self.corrector:

@@ -51,8 +51,8 @@ def LMS(order: int = 4) -> ExponentialMultistep:  # noqa: N802
 def IPNDM(order: int = 4) -> ExponentialMultistep:  # noqa: N802
     """Improved PNDM: Adams-Bashforth weights of a uniform grid, whatever the grid.
 
-    Zhang & Chen 2023, section 4 and appendix H.2. On grids uniform in rho it has its order, on
-    others order 1.
+    Zhang & Chen 2023, section 4 and appendix H.2. Of order 2 on smooth grids, 1 on
+    others; its weights are exact where a grid is uniform in rho.
     """
     return ExponentialMultistep(order, "eps", "index", "mean")
 
