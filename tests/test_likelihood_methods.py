@@ -160,6 +160,15 @@ def test_a_calibrated_grid_on_a_ring() -> None:
     assert got.nfe == 51
 
 
+def test_the_pilot_error_is_that_of_the_integration_alone() -> None:
+    """With random probes too: both pilot runs see the same ones."""
+    model = mixture(VPSDE(), 5)
+    pilot = model.sample(8, 1e-3, seed=7)
+    frame = Whitened(*model.moments())
+    grid = calibrated_grid(model, pilot, 81, frame=frame, divergence=Hutchinson(probes=1))
+    assert 0 < grid.pilot_error < 1e-3
+
+
 @pytest.mark.parametrize("method", [PerSample(1e-4), PerSample(1e-5), FixedGrid(61)])
 def test_error_estimates_are_honest(method) -> None:
     """95% of true errors lie below 3 estimates, and the median ratio is within 10."""

@@ -97,7 +97,9 @@ class DensityFlow:
         return self.velocity_and_traces(tau, parts[0], self.probes)
 
     def fixed(self) -> DensityFlow:
-        """The same flow with probes drawn once and kept."""
+        """The same flow with probes drawn once and kept; itself, if they are already."""
+        if self.probes is not None:
+            return self
         return replace(self, probes=self.stream.draw())
 
     def rows(self, index: Tensor) -> DensityFlow:
