@@ -197,7 +197,9 @@ def distribution_distance(solver: Solver, grid: Grid) -> float:
     return distance if math.isfinite(distance) else math.inf
 
 
-def check_distribution(solver: Solver, report: Report, processes: Sequence[SDE]) -> None:
+def check_distribution(
+    solver: Solver, report: Report, processes: Sequence[SDE], steps: int = 60
+) -> None:
     """Against the exact distribution function, for data that are not Gaussian."""
     for sde in processes:
         what = f"distribution, {type(sde).__name__}"
@@ -206,6 +208,6 @@ def check_distribution(solver: Solver, report: Report, processes: Sequence[SDE])
             report.measured[what] = distance
             require(
                 distance < LIMIT,
-                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution after {steps} "
-                f"steps; expected less than {LIMIT}",
+                f"Kolmogorov-Smirnov distance {distance:.3f} from the exact distribution after "
+                f"{steps} steps; expected less than {LIMIT}",
             )
