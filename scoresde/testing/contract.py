@@ -62,7 +62,7 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
     _shapes(solver, report)
     _batch(solver, report)
     if solver.stochastic and adaptive:
-        check_distribution(solver, report, processes, steps=2)
+        check_distribution(solver, report, processes, steps=20)
     elif solver.stochastic:
         check_moments(solver, report, processes)
         check_clean_moments(solver, report, processes)
