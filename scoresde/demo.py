@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import __version__, names, plots
 from .bench import Cell, Table, compare, environment, grid_for
+from .bench.table import number
 from .checkpoint import load_pretrained
 from .data import dequantize, heldout_digits
 from .errors import require
@@ -332,11 +333,12 @@ def _second_table(found: Table) -> Any:
     for budget in found.budgets:
         table.add_column(f"{budget} NFE", justify="right")
     table.add_column("own choice", justify="right")
-    for measure, title in (
-        (error, f"{error}, {found.setup.reference.get('accuracy', 0):.0e} known"),
-        (distance, f"{distance} to held-out digits"),
-    ):
-        table.add_row(f"[italic]{title}[/]")
+    table.caption = (
+        f"Reference endpoints are known to {found.setup.reference.get('accuracy', 0):.0e}. "
+        "Distances are to held-out digits."
+    )
+    for measure in (error, distance):
+        table.add_row(f"[italic]{measure}[/]")
         rows: dict[str, dict[int | None, Cell]] = {}
         for cell in found.cells:
             if measure in cell.scores or cell.failed:
@@ -345,9 +347,7 @@ def _second_table(found: Table) -> Any:
             shown = [_shown(cells.get(b), measure, found) for b in (*found.budgets, None)]
             table.add_row(f"  {label.partition('(backend')[0]}", *shown)
         if floor := found.setup.floor.get(measure):
-            table.add_row(
-                "  held-out digits themselves", *[f"{floor.value:.3f}"] * len(found.budgets)
-            )
+            table.add_row("  held-out digits", *[number(floor.value)] * len(found.budgets))
         table.add_section()
     return table
 
@@ -357,7 +357,7 @@ def _shown(cell: Cell | None, measure: str, found: Table) -> str:
         return ""
     if cell.failed:
         return "failed"
-    text = f"{cell.scores[measure].value:.3f}"
+    text = number(cell.scores[measure].value)
     if cell.nfe != cell.budget:
         text += f" ({cell.nfe:.0f})"
     best = cell.budget is not None and found.best(cell.budget, measure) is cell

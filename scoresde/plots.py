@@ -98,15 +98,13 @@ def steps_quality(table: Table, path: str | Path, *, measures: Sequence[str] | N
     true samples score.
     """
     chosen = list(measures or table.measures)
-    style = {name: k for k, name in enumerate(dict.fromkeys(_label(table, c) for c in table.cells))}
+    style = {name: k for k, name in enumerate(dict.fromkeys(table.label(c) for c in table.cells))}
     with _styled():
         figure = _figure((5.2 * len(chosen), 4.0 + 0.2 * math.ceil(len(style) / 3)))
         handles: dict[str, Any] = {}
         for axes, measure in zip(_row(figure, len(chosen)), chosen, strict=True):
             for label, k in style.items():
-                cells = [
-                    c for c in table.cells if _label(table, c) == label and measure in c.scores
-                ]
+                cells = [c for c in table.cells if table.label(c) == label and measure in c.scores]
                 if cells:
                     handles[label] = _curve(axes, cells, measure, k)
             if floor := table.setup.floor.get(measure):
@@ -119,17 +117,16 @@ def steps_quality(table: Table, path: str | Path, *, measures: Sequence[str] | N
             axes.set_xlabel("network evaluations per sample")
             axes.set_title(measure)
         figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9
+            handles.values(),
+            [name.partition("(backend")[0] for name in handles],
+            loc="outside lower center",
+            ncols=4,
+            fontsize=9,
         )
         _save(figure, path)
 
 
 # -- helpers -----------------------------------------------------------------------------------
-
-
-def _label(table: Table, cell: Cell) -> str:
-    several = len({c.grid for c in table.cells if c.grid}) > 1
-    return f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
 
 
 def _curve(axes: Any, cells: Sequence[Cell], measure: str, k: int) -> Any:

@@ -27,7 +27,7 @@ from ..scalar import scale
 from ..solvers.base import Solver
 from .budget import GridMaker, grid_for
 from .reference import Reference, solve_reference
-from .table import Cell, Setup, Table
+from .table import OWN_GRID, Cell, Setup, Table
 
 _SHOWN = 16
 
@@ -160,7 +160,7 @@ def _tasks(
         if not isinstance(solver, Solver):
             for budget in nfe:
                 chosen, grid = solver(sde, budget)
-                yield _Task(chosen, grid, Cell(label, "its own", budget, steps=grid.steps))
+                yield _Task(chosen, grid, Cell(label, OWN_GRID, budget, steps=grid.steps))
             continue
         if solver.evals(uniform_lambda(sde, 4)) is None:
             cell = Cell(label, "", None)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import require
 from ..jobs import write_atomic
 from .svg import Point, plot
-from .table import Cell, Table
+from .table import Table
 
 _COLORS = (  # Okabe & Ito, darker and lighter where the background asks for it
     ("#0072B2", "#56B4E9"), ("#D55E00", "#FF8A3D"), ("#009E73", "#2FD3A5"),
@@ -79,19 +79,19 @@ def recommendations(table: Table) -> list[str]:
         if not ranked:
             continue
         first, *others = ranked
-        sentence = f"{budget} evaluations: {_label(table, first)}, {name} {first.scores[name]}"
+        sentence = f"{budget} evaluations: {table.label(first)}, {name} {first.scores[name]}"
         if others:
             second = others[0]
             clear = first.scores[name].high < second.scores[name].low
             how = "clearly ahead of" if clear else "not clearly ahead of"
-            sentence += f", {how} {_label(table, second)} ({second.scores[name].value:.3g})"
+            sentence += f", {how} {table.label(second)} ({second.scores[name].value:.3g})"
         said.append(sentence + ".")
     return said
 
 
 def html(table: Table, title: str) -> str:
     """The page. It loads nothing and runs nothing; boxes above the plots hide a row."""
-    labels = list(dict.fromkeys(_label(table, cell) for cell in table.cells))
+    labels = list(dict.fromkeys(table.label(cell) for cell in table.cells))
     body = [f"<h1>{escape(title)}</h1>", "<h2>Recommendation</h2>", "<ul>"]
     body += [f"<li>{escape(sentence)}</li>" for sentence in recommendations(table)] + ["</ul>"]
     body.append('<div class="key">')
@@ -123,11 +123,6 @@ def html(table: Table, title: str) -> str:
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def _label(table: Table, cell: Cell) -> str:
-    several = len({c.grid for c in table.cells if c.grid}) > 1
-    return f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
-
-
 def _points(table: Table, label: str, name: str, of: str) -> list[Point]:
     return [
         Point(
@@ -136,7 +131,7 @@ def _points(table: Table, label: str, name: str, of: str) -> list[Point]:
             f"{label}: {name} {cell.scores[name]}, {cell.nfe:g} evaluations, {cell.seconds:.2g} s",
         )
         for cell in sorted(table.cells, key=lambda c: c.nfe)
-        if _label(table, cell) == label and name in cell.scores
+        if table.label(cell) == label and name in cell.scores
     ]
 
 
@@ -190,7 +185,7 @@ def _pictures(table: Table) -> list[str]:
         assert cell.shown is not None  # for the type checker
         out.append(
             f'<figure><img alt="samples" src="{_png(cell.shown)}"><figcaption>'
-            f"{escape(_label(table, cell))}, {cell.nfe:g} evaluations</figcaption></figure>"
+            f"{escape(table.label(cell))}, {cell.nfe:g} evaluations</figcaption></figure>"
         )
     return out
 

@@ -14,6 +14,9 @@ import torch
 from ..errors import unknown_name
 from ..metrics import Estimate
 
+OWN_GRID = "its own"
+"""The grid of a solver that came with one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -95,6 +98,11 @@ class Table:
         """Budgets asked for, ascending."""
         return sorted({cell.budget for cell in self.cells if cell.budget is not None})
 
+    def label(self, cell: Cell) -> str:
+        """The solver of a cell, with its grid where the table has several."""
+        several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
+        return f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
+
     def best(self, budget: int, measure: str | None = None) -> Cell | None:
         """The cell with the smallest value of a measure (the first by default) at a budget."""
         name = self._measure(measure)
@@ -108,12 +116,10 @@ class Table:
         the value; solvers that choose their own steps are listed below with their cost.
         """
         name = self._measure(measure)
-        with_grid = len({cell.grid for cell in self.cells if cell.grid}) > 1
         rows: dict[str, dict[int, Cell]] = {}
         for cell in self.cells:
             if cell.budget is not None and (name in cell.scores or cell.failed):
-                label = f"{cell.solver}, {cell.grid}" if with_grid else cell.solver
-                rows.setdefault(label, {})[cell.budget] = cell
+                rows.setdefault(self.label(cell), {})[cell.budget] = cell
         lines = [_line([name, *(f"{b} NFE" for b in self.budgets)])]
         lines.append(_line(["---", *["---:"] * len(self.budgets)]))
         best = {budget: self.best(budget, name) for budget in self.budgets}
@@ -125,7 +131,7 @@ class Table:
                 shown.append(f"**{text}**" if cell_or_none is best[budget] and text else text)
             lines.append(_line([label, *shown]))
         if floor := self.setup.floor.get(name):
-            lines.append(_line(["true samples", *[_number(floor.value)] * len(self.budgets)]))
+            lines.append(_line(["true samples", *[number(floor.value)] * len(self.budgets)]))
         lines += self._adaptive(name, intervals)
         failures = [f"{c.solver} at {c.budget}: {c.failed}" for c in self.cells if c.failed]
         return "\n".join(lines + (["", "Failed: " + "; ".join(failures)] if failures else []))
@@ -173,12 +179,13 @@ def _show(cell: Cell, name: str, intervals: bool) -> str:
     if cell.failed:
         return "failed"
     score = cell.scores[name]
-    text = str(score) if intervals else _number(score.value)
+    text = str(score) if intervals else number(score.value)
     off = cell.budget is not None and cell.nfe != cell.budget
     return f"{text} ({cell.nfe:g})" if off else text
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A measured value in two or three digits."""
     return f"{value:.1e}" if 0 < abs(value) < 0.1 else f"{value:.3g}"
 
 
