@@ -275,9 +275,9 @@ def test_a_job_stops_early_at_its_target(tmp_path) -> None:
 
 def test_it_prints_as_a_number_with_its_error() -> None:
     model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), isotropic(0.3))
-    got = bits_per_dim(model, integers(256, 8, 3), divergence=Exact())
+    got = bits_per_dim(model, integers(256, 8, 3), divergence=Exact(), method=FixedGrid(38))
     assert str(got) == (
-        f"{got.mean:.3f} +- {got.stderr:.3f} bits/dim ({got.nfe} network evaluations a sample)"
+        f"{got.mean:.3f} +- {got.stderr:.3f} bits/dim (38 network evaluations a sample)"
     )
 
 

@@ -171,7 +171,7 @@ class Whitened(Frame):
 
     def _apply(self, x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
         """fn(C) x, for fn of the eigenvalues."""
-        flat = x.reshape(len(x), -1)
+        flat = x.reshape(len(x), math.prod(x.shape[1:]))
         inside = fn(self._values.to(x))
         if self._columns is None:
             return (flat * inside).reshape(x.shape)
@@ -201,7 +201,7 @@ def _rho2(tau: Scalar, like: Tensor) -> Any:
 
 
 def _times(a: float | Tensor, x: Tensor) -> Tensor:
-    return (x.reshape(len(x), -1) * a).reshape(x.shape)
+    return (x.flatten(1) * a).reshape(x.shape)
 
 
 Covariance = float | Tensor | Spectral | Diagonal
