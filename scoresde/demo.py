@@ -64,21 +64,21 @@ class Plan:
 
     digits: int = 25
     samplers: tuple[tuple[str, str, int | None], ...] = (
-        ("Euler-Maruyama", "EulerMaruyama", 150),
-        ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 150),
+        ("Euler-Maruyama", "EulerMaruyama", 120),
+        ("predictor-corrector", "PredictorCorrector(corrector=Langevin(snr=0.1))", 120),
         (
             "probability flow",
             "ProbabilityFlow(backend=TorchDiffEq(rtol=1e-3, atol=1e-3))",
             None,
         ),
     )
-    likelihoods: int = 16
+    likelihoods: int = 10
     draws: int = 2
     probes: int = 2
     likelihood_tolerance: float = 1e-4
     compared: int = 16
     tolerance: float = 1e-5
-    nfe: tuple[int, ...] = (5, 10, 20, 40)
+    nfe: tuple[int, ...] = (5, 10, 20)
     solvers: tuple[str, ...] = (
         "EulerMaruyama",
         "ReverseDiffusion",
