@@ -53,10 +53,7 @@ MORE = [
 ]
 
 
-# Published with the weights of equal steps, whatever the steps are: of order 1 where they are not.
-FOR_EVEN_STEPS = [presets.IPNDM(), presets.PNDM()]
-
-SOLVERS = [s for s in dict.fromkeys([*_default_solvers(), *MORE]) if s not in FOR_EVEN_STEPS]
+SOLVERS = list(dict.fromkeys([*_default_solvers(), *MORE]))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
@@ -67,13 +64,11 @@ def test_keeps_the_contract(solver):
     check_solver(solver, processes).raise_if_failed()
 
 
-@pytest.mark.parametrize("solver", FOR_EVEN_STEPS, ids=str)
-def test_weights_for_even_steps_are_found_out_on_uneven_ones(solver):
-    report = check_solver(solver, [VPSDE(), VESDE()])
-    assert {finding.check for finding in report.findings} == {
-        "order, VPSDE, uneven",
-        "order, VESDE, uneven",
-    }
+@pytest.mark.parametrize("solver", [presets.IPNDM(), presets.PNDM()], ids=str)
+def test_weights_for_even_steps_lose_their_order_on_uneven_ones(solver):
+    # Published with the weights of equal steps, whatever the steps are; they claim no more than 1.
+    report = check_solver(solver, [VPSDE()])
+    report.raise_if_failed()
     assert report.measured["order, VPSDE, uneven"] == pytest.approx(1.0, abs=0.2)
 
 

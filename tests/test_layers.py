@@ -20,7 +20,17 @@ LAYERS = [
     {"coordinate", "grid", "noise", "prediction", "time_input"},
     {"model", "analytic", "reverse", "problems", "guidance", "adapters", "counting"},
     {"ode", "solvers", "recommended"},
-    {"door", "diagnosis", "sampling", "likelihood", "losses", "latents", "jobs", "testing"},
+    {
+        "door",
+        "diagnosis",
+        "sampling",
+        "likelihood",
+        "losses",
+        "latents",
+        "jobs",
+        "distribution",
+        "testing",
+    },
 ]
 
 # Imported with the library itself; everything else waits until it is used.
