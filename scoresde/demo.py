@@ -138,7 +138,7 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
-    images = mixed_digits()
+    images, _ = heldout_digits()
     model = load_pretrained("mnist")
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
@@ -184,15 +184,6 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
     console.print(f"{sum(report.seconds.values()):.0f} s; wrote", end=" ")
     console.print(", ".join(str(folder / name) for name in written))
     return report
-
-
-def mixed_digits() -> Tensor:
-    """The held-out digits in one fixed random order, uint8, shape (5000, 1, 28, 28).
-
-    They come sorted by class, so that the first of them would all be zeros.
-    """
-    images, _ = heldout_digits()
-    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
 
 
 # -- parts -------------------------------------------------------------------------------------

