@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .analytic import Gaussian, GaussianMixture, diagonal, full, isotropic, low_rank
 from .checkpoint import load_pretrained
+from .coordinate import Focus
+from .distribution import ScoreDistribution
 from .errors import ScoreSDEError
 from .grid import (
     Grid,
@@ -18,8 +20,22 @@ from .grid import (
     uniform_t,
 )
 from .guidance import CFG
+from .jobs import sample_many
 from .latents import decode, encode
-from .likelihood import Exact, Hutchinson, MomentMatched, bits_per_dim, log_likelihood
+from .likelihood import (
+    Exact,
+    FixedGrid,
+    Hutchinson,
+    MomentMatched,
+    PerSample,
+    Uniform,
+    Whitened,
+    bits_per_dim,
+    calibrated_grid,
+    estimate_frame,
+    log_likelihood,
+    nll_dataset,
+)
 from .model import Predictor, ScoreModel, shared
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
@@ -49,6 +65,7 @@ from .solvers import (
     IPNDM,
     LMS,
     PNDM,
+    RES2,
     SEEDS2,
     SEEDS3,
     AnalyticDPM,
@@ -88,6 +105,7 @@ __all__ = [
     "IPNDM",
     "LMS",
     "PNDM",
+    "RES2",
     "SDE",
     "SEEDS2",
     "SEEDS3",
@@ -101,7 +119,9 @@ __all__ = [
     "CosineVPSDE",
     "DPMSolver",
     "DPMSolverAdaptive",
+    "DPMSolverMultistep",
     "DPMSolverPP",
+    "DPMSolverPP2SAncestral",
     "DPMSolverPPSDE",
     "DiscreteVPSDE",
     "EulerMaruyama",
@@ -109,7 +129,9 @@ __all__ = [
     "ExponentialAB",
     "ExponentialMultistep",
     "ExponentialRK",
+    "FixedGrid",
     "FlowSDE",
+    "Focus",
     "Gaussian",
     "GaussianMixture",
     "GottaGoFast",
@@ -121,6 +143,7 @@ __all__ = [
     "Langevin",
     "MomentMatched",
     "Parametrization",
+    "PerSample",
     "Prediction",
     "Predictor",
     "PredictorCorrector",
@@ -133,19 +156,25 @@ __all__ = [
     "SampleResult",
     "SampleSeeds",
     "SciPy",
+    "ScoreDistribution",
     "ScoreModel",
     "ScoreSDEError",
     "Solver",
     "StepInfo",
+    "StochasticHeun",
     "SubVPSDE",
     "TorchDiffEq",
     "TorchSDE",
     "UniPC",
+    "Uniform",
+    "Whitened",
     "bits_per_dim",
+    "calibrated_grid",
     "cosine_betas",
     "decode",
     "diagonal",
     "encode",
+    "estimate_frame",
     "focused",
     "from_lambdas",
     "from_times",
@@ -159,9 +188,11 @@ __all__ = [
     "load_pretrained",
     "log_likelihood",
     "low_rank",
+    "nll_dataset",
     "power",
     "recommended",
     "sample",
+    "sample_many",
     "scaled",
     "shared",
     "sigmoid_betas",
