@@ -73,7 +73,9 @@ from .solvers import (
     AnnealedLangevin,
     DPMSolver,
     DPMSolverAdaptive,
+    DPMSolverMultistep,
     DPMSolverPP,
+    DPMSolverPP2SAncestral,
     DPMSolverPPSDE,
     EulerMaruyama,
     ExponentialAB,
@@ -88,6 +90,7 @@ from .solvers import (
     ReverseDiffusion,
     SASolver,
     Solver,
+    StochasticHeun,
     TorchSDE,
     UniPC,
 )
