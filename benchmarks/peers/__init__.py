@@ -1,0 +1,88 @@
+"""Other people's samplers behind one interface, driven by the same model in the same run.
+
+One adapter a package. Nothing of a peer's code is here: packages are imported where they are
+installed, repositories that are no packages from the folder of clones that the environment variable
+`SCORESDE_PEERS` names. What is not there is listed by `absent()`, with how to get it.
+
+    SCORESDE_PEERS=clones python -m benchmarks.peers        # what is here, what is not
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from scoresde.counting import Counted
+from scoresde.model import Predictor
+
+from .source import Absent
+
+KINDS = ("deterministic", "stochastic", "adaptive")
+ADAPTERS = ("diffusers",)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One sampler of another library, with its own grid and its own last step.
+
+    Attributes:
+        name: package, method and grid.
+        package, version: where it comes from; a commit where there is no version.
+        sample: (model, budget, start) -> samples.
+        kind: one of `KINDS`; an adaptive method uses what it needs, whatever the budget.
+        note: a known defect, or how the adapter had to deviate.
+    """
+
+    name: str
+    package: str
+    version: str
+    sample: Callable[[Predictor, int, Tensor], Tensor]
+    kind: str = "deterministic"
+    note: str | None = None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn along the way."""
+        return self.kind == "stochastic"
+
+    def run(self, model: Predictor, nfe: int, x: Tensor, seed: int = 0) -> tuple[Tensor, int]:
+        """Samples in float64 from the start x at t_max of the model's process, shape (B, *).
+
+        Also the network evaluations per sample that were really used, counted: at most `nfe`
+        (except for adaptive methods). Peers draw from torch's global generator; it is seeded here
+        and given back as it was.
+        """
+        counted = Counted(model)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            out = self.sample(counted, nfe, x.double())
+        used = counted.nfe(len(x))
+        assert isinstance(used, int)
+        return out.double().reshape(x.shape), used
+
+
+def available(kind: str = "deterministic") -> list[Peer]:
+    """The samplers of this kind whose package is here."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
+    return [peer for peer in _find()[0] if peer.kind == kind]
+
+
+def absent() -> dict[str, str]:
+    """Packages that are not here, each with how to get it."""
+    return _find()[1]
+
+
+def _find() -> tuple[list[Peer], dict[str, str]]:
+    found: list[Peer] = []
+    missing: dict[str, str] = {}
+    for adapter in ADAPTERS:
+        try:
+            found += import_module(f".{adapter}", __name__).peers()
+        except Absent as reason:
+            missing[adapter] = str(reason)
+    return found, missing
