@@ -1,6 +1,7 @@
 """Exact likelihoods: log-densities in nats, and bits per dimension of integer data."""
 
-from .bits_per_dim import BitsPerDim, bits_per_dim
+from .bits_per_dim import bits_per_dim
+from .budget import AccuracyWarning, BitsPerDim
 from .calibrate import calibrated_grid
 from .dequantization import (
     Dequantization,
@@ -21,6 +22,7 @@ from .pixels import Pixels
 from .prior import MomentMatched, Prior
 
 __all__ = [
+    "AccuracyWarning",
     "BitsPerDim",
     "Dequantization",
     "Divergence",

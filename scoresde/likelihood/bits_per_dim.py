@@ -2,103 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ShapeError
+from ..door import check_model
+from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..model import Predictor
+from ..sampling import NonFiniteWarning
+from ..sde.knot import Knot
+from .budget import BitsPerDim, Estimates, prior_gap, summarize
 from .dequantization import Dequantization, Uniform
 from .log_likelihood import TimeRangeWarning, likelihood_ends, log_likelihood
 from .pixels import Pixels
 from .seeds import PIXELS, PROBES, derived, per_sample
+from .truncation import truncation
 
-
-@dataclass(frozen=True, eq=False)
-class BitsPerDim:
-    """Negative log-probability of integer data, in bits per dimension.
-
-    `parts`, all in bits/dim and for the mean, NaN where nothing is known:
-
-    | part | what |
-    | --- | --- |
-    | "images" | standard error from the spread between images |
-    | "trace" | standard error from the probes (two or more) |
-    | "dequantization" | standard error from the draws (two or more) |
-    | "ode" | mean of the integration's error estimates |
-    | "dequantization gap" | least distance of the bound from -log2 P (exact divergence) |
-    | "prior" | what N(0, sigma^2) costs against the moment-matched prior (a frame of the data) |
-
-    The first three make up `stderr`; the second and third alone are the error for this fixed set
-    of images.
-
-    Attributes:
-        mean: over the images; NaN if any of them failed.
-        stderr: standard error of `mean` as an estimate for the population of images: their
-            spread, which holds the estimator's own noise too.
-        per_image: shape (B,), float64.
-        parts: see above.
-        nfe: network evaluations per image, all draws together: a number, or shape (B,).
-        pixels: the convention.
-        importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
-            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
-            the exact divergence and two draws or more. Not comparable with published bits/dim,
-            which average in log space.
-        failures: reasons, by place in the batch.
-    """
-
-    mean: float
-    stderr: float
-    per_image: Tensor
-    parts: dict[str, float]
-    nfe: int | Tensor
-    pixels: Pixels
-    importance_weighted: Tensor | None = None
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        nfe = round(float(torch.as_tensor(self.nfe, dtype=torch.float64).mean()))
-        spread = "" if math.isnan(self.stderr) else f" +- {self.stderr:.3f}"
-        return f"{self.mean:.3f}{spread} bits/dim ({nfe} network evaluations a sample)"
-
-
-@dataclass(eq=False)
-class Estimates:
-    """What the draws for some images gave, in nats less the volume of the bins.
-
-    Attributes:
-        nats: log p - log q - D log(width), shape (B, draws).
-        stderr, error: of each, shape (B, draws), see `LogLikelihood`.
-        nfe: evaluations of all draws, shape (B,).
-        failures: reasons, by place.
-    """
-
-    nats: Tensor
-    stderr: Tensor
-    error: Tensor
-    nfe: Tensor
-    failures: dict[int, str]
-
-    @staticmethod
-    def join(parts: Sequence[Estimates]) -> Estimates:
-        """Those of several batches, one after another."""
-        failures: dict[int, str] = {}
-        first = 0
-        for part in parts:
-            failures |= {first + place: reason for place, reason in part.failures.items()}
-            first += len(part.nats)
-        return Estimates(
-            torch.cat([p.nats for p in parts]),
-            torch.cat([p.stderr for p in parts]),
-            torch.cat([p.error for p in parts]),
-            torch.cat([p.nfe for p in parts]),
-            failures,
-        )
+_PILOT = 16  # images that tell what the noise at t_min costs
 
 
 def bits_per_dim(
@@ -127,104 +51,134 @@ def bits_per_dim(
         seeds: of pixels and probes, one an image; a number s stands for s, s + 1, ...
         **settings: for `log_likelihood`: t_min, method, divergence, prior, frame.
 
+    Warns:
+        AccuracyWarning: where the integration's error exceeds the standard error, or an image
+            lies below 0 bits/dim.
+        NonFiniteWarning: where images failed.
+
     Raises:
-        DtypeError, ConfigError, ShapeError: for images that do not fit the stated levels.
+        DtypeError, ConfigError, ShapeError: for images that fit neither the stated levels nor the
+            model.
     """
-    layout = Pixels(levels, pixels, value_range)
-    rule = dequantize if dequantize is not None else Uniform()
-    if images.ndim < 2:
-        raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
-    layout.check(images)
+    asked = Evaluation.of(
+        model, images, Pixels(levels, pixels, value_range), dequantize or Uniform(), settings
+    )
     own = per_sample(seeds, len(images))
+    known = asked.systematic(model, images, own)
     size = batch_size or max(len(images), 1)
     done = []
     for first in range(0, max(len(images), 1), size):
         rows = torch.arange(first, min(first + size, len(images)), device=images.device)
         part = model if len(rows) == len(images) else model.rows(rows)
-        chosen = own[first : first + len(rows)]
-        done.append(estimate(part, images[rows], layout, rule, chosen, settings))
-    return summarize(Estimates.join(done), layout, model, images[0:1].numel(), settings)
+        done.append(asked.estimate(part, images[rows], own[first : first + len(rows)]))
+    result = summarize(Estimates.join(done), asked.layout, images[0:1].numel(), **known)
+    result.warn()
+    return result
 
 
-def estimate(
-    model: Predictor,
-    images: Tensor,
-    layout: Pixels,
-    rule: Dequantization,
-    seeds: Sequence[int],
-    settings: dict[str, Any],
-) -> Estimates:
-    """All draws for one batch of images."""
-    low, _ = likelihood_ends(model.sde, settings.get("t_min"))
-    runs, nats = [], []
-    for k in range(rule.draws):
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What is asked of a batch of images, whichever they are.
+
+    Attributes:
+        layout: where the integers lie.
+        rule: what draws states within the bins.
+        low: the knot of t_min.
+        settings: for `log_likelihood`.
+    """
+
+    layout: Pixels
+    rule: Dequantization
+    low: Knot
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: Predictor,
+        images: Tensor,
+        layout: Pixels,
+        rule: Dequantization,
+        settings: dict[str, Any],
+    ) -> Evaluation:
+        """The evaluation, or an error that says what to write if it cannot be."""
+        check_model(model)
+        if not isinstance(images, Tensor):
+            hint = "from_numpy" if hasattr(images, "__array__") else "tensor"
+            raise DtypeError(
+                f"images must be a tensor of integers, got {type(images).__name__}; write "
+                f"torch.{hint}(images)"
+            )
+        if images.ndim < 2:
+            raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
+        event = getattr(model, "event_shape", None)
+        if event is not None and images.shape[1:] != tuple(event):
+            raise _misshapen(images, f"the model takes (B, {', '.join(map(str, event))})")
+        layout.check(images)
+        low, _ = likelihood_ends(model.sde, settings.get("t_min"))
+        return cls(layout, rule, low, settings)
+
+    def systematic(
+        self, model: Predictor, images: Tensor, seeds: Sequence[int]
+    ) -> dict[str, float]:
+        """What no number of draws averages out, in nats, for `summarize`; by a pilot.
+
+        The pilot is the first that the network sees of the images, and tells if it cannot take
+        them.
+        """
+        few, seeds = images[:_PILOT], seeds[:_PILOT]
+        size = images[0:1].numel()
+        gap = prior_gap(model.sde, self.settings.get("frame"), self.settings.get("prior"), size)
+        if len(few) == 0:
+            return {"truncation": 0.0, "prior_gap": gap}
+        index = torch.arange(len(few), device=images.device)
+        part = model if len(few) == len(images) else model.rows(index)
+        x, _ = self._draw(few, seeds, 0)
+        chosen = {k: v for k, v in self.settings.items() if k in ("t_min", "divergence")}
+        try:
+            cost = truncation(part, x, seeds=derived(seeds, PROBES, 0).seeds, **chosen)
+        except ScoreSDEError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            if images.ndim > 3:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise _misshapen(images, f"the network does not take them ({reason})") from error
+        mean = 0.0 if self.rule.state_at_t_min else float(cost.mean())
+        return {"truncation": mean, "prior_gap": gap}
+
+    def estimate(self, model: Predictor, images: Tensor, seeds: Sequence[int]) -> Estimates:
+        """All draws for one batch of images."""
+        runs, nats = [], []
+        for k in range(self.rule.draws):
+            x, gain = self._draw(images, seeds, k)
+            with warnings.catch_warnings():  # both are told once, for all batches
+                warnings.simplefilter("ignore", TimeRangeWarning)
+                warnings.simplefilter("ignore", NonFiniteWarning)
+                probes = derived(seeds, PROBES, k).seeds
+                run = log_likelihood(model, x, seeds=probes, **self.settings)
+            runs.append(run)
+            nats.append(run.nats.detach() + gain)
+        failures: dict[int, str] = {}
+        for run in runs:
+            failures |= run.failures
+        nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
+        return Estimates(
+            torch.stack(nats, 1),
+            torch.stack([run.stderr for run in runs], 1),
+            torch.stack([run.error for run in runs], 1),
+            torch.stack(nfe, 1).sum(1),
+            failures,
+        )
+
+    def _draw(self, images: Tensor, seeds: Sequence[int], k: int) -> tuple[Tensor, Tensor]:
         stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
-        x, gain = rule.draw(images, layout, low, stream)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TimeRangeWarning)  # told above
-            run = log_likelihood(model, x, seeds=derived(seeds, PROBES, k).seeds, **settings)
-        runs.append(run)
-        nats.append(run.nats.detach() + gain)
-    failures: dict[int, str] = {}
-    for run in runs:
-        failures |= run.failures
-    nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
-    return Estimates(
-        torch.stack(nats, 1),
-        torch.stack([run.stderr for run in runs], 1),
-        torch.stack([run.error for run in runs], 1),
-        torch.stack(nfe, 1).sum(1),
-        failures,
-    )
+        return self.rule.draw(images, self.layout, self.low, stream)
 
 
-def summarize(
-    found: Estimates, layout: Pixels, model: Predictor, size: int, settings: dict[str, Any]
-) -> BitsPerDim:
-    """Bits per dimension, its error and parts, from estimates in nats of images of `size`."""
-    count, draws = found.nats.shape
-    unit = 1.0 / (max(size, 1) * math.log(2))
-    per_image = layout.bits_per_dim(found.nats.mean(1), max(size, 1))
-    total = float(per_image.std()) / math.sqrt(count) if count > 1 else math.nan
-    # Variances of an image's mean over its draws.
-    trace = found.stderr.square().mean(1) / draws
-    within = found.nats.var(1) / draws if draws > 1 else torch.full_like(trace, math.nan)
-    own = {
-        "trace": unit * _root_sum(trace),
-        "dequantization": unit * _root_sum((within - trace.nan_to_num()).clamp_min(0.0)),
-    }
-    known = sum(value**2 for value in own.values() if not math.isnan(value))
-    weighted = None
-    if draws > 1 and bool((found.stderr == 0).all()):
-        mean = torch.logsumexp(found.nats, 1) - math.log(draws)
-        weighted = layout.bits_per_dim(mean, max(size, 1))
-    frame = settings.get("frame")
-    high = model.sde.at(model.sde.t_max)
-    standard = frame is not None and settings.get("prior") is None
-    parts = {
-        "images": math.sqrt(max(total**2 - known, 0.0)) if total == total else math.nan,
-        **own,
-        "ode": unit * float(found.error.mean()),
-        "dequantization gap": math.nan
-        if weighted is None
-        else float((per_image - weighted).mean()),
-        "prior": unit * frame.prior_gap(high, size) if standard and frame else math.nan,
-    }
-    same = count > 0 and bool((found.nfe == found.nfe[0]).all())
-    return BitsPerDim(
-        mean=float(per_image.mean()),
-        stderr=total,
-        per_image=per_image,
-        parts=parts,
-        nfe=int(found.nfe[0]) if same else found.nfe,
-        pixels=layout,
-        importance_weighted=weighted,
-        failures=found.failures,
-    )
-
-
-def _root_sum(variances: Tensor) -> float:
-    """Standard error of the mean from those of its terms."""
-    return math.sqrt(float(variances.sum())) / max(len(variances), 1)
+def _misshapen(images: Tensor, why: str) -> ShapeError:
+    more = {2: "images[None, None] for one image", 3: "images[:, None] for (B, H, W)"}
+    hint = f"; write {more[images.ndim]}" if images.ndim in more else ""
+    return ShapeError(f"images have shape {tuple(images.shape)}, but {why}{hint}")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ class Dequantization(ABC):
     """
 
     draws: int = 1
+
+    state_at_t_min: ClassVar[bool] = False
+    """Whether what is drawn is the state at t_min with its noise, and not clean data."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.draws, int) or self.draws < 1:
@@ -104,6 +108,8 @@ class TruncatedNormal(Dequantization):
     quarter of the bin wide, since much narrower noise leaves most of the bin out.
     """
 
+    state_at_t_min = True
+
     def draw(
         self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
     ) -> tuple[Tensor, Tensor]:
@@ -127,6 +133,8 @@ class Reconstruction(Dequantization):
     N(x_t; alpha m_k, sigma^2) over the levels k: the reconstruction term of Kingma et al.,
     "Variational Diffusion Models", 2021, section 3.3, before an exact density.
     """
+
+    state_at_t_min = True
 
     def draw(
         self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream

@@ -26,7 +26,8 @@ from ..errors import CheckpointError, ConfigError, ShapeError, require
 from ..identity import fingerprint
 from ..jobs import write_atomic
 from ..model import Predictor
-from .bits_per_dim import BitsPerDim, Estimates, estimate, summarize
+from .bits_per_dim import Evaluation
+from .budget import BitsPerDim, Estimates, summarize
 from .dequantization import Dequantization, Uniform
 from .pixels import Pixels
 
@@ -130,11 +131,11 @@ def nll_dataset(
     """
     layout = Pixels(levels, pixels, value_range)
     rule = dequantize if dequantize is not None else Uniform()
-    if images.ndim < 2 or len(images) == 0:
-        raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     if batch < 1:
         raise ConfigError(f"batch must be 1 or more, got {batch!r}")
-    layout.check(images)
+    asked = Evaluation.of(model, images, layout, rule, settings)
+    if len(images) == 0:
+        raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     folder = _Folder(Path(out))
     config = {
         "model": fingerprint(model),
@@ -148,6 +149,8 @@ def nll_dataset(
     }
     folder.claim(config)
     size = images[0].numel()
+    seeds = range(seed, seed + len(images))
+    known = asked.systematic(model, images, seeds)
     done: list[Estimates] = []
     shards: Any = range(math.ceil(len(images) / batch))
     if progress:
@@ -156,19 +159,20 @@ def nll_dataset(
         rows = torch.arange(k * batch, min((k + 1) * batch, len(images)), device=images.device)
         found = folder.load(k, len(rows))
         if found is None:
-            seeds = range(seed + k * batch, seed + k * batch + len(rows))
-            found = estimate(model.rows(rows), images[rows], layout, rule, seeds, settings)
+            own = seeds[k * batch : k * batch + len(rows)]
+            found = asked.estimate(model.rows(rows), images[rows], own)
             folder.save(k, found)
         done.append(found)
         if progress or target is not None:
-            running = summarize(Estimates.join(done), layout, model, size, settings)
+            running = summarize(Estimates.join(done), layout, size, **known)
             if progress:
                 shards.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
             if target is not None and len(running.per_image) >= 30 and running.stderr <= target:
                 break
     everything = Estimates.join(done)
-    result = summarize(everything, layout, model, size, settings)
+    result = summarize(everything, layout, size, **known)
     _write(folder.path, result, everything, size, config)
+    result.warn()
     return result
 
 

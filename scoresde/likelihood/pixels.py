@@ -73,18 +73,37 @@ class Pixels:
         """
         if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
             raise DtypeError(
-                f"bits/dim is for integers 0 .. {self.levels - 1}, got {images.dtype}; write "
-                "(255 * x).round().to(torch.uint8) for images in (0, 1), or use log_likelihood "
-                "for real-valued data"
+                f"bits/dim is for integers 0 .. {self.levels - 1}, got {images.dtype}"
+                f"{self._cast(images)}"
             )
         if images.numel():
             least, most = int(images.min()), int(images.max())
             if least < 0 or most >= self.levels:
+                shift = f"images - ({least})" if least < 0 else "images"
+                hint = f"write {shift} with levels={max(most - min(least, 0) + 1, 2)}"
                 raise ConfigError(
                     f"levels={self.levels} means integers 0 .. {self.levels - 1}, got values from "
-                    f"{least} to {most}; write levels={max(most + 1, 2)}, or rescale the data"
+                    f"{least} to {most}; {hint}, if those are all the values there are"
                 )
         return images
+
+    def _cast(self, images: Tensor) -> str:
+        """Advice for data that are not integers."""
+        if images.dtype == torch.bool:
+            return "; write images.to(torch.uint8) with levels=2"
+        other = "or use log_likelihood for real-valued data"
+        if images.is_complex() or not images.numel():
+            return f"; write images.to(torch.uint8), {other}"
+        least, most = float(images.min()), float(images.max())
+        scaled = "x"
+        if least < 0:
+            scaled = f"((x + 1) * {(self.levels - 1) / 2:g})"
+        elif most <= 1:
+            scaled = f"({self.levels - 1} * x)"
+        return (
+            f" from {least:g} to {most:g}; write {scaled}.round().to(torch.uint8) if these are "
+            f"images, {other}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""
