@@ -27,6 +27,7 @@ from scoresde.solvers.base import Solver
 from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
 from scoresde.solvers.er_sde import ERSDE
 from scoresde.solvers.exponential.presets import DPMSolverPP, SASolver
+from scoresde.solvers.relay import evaluations
 from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 
 SAMPLES = {"ring8": 100_000, "digits64": 5_000, "lowrank3072": 5_000}
@@ -73,7 +74,7 @@ def longest(solver: Solver, make: Callable[[int], Grid]) -> Plan:
 
     def plan(nfe: int) -> tuple[Solver, Grid]:
         n = nfe
-        while n > 1 and (solver.evals(make(n)) or 0) > nfe:
+        while n > 1 and (evaluations(solver, make(n)) or 0) > nfe:
             n -= 1
         return solver, make(n)
 

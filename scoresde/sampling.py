@@ -35,7 +35,7 @@ from .recommended import recommended
 from .scalar import scale
 from .sde.knot import Knot
 from .solvers.base import Solver
-from .solvers.ddim import DDIM
+from .solvers.relay import parts
 
 
 class NonFiniteWarning(UserWarning):
@@ -127,30 +127,32 @@ def iterate(
     check_noise(noise, seeds)
     check_dtype(dtype)
     check_device(device)
-    grid = _with_final(grid, model, final)
+    _check_process(grid, model)
+    relay = parts(solver, grid, final)
     x, stream = _start(model, grid, x, shape, noise or source(seeds), dtype, device)
-    counted = Counted(model)
-    batch = x.shape[0]
-    yield StepInfo(0, grid.steps, grid.knots[0], x, 0)
-    with torch.set_grad_enabled(grad):
-        carry = solver.init(counted, grid)
-    for step, (t, s) in enumerate(pairwise(grid.knots), start=1):
-        rule = solver
-        if t.is_zero_snr and not solver.starts_at_zero_snr:
-            rule = DDIM(eta=1.0 if solver.stochastic else 0.0)
-        elif s.is_clean and final == "denoise":
-            rule = DDIM()
+    return _follow(model, relay, x, stream, grad)
+
+
+def _follow(
+    model: Predictor, relay: list[tuple[Solver, Grid]], x: Tensor, stream: NoiseStream, grad: bool
+) -> Iterator[StepInfo]:
+    counted, batch, done = Counted(model), x.shape[0], 0
+    steps = sum(part.steps for _, part in relay)
+    yield StepInfo(0, steps, relay[0][1].knots[0], x, 0)
+    for solver, part in relay:
         with torch.set_grad_enabled(grad):
-            moved = rule.step(counted, x, t, s, carry, stream)
-        if not isinstance(moved, tuple) or len(moved) != 2:
-            raise ConfigError(
-                f"{type(rule).__name__}.step must return the state and the carry, got "
-                f"{type(moved).__name__}; write `return x, None` where nothing is carried"
-            )
-        x, moved = moved
-        if rule is solver:
-            carry = moved
-        yield StepInfo(step, grid.steps, s, x, counted.nfe(batch))
+            carry = solver.init(counted, part)
+        for t, s in pairwise(part.knots):
+            with torch.set_grad_enabled(grad):
+                moved = solver.step(counted, x, t, s, carry, stream)
+            if not isinstance(moved, tuple) or len(moved) != 2:
+                raise ConfigError(
+                    f"{type(solver).__name__}.step must return the state and the carry, got "
+                    f"{type(moved).__name__}; write `return x, None` where nothing is carried"
+                )
+            x, carry = moved
+            done += 1
+            yield StepInfo(done, steps, s, x, counted.nfe(batch))
 
 
 def sample(
@@ -201,7 +203,9 @@ def sample(
     check_grid(grid)
     check_noise(noise, seeds)
     noise = noise or source(seeds)
-    count = _with_final(grid, model, final).steps
+    check_solver_type(solver)
+    _check_process(grid, model)
+    count = sum(part.steps for _, part in parts(solver, grid, final))
     if not isinstance(keep, bool) and (
         not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
     ):
@@ -252,19 +256,12 @@ def sample(
 # -- at the door -------------------------------------------------------------------------------
 
 
-def _with_final(grid: Grid, model: Predictor, final: str) -> Grid:
-    if final not in ("solver", "none", "denoise"):
-        raise ConfigError(f"final must be 'solver', 'none' or 'denoise', got {final!r}")
+def _check_process(grid: Grid, model: Predictor) -> None:
     if grid.sde != model.sde:
         raise ConfigError(
             f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
             "make the grid from model.sde"
         )
-    if final == "none":
-        return grid.without_clean()
-    if final == "denoise" and not grid.ends_clean:
-        return Grid(grid.sde, (*grid.knots, grid.sde.clean))
-    return grid
 
 
 def _start(

@@ -49,6 +49,7 @@ from .sde import CLEAN, SDE
 from .sde import from_dict as sde_from_dict
 from .solvers.base import Solver
 from .solvers.exponential.presets import UniPC
+from .solvers.relay import evaluations
 
 Array = NDArray[np.float64]
 
@@ -193,7 +194,7 @@ def tune(
         grid=candidates[best],
         solver=names.describe(rule),
         model=fingerprint(model),
-        nfe=rule.evals(default) or nfe,
+        nfe=evaluations(rule, default) or nfe,
         source=best,
         ratio=error_ratio(chosen, stock, test.reference),
         error=float(endpoint_errors(chosen, test.reference).square().mean().sqrt()),

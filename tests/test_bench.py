@@ -12,7 +12,7 @@ import scoresde as sd
 from scoresde.bench import Table, compare, grid_for, solve_reference
 from scoresde.errors import ConfigError
 from scoresde.metrics import EndpointError, SlicedWasserstein, endpoint_errors
-from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow
+from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
 
 SDE = sd.VPSDE(t_min=1e-5)
 
@@ -39,7 +39,7 @@ def mixture() -> sd.GaussianMixture:
 )
 def test_nearest_cost(solver, nfe, cost):
     grid = grid_for(solver, sd.uniform_lambda, SDE, nfe)
-    assert solver.evals(grid) == cost
+    assert evaluations(solver, grid) == cost
     counted = sd.sample(mixture(), solver, grid, shape=(2, 2))
     assert counted.nfe == cost
 

@@ -30,6 +30,7 @@ from scoresde.coordinate import Focus
 from scoresde.errors import ConfigError
 from scoresde.grid import focused, from_lambdas
 from scoresde.noise import BatchSeed
+from scoresde.solvers import evaluations
 from scoresde.solvers.exponential import (
     DEIS,
     IPNDM,
@@ -125,7 +126,7 @@ def test_weights_of_order_six_to_full_precision(kind, coordinate, tau, spacing):
     lams = np.cumsum([0.3, 1.0, 0.7, 1.3, 0.9, 1.1, 0.8]) * spacing - 1.0
     grid = from_lambdas(sde, lams, clean=False)
     solver = ExponentialMultistep(6, kind, coordinate, tau=tau)
-    rule = solver.init(mixture(sde), grid).plans[5].predict
+    rule = solver.init(mixture(sde), grid).plans[5].rule
     t, s = grid.knots[5:7]
     axis = {
         "lambda": lambda lam: lam,
@@ -154,7 +155,7 @@ def test_fourth_order_weights_of_a_uniform_grid_are_those_of_adams():
     grid = uniform_t(sde, 10, t_min=1.0, t_max=11.0, clean=False)
     want = [-55 / 24, 59 / 24, -37 / 24, 9 / 24]
     for solver in (LMS(4), IPNDM(4)):
-        rule = solver.init(mixture(sde), grid).plans[6].predict
+        rule = solver.init(mixture(sde), grid).plans[6].rule
         assert rule.decay == 1.0
         assert rule.weights == pytest.approx(want, rel=1e-13)
 
@@ -171,7 +172,7 @@ def test_noise_keeps_the_marginals_of_simple_data(name, tau):
         ExponentialMultistep(3, "x0", "lambda", tau=tau).init(mixture(sde), grid).plans,
         strict=True,
     ):
-        rule = plan.predict
+        rule = plan.rule
         assert rule.decay * t.alpha + sum(rule.weights) == pytest.approx(s.alpha, rel=1e-12)
         variance = (rule.decay * t.sigma) ** 2 + rule.spread**2
         assert variance == pytest.approx(s.sigma**2, rel=1e-12)
@@ -181,7 +182,7 @@ def test_noise_keeps_the_marginals_of_simple_data(name, tau):
         ExponentialMultistep(3, "v", "angle", tau=tau).init(mixture(sde), grid).plans,
         strict=True,
     ):
-        rule = plan.predict
+        rule = plan.rule
         variance = (rule.decay * t.radius) ** 2 + rule.spread**2
         assert variance == pytest.approx(s.radius**2, rel=1e-12)
 
@@ -292,7 +293,7 @@ def test_counted_evaluations_are_those_stated(name, steps):
     for clean in (True, False):
         grid = uniform_lambda(model.sde, steps, clean=clean)
         result = sample(model, solver, grid, shape=(2, 2))
-        assert result.nfe == solver.evals(grid)
+        assert result.nfe == evaluations(solver, grid)
         assert bool(torch.isfinite(result.x).all())
 
 

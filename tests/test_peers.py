@@ -205,7 +205,7 @@ def test_third_order_sde_differs_by_a_sign():
     plan = DPMSolverPP(3, tau=1.0).init(
         mixture(table(scheduler)), Grid(table(scheduler), tuple(knots))
     )
-    ours = plan.plans[2].predict.weights[0]
+    ours = plan.plans[2].rule.weights[0]
     h = float(knots[3].lam - knots[2].lam)
     before, earlier = (float(knots[i + 1].lam - knots[i].lam) / h for i in (1, 0))
     second = 1 / before / (before + earlier)  # D2 of the values (0, 0, 1)

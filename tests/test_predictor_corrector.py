@@ -14,6 +14,7 @@ from scoresde.errors import ConfigError
 from scoresde.grid import uniform_lambda, uniform_t
 from scoresde.noise import Predrawn
 from scoresde.sampling import sample
+from scoresde.solvers import evaluations
 from scoresde.solvers.ancestral import Ancestral
 from scoresde.solvers.base import Solver
 from scoresde.solvers.kinetic import KineticLangevin
@@ -163,7 +164,7 @@ def test_evaluations_are_the_predictors_and_the_correctors(predictor, corrector,
     solver = PredictorCorrector(predictor, corrector)
     grid = uniform_t(model.sde, steps)
     out = sample(model, solver, grid, shape=(3, 4), seeds=range(3))
-    assert out.nfe == len(model.asked) == solver.evals(grid)
+    assert out.nfe == len(model.asked) == evaluations(solver, grid)
     assert out.nfe == steps * (1 + corrector.steps)
     assert all(knot.sigma > 0 for knot in model.asked)
     assert bool(out.x.isfinite().all())
@@ -258,7 +259,7 @@ def test_starts_where_there_is_no_signal(name):
     model = LinearModel(sde)
     grid = uniform_t(sde, 10)
     out = sample(model, solver, grid, shape=(64, 2), seeds=3)
-    assert out.nfe == len(model.asked) == solver.evals(grid)
+    assert out.nfe == len(model.asked) == evaluations(solver, grid)
     assert float(out.x.mean()) == pytest.approx(0.7, abs=0.25)
 
 

@@ -18,6 +18,7 @@ from scoresde import (
     EulerMaruyama,
     FlowSDE,
     Gaussian,
+    Heun,
     Predrawn,
     SampleSeeds,
     ScoreModel,
@@ -39,6 +40,7 @@ from scoresde.errors import (
     ZeroSNRError,
 )
 from scoresde.sampling import NonFiniteWarning
+from scoresde.solvers import evaluations
 
 SDE = VPSDE()
 MODEL = mixture(SDE)
@@ -344,6 +346,34 @@ def test_a_network_that_knows_nothing_there_says_so():
         sample(model, DDIM(), uniform_t(FlowSDE(), 4), shape=(2, 2))
 
 
+def test_a_solver_is_handed_its_own_steps_alone():
+    """The driver's steps at both ends are DDIM's; `init` and `step` see what lies between."""
+    handed = []
+
+    class Noting(Heun):
+        def init(self, model, grid):
+            handed.append(grid.knots)
+            return super().init(model, grid)
+
+    sde = FlowSDE()
+    grid = from_times(sde, [1.0, 0.8, 0.5, 0.1])
+    model = Gaussian(sde, torch.tensor([0.7]), isotropic(0.2))
+    for final, own, cost in (
+        ("solver", grid.knots[1:], 6),
+        ("none", grid.knots[1:-1], 5),
+        ("denoise", grid.knots[1:-1], 6),
+    ):
+        out = sample(model, Noting(), grid, shape=(2, 1), final=final)
+        assert handed.pop() == own
+        assert out.nfe == evaluations(Noting(), grid, final) == cost
+    x = randn(3, 1)
+    want = DDIM().step(model, x, grid.knots[0], grid.knots[1], None, None)[0]
+    assert torch.equal(sample(model, Heun(), grid, x=x, keep=[1]).trajectory[0].x, want)
+    alone = from_times(sde, [1.0, 0.4], clean=False)
+    assert evaluations(Heun(), alone) == 1
+    assert not handed
+
+
 # -- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -438,3 +468,14 @@ def test_bad_input_is_explained(act, error, says):
     with pytest.raises(error) as caught:
         act()
     assert says in str(caught.value)
+
+
+def test_bad_input_is_refused_at_the_call_and_not_at_the_first_step():
+    with pytest.raises(ConfigError, match="'solver', 'none' or 'denoise'"):
+        iterate(MODEL, DDIM(), GRID, shape=(4, 2), final="tweedie")
+    with pytest.raises(ShapeError, match=r"write seeds=range\(5\)"):
+        iterate(MODEL, DDIM(), GRID, shape=(5, 2), seeds=range(4))
+    with pytest.raises(ConfigError, match=r"write DDIM\(\)"):
+        iterate(MODEL, DDIM, GRID, shape=(4, 2))
+    with pytest.raises(ConfigError, match="2 steps or more"):
+        iterate(MODEL, DDIM(), uniform_t(SDE, 1), shape=(4, 2), final="none")

@@ -8,6 +8,7 @@ from ..errors import ConfigError, ScoreSDEError
 from ..grid import Grid
 from ..sde import SDE
 from ..solvers.base import Solver
+from ..solvers.relay import evaluations
 
 GridMaker = Callable[[SDE, int], Grid]
 """A maker of grids: (process, steps) -> Grid."""
@@ -17,7 +18,7 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
     """The grid whose cost is nearest to `nfe`; of two equally near ones, the cheaper.
 
     A solver of two evaluations a step cannot meet every budget, nor can one with a start-up; ask
-    `solver.evals(grid)` what the grid costs.
+    `evaluations(solver, grid)` what the grid costs.
 
     Raises:
         ConfigError: for a budget that is not positive, or a solver whose cost depends on the data.
@@ -29,7 +30,7 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
     for steps in range(1, nfe + 2):
         try:
             grid = maker(sde, steps)
-            cost = solver.evals(grid)
+            cost = evaluations(solver, grid)
         except ScoreSDEError as error:  # a maker may need a least number of steps
             failure = error
             continue

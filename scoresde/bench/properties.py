@@ -14,6 +14,7 @@ from ..errors import ScoreSDEError
 from ..grid import uniform_lambda
 from ..names import SOLVERS, solver
 from ..sde import VPSDE
+from ..solvers.relay import evaluations
 
 
 def properties() -> str:
@@ -33,7 +34,7 @@ def properties() -> str:
             made = solver(name)
         except (ScoreSDEError, ImportError):
             continue
-        cost, total = made.evals(inner), made.evals(whole)
+        cost, total = evaluations(made, inner), evaluations(made, whole)
         each = "by tolerance" if cost is None else f"{cost / 100:.3g}"
         last = "" if cost is None or total is None else str(total - cost)
         order = f"{made.order:g}"

@@ -24,6 +24,7 @@ from ..likelihood import Hutchinson, Uniform, bits_per_dim
 from ..model import Predictor
 from ..ode import TorchDiffEq
 from ..solvers.base import Solver
+from ..solvers.relay import evaluations
 from . import models
 
 _PREVIEW = 64
@@ -270,7 +271,7 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int) -> tuple[Solver,
         if rule.evals(uniform_lambda(sde, 4)) is None:
             return rule, uniform_lambda(sde, 2)
         knots = _load_or_make(grid or "uniform_lambda", rule, model, nfe)
-    cost = rule.evals(knots)
+    cost = evaluations(rule, knots)
     if cost != nfe:
         print(f"{solver} takes {cost} evaluations on this grid, the nearest to {nfe}")
     return rule, knots

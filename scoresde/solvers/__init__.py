@@ -31,6 +31,7 @@ from .kinetic import KineticLangevin
 from .langevin import AnnealedLangevin, Langevin
 from .predictor_corrector import PredictorCorrector
 from .probability_flow import ProbabilityFlow
+from .relay import evaluations
 from .reverse_diffusion import ReverseDiffusion
 from .seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 from .torchsde_solver import TorchSDE
@@ -73,4 +74,5 @@ __all__ = [
     "StochasticHeun",
     "TorchSDE",
     "UniPC",
+    "evaluations",
 ]

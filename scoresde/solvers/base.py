@@ -49,7 +49,8 @@ class Solver(ABC):
     def starts_at_zero_snr(self) -> bool:
         """Whether `step` may start where alpha = 0.
 
-        The driver takes the first step of other solvers with the exact transition of `DDIM`.
+        The driver takes the first step of other solvers with the exact transition of `DDIM`, and
+        hands them the grid from there on.
         """
         return False
 
@@ -67,5 +68,7 @@ class Solver(ABC):
         return None
 
     def evals(self, grid: Grid) -> int | None:
-        """Network evaluations per sample over a grid; None where it depends on the data."""
+        """Network evaluations per sample over a grid of this solver's own steps; None where it
+        depends on the data. For whole runs there is `evaluations`.
+        """
         return grid.steps

@@ -48,7 +48,7 @@ class DPMSolverPP2SAncestral(Solver):
         return self.eta > 0
 
     def evals(self, grid: Grid) -> int:
-        """Two a step; one from alpha = 0, and those of `last_step`."""
+        """Two a step, and those of `last_step`."""
         return count_evals(grid, 2)
 
     def step(

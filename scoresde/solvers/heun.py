@@ -65,9 +65,8 @@ class Heun(Solver):
         return self.s_churn > 0
 
     def evals(self, grid: Grid) -> int:
-        """Two a step; one for a step to sigma = 0 or from alpha = 0."""
-        saved = int(grid.ends_clean) + int(grid.knots[0].is_zero_snr)
-        return max(1, 2 * grid.steps - saved)
+        """Two a step; one for a step to sigma = 0."""
+        return 2 * grid.steps - grid.ends_clean
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """See `Solver.init`."""

@@ -46,18 +46,12 @@ def to_clean(model: Predictor, prediction: Prediction) -> Tensor:
 
 def further_evals(grid: Grid) -> int:
     """Evaluations of `to_clean` at a grid's end beyond the usual one of the step."""
-    if not grid.ends_clean or (grid.steps == 1 and grid.knots[0].is_zero_snr):
-        return 0
-    return 2 * _can_climb(grid.sde, grid.knots[-2])
+    return 2 * _can_climb(grid.sde, grid.knots[-2]) if grid.ends_clean else 0
 
 
 def count_evals(grid: Grid, per_step: int) -> int:
-    """Evaluations over a grid: `per_step` a step, one for a first step from alpha = 0, which the
-    driver takes, and those of `to_clean`.
-    """
-    from_zero = int(grid.knots[0].is_zero_snr)
-    single = min(grid.steps, from_zero + grid.ends_clean)
-    return single + per_step * (grid.steps - single) + further_evals(grid)
+    """Evaluations over a grid: `per_step` a step, and those of `to_clean`."""
+    return per_step * (grid.steps - grid.ends_clean) + grid.ends_clean + further_evals(grid)
 
 
 def _can_climb(sde: SDE, t: Knot) -> bool:

@@ -69,7 +69,6 @@ class PredictorCorrector(Solver):
         return self.predictor.step(model, x, t, s, carry, noise)
 
     def evals(self, grid: Grid) -> int | None:
-        """The predictor's evaluations plus the corrector's at every step that is this solver's."""
+        """The predictor's evaluations plus the corrector's at every step."""
         own = self.predictor.evals(grid)
-        skipped = grid.knots[0].is_zero_snr and not self.starts_at_zero_snr
-        return None if own is None else own + self.corrector.evals * (grid.steps - skipped)
+        return None if own is None else own + self.corrector.evals * grid.steps

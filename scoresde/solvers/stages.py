@@ -60,7 +60,7 @@ class StagedSDE(Solver):
         """Weights of each stage beyond the first, then of the step, for a step h in lambda."""
 
     def evals(self, grid: Grid) -> int:
-        """One a stage; one for a first step from alpha = 0, and those of `last_step`."""
+        """One a stage, and those of `last_step`."""
         return count_evals(grid, 1 + len(self.nodes))
 
     def step(

@@ -19,6 +19,7 @@ from ..noise import BatchSeed, SampleSeeds
 from ..sampling import iterate
 from ..sde import SDE, VPSDE, FlowSDE
 from ..solvers.base import Solver
+from ..solvers.relay import evaluations
 from .convergence import SHARES, check_accuracy, check_float32, check_order
 from .ends import check_clean_end, check_clean_moments, check_no_signal
 from .problem import Bimodal
@@ -175,7 +176,7 @@ def _cost(solver: Solver, report: Report) -> None:
             watched = Watched(Bimodal(grid.sde))
             x = Tape((3, 2)).normal() * grid.knots[0].radius
             last = end(watched, solver, grid, x)
-            stated = solver.evals(grid)
+            stated = evaluations(solver, grid)
             require(
                 stated is None or bool(torch.as_tensor(last.nfe).eq(stated).all()),
                 f"evals says {stated} with {kind}; {last.nfe} were counted",

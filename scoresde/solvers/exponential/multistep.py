@@ -11,8 +11,10 @@ with different choices of what is written in the class below; `presets` has them
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 from torch import Tensor
@@ -37,17 +39,14 @@ class Plan(NamedTuple):
 
     Attributes:
         t, s: from where to where.
-        predict: the rule for x_s.
-        correct: the rule for x_t, from the state before and with the prediction at t; None
-            where there is nothing to correct.
-        start: stages of a Runge-Kutta step that is taken instead of `predict`, if any.
+        rule: the rule for x_s, the correction of x_t included.
+        start: stages of a Runge-Kutta step that is taken instead, if any.
     """
 
     t: Knot
     s: Knot
-    predict: Rule
-    correct: Rule | None
-    start: Stages | None
+    rule: Rule
+    start: Stages | None = None
 
 
 class Run(NamedTuple):
@@ -57,15 +56,11 @@ class Run(NamedTuple):
         plans: all steps.
         done: steps taken so far.
         past: predictions at earlier knots, newest first.
-        base: for a corrector, the state that the last step began with.
-        noise: for a corrector, the noise that the last step drew.
     """
 
     plans: tuple[Plan, ...]
     done: int = 0
     past: tuple[Tensor, ...] = ()
-    base: Tensor | None = None
-    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,9 @@ class ExponentialMultistep(Solver):
 
     With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
     again once the prediction there is known, from the state before; the prediction itself is not
-    repeated, so that a step still takes one evaluation, and the order rises by one.
+    repeated, so that a step still takes one evaluation, and the order rises by one. The two states
+    at t differ by a sum of predictions alone, so that correcting and predicting are one rule: it
+    costs no more than one further value in the polynomial, and nothing but predictions is kept.
 
     Attributes:
         values: number of predictions in the polynomial, 1 or more.
@@ -164,46 +161,12 @@ class ExponentialMultistep(Solver):
         return Run(_plans(self, grid))
 
     def evals(self, grid: Grid) -> int:
-        """One a step, and one for every further stage of the start."""
-        first = int(grid.knots[0].is_zero_snr and not self.starts_at_zero_snr)
-        steps = sum(self._started(grid.knots[first:], k) for k in range(grid.steps - first))
+        """One a step, one for every further stage of the start, and those of `last_step`."""
         last = further_evals(grid) if self.stochastic else 0
-        return grid.steps + last + (steps * len(tableau(self.start).nodes) if steps else 0)
-
-    def _started(self, knots: tuple[Knot, ...], k: int) -> bool:
-        """Whether step k is one of the start's."""
-        return bool(self.start) and k < self.values - 1 and not knots[k + 1].is_clean
-
-    def _plan(self, grid: Grid, knots: tuple[Knot, ...], k: int) -> Plan:
-        t, s = knots[k], knots[k + 1]
-        reach = max(self.values, self.corrector + 1)
-        known = [(i, knots[i]) for i in range(k, max(k - reach, -1), -1)]
-        if self._started(knots, k):
-            start = stages(form(self.prediction), tableau(self.start), grid.sde, t, s)
-            return Plan(t, s, start.last, None, start)
-        predict, correct = (
-            self._rule(grid, t, s, known if s.is_clean else known[: self.values]),
-            None,
-        )
-        if self.corrector and k > 0 and not self._started(knots, k - 1):
-            nodes = [known[1], known[0], *known[2 : self.corrector + 1]]
-            rule = self._rule(grid, knots[k - 1], t, nodes)
-            if len(rule.weights) > 1:
-                order = (rule.weights[1], rule.weights[0], *rule.weights[2:])
-                correct = rule._replace(weights=order)
-        return Plan(t, s, predict, correct, None)
-
-    def _rule(self, grid: Grid, t: Knot, s: Knot, nodes: list[tuple[int, Knot]]) -> Rule:
-        if self.coordinate not in ("t", "angle", "index"):
-            # A value at alpha = 0 has no place on the other axes; only t itself may be there.
-            nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
-            nodes = nodes[:1] if t.is_zero_snr else nodes
-        tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
-        kind = form(self.prediction)
-        weights = step_weights(
-            kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
-        )
-        return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
+        if not self.start:
+            return grid.steps + last
+        started = sum(self._started(grid, k) for k in range(grid.steps))
+        return grid.steps + last + started * len(tableau(self.start).nodes)
 
     def step(
         self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
@@ -219,23 +182,66 @@ class ExponentialMultistep(Solver):
         kind = form(self.prediction)
         prediction = model(x, t)
         past = (kind.read(prediction), *run.past)
-        if plan.correct is not None and run.base is not None:
-            x = apply(plan.correct, run.base, past, run.noise)
         if s.is_clean and self.stochastic:
-            moved = to_clean(model, prediction)
-            return (moved if plan.correct is None else moved + (x - prediction.x) / t.alpha), run
-        z = noise.increment(t, s) if plan.predict.spread else None
+            return apply(plan.rule, to_clean(model, prediction), past, None), run
+        z = noise.increment(t, s) if plan.rule.spread else None
         values = past if plan.start is None else through(plan.start, model, kind, x, past[0])
-        moved = apply(plan.predict, x, values, z)
-        keep = max(self.values - 1, self.corrector)
-        base, z = (x, z) if self.corrector else (None, None)
-        return moved, Run(run.plans, run.done + 1, past[:keep], base, z)
+        x = apply(plan.rule, x, values, z)
+        return x, Run(run.plans, run.done + 1, past[: max(self.values - 1, self.corrector)])
+
+    def _started(self, grid: Grid, k: int) -> bool:
+        """Whether step k is one of the start's."""
+        return bool(self.start) and k < self.values - 1 and not grid.knots[k + 1].is_clean
+
+    def _predict(self, grid: Grid, k: int) -> Rule:
+        """The rule for the next state, from the state at knot k as it is."""
+        t, s = grid.knots[k : k + 2]
+        count = max(self.values, self.corrector + 1) if s.is_clean else self.values
+        return self._rule(grid, t, s, range(k, max(k - count, -1), -1))
+
+    def _correct(self, grid: Grid, k: int, predict: Rule) -> tuple[float, ...]:
+        """What is added to the state at knot k + 1 once the prediction there is known: the weight
+        of each prediction, newest first.
+        """
+        t, s = grid.knots[k : k + 2]
+        earlier = range(k - 1, max(k - self.corrector, -1), -1)
+        weights = self._rule(grid, t, s, (k, k + 1, *earlier)).weights
+        if len(weights) == 1:
+            return ()  # from alpha = 0
+        again = (weights[1], weights[0], *weights[2:])
+        return tuple(
+            new - old for new, old in zip_longest(again, (0.0, *predict.weights), fillvalue=0.0)
+        )
+
+    def _rule(self, grid: Grid, t: Knot, s: Knot, places: Iterable[int]) -> Rule:
+        nodes = [(i, grid.knots[i]) for i in places]
+        if self.coordinate not in ("t", "angle", "index"):
+            # A value at alpha = 0 has no place on the other axes; only t itself may be there.
+            nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
+            nodes = nodes[:1] if t.is_zero_snr else nodes
+        tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
+        kind = form(self.prediction)
+        weights = step_weights(
+            kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
+        )
+        return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
 
 
 @lru_cache(maxsize=64)
 def _plans(solver: ExponentialMultistep, grid: Grid) -> tuple[Plan, ...]:
     """All steps; remembered, since both are values and a grid is used again and again."""
-    knots = grid.knots
-    if knots[0].is_zero_snr and not solver.starts_at_zero_snr:
-        knots = knots[1:]  # the driver takes the first step
-    return tuple(solver._plan(grid, knots, k) for k in range(len(knots) - 1))
+    plans: list[Plan] = []
+    correction: tuple[float, ...] = ()  # of the state at t, by the predictions at t and before
+    for k, (t, s) in enumerate(pairwise(grid.knots)):
+        if solver._started(grid, k):
+            start = stages(form(solver.prediction), tableau(solver.start), grid.sde, t, s)
+            plans.append(Plan(t, s, start.last, start))
+        elif s.is_clean and solver.stochastic:
+            # `to_clean` goes on from the state at t as it was predicted.
+            plans.append(Plan(t, s, Rule(1.0, (), 0.0).after(correction, 1.0 / float(t.alpha))))
+        else:
+            rule = solver._predict(grid, k)
+            plans.append(Plan(t, s, rule.after(correction, rule.decay)))
+            if solver.corrector and not s.is_clean:
+                correction = solver._correct(grid, k, rule)
+    return tuple(plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,6 +14,11 @@ class Rule(NamedTuple):
     decay: float
     weights: tuple[float, ...]
     spread: float
+
+    def after(self, correction: tuple[float, ...], factor: float) -> Rule:
+        """The rule for a state to which predictions with these weights, times factor, are due."""
+        pairs = zip_longest(self.weights, correction, fillvalue=0.0)
+        return self._replace(weights=tuple(own + factor * due for own, due in pairs))
 
 
 def apply(rule: Rule, x: Tensor, values: tuple[Tensor, ...], z: Tensor | None) -> Tensor:

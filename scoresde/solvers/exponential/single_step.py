@@ -65,18 +65,12 @@ class ExponentialRK(Solver):
         return self.prediction == "v" and tableau(self.method).coordinate is None
 
     def evals(self, grid: Grid) -> int:
-        """One a stage; one for a step to sigma = 0, or one that the driver takes at alpha = 0."""
-        stages = len(tableau(self.method).nodes) + 1
-        single = int(grid.ends_clean)
-        if grid.knots[0].is_zero_snr and not self.starts_at_zero_snr:
-            single = min(single + 1, grid.steps)
-        return stages * (grid.steps - single) + single
+        """One a stage; one for a step to sigma = 0."""
+        return grid.steps + len(tableau(self.method).nodes) * (grid.steps - grid.ends_clean)
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """The coefficients of every step, in float64."""
         knots = grid.knots
-        if knots[0].is_zero_snr and not self.starts_at_zero_snr:
-            knots = knots[1:]
         kind, table = form(self.prediction), tableau(self.method)
         plans = []
         for k in range(len(knots) - 1):
