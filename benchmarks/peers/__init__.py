@@ -9,6 +9,7 @@ installed, repositories that are no packages from the folder of clones that the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,7 +23,17 @@ from scoresde.model import Predictor
 from .source import Absent
 
 KINDS = ("deterministic", "stochastic", "adaptive")
-ADAPTERS = ("diffusers",)
+ADAPTERS = (
+    "diffusers",
+    "k_diffusion",
+    "azula",
+    "dpm_solver",
+    "unipc",
+    "diff_sampler",
+    "edm",
+    "score_sde",
+    "torchsde",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class Peer:
         and given back as it was.
         """
         counted = Counted(model)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             out = self.sample(counted, nfe, x.double())
         used = counted.nfe(len(x))

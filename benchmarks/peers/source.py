@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module, metadata, util
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,7 @@ def package(name: str, distribution: str | None = None) -> tuple[ModuleType, str
         raise Absent(f"pip install {pip} ({reason})") from None
 
 
+@cache
 def part(name: str, module: str, distribution: str) -> tuple[ModuleType, str]:
     """One module of an installed package, without what the package's own `__init__` imports."""
     spec = util.find_spec(name)
@@ -45,8 +47,9 @@ def part(name: str, module: str, distribution: str) -> tuple[ModuleType, str]:
             raise Absent(f"{distribution} is here, but: {reason}") from None
 
 
+@cache
 def clone(
-    folder: str, address: str, *modules: str, stubs: Sequence[str] = ()
+    folder: str, address: str, *modules: str, stubs: tuple[str, ...] = ()
 ) -> tuple[list[ModuleType], str]:
     """Modules of a cloned repository, and its commit.
 
@@ -125,3 +128,6 @@ def _path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):  # its `utils` is nobody else's
+            if str(getattr(module, "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
