@@ -31,9 +31,8 @@ from .errors import require
 from .grid import Grid, from_lambdas, uniform_lambda
 from .identity import fingerprint
 from .jobs import write_atomic
-from .likelihood import Hutchinson, Uniform, bits_per_dim
+from .likelihood import Hutchinson, Uniform, bits_per_dim, calibrated_grid, estimate_frame
 from .model import Predictor
-from .ode import TorchDiffEq
 from .prediction import Prediction
 from .sampling import SampleResult, sample
 from .sde import SDE
@@ -54,7 +53,7 @@ class Plan:
         likelihoods: held-out digits whose likelihood is computed.
         draws: dequantizations of each, whose log-probabilities are averaged.
         probes: probes of the trace estimator.
-        likelihood_tolerance: of the ODE solver, in nats and units of the state.
+        nodes: evaluations of a likelihood, on a grid fitted to two other digits.
         compared: samples a cell of the comparison.
         tolerance: of the reference endpoints; what is reached is in the table.
         nfe: its budgets.
@@ -75,7 +74,7 @@ class Plan:
     likelihoods: int = 10
     draws: int = 2
     probes: int = 2
-    likelihood_tolerance: float = 1e-4
+    nodes: int = 41
     compared: int = 16
     tolerance: float = 1e-5
     nfe: tuple[int, ...] = (5, 10, 20)
@@ -148,7 +147,7 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
     with report.timed("sampling"):
         _draw(model, plan, folder, report, progress)
     with report.timed("likelihood"):
-        report.likelihood = _likelihood(model, images[: plan.likelihoods], plan, progress)
+        report.likelihood = _likelihood(model, images, plan, progress)
     console.print(_first_table(report))
     with report.timed("comparison"):
         report.table = compare(
@@ -238,29 +237,38 @@ def _sample(
 
 
 def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) -> dict[str, Any]:
-    method = TorchDiffEq(rtol=plan.likelihood_tolerance, atol=plan.likelihood_tolerance)
+    """The first images; the others are what frame and grid are fitted to."""
+    asked, others = images[: plan.likelihoods], images[plan.likelihoods :]
     began = time.perf_counter()
-    with _Ticking(model, progress) as ticking:
+    with _Ticking(model, progress, total=plan.nodes * (plan.draws + 5) + 1) as ticking:
+        states = dequantize(others, torch.Generator().manual_seed(plan.seed))
+        frame, divergence = estimate_frame(states), Hutchinson(plan.probes)
+        grid = calibrated_grid(
+            ticking, states[:2], plan.nodes, divergence=divergence, frame=frame, seeds=plan.seed
+        )
         found = bits_per_dim(
             ticking,
-            images,
+            asked,
             levels=256,
             pixels="edges",
             dequantize=Uniform(draws=plan.draws),
-            divergence=Hutchinson(plan.probes),
-            method=method,
+            divergence=divergence,
+            method=grid,
+            frame=frame,
             seeds=plan.seed,
         )
     return {
         "bits_per_dim": found.mean,
         "stderr": found.stderr,
-        "parts": found.parts,
-        "images": len(images),
+        "stderr_of_this_set": found.stderr_of_this_set,
+        "standard_errors": found.standard_errors,
+        "systematic": found.systematic,
+        "images": len(asked),
         "per_image": found.per_image.tolist(),
         "nfe": float(torch.as_tensor(found.nfe).double().mean()),
         "pixels": repr(found.pixels),
         "t_min": model.sde.t_min,
-        "method": repr(method),
+        "method": repr(grid),
         "draws": plan.draws,
         "probes": plan.probes,
         "failures": found.failures,
@@ -269,15 +277,15 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
 
 
 class _Ticking:
-    """A predictor that moves a progress bar at every call: an adaptive method has no step count."""
+    """A predictor that moves a progress bar at every call."""
 
-    def __init__(self, model: Predictor, progress: bool, bar: Any = None) -> None:
-        self._model, self._progress, self._bar = model, progress, bar
+    def __init__(self, model: Predictor, progress: bool, total: int = 0, bar: Any = None) -> None:
+        self._model, self._progress, self._total, self._bar = model, progress, total, bar
 
     def __enter__(self) -> _Ticking:
         if self._progress:
             bar = require("tqdm.auto", "cli").tqdm
-            self._bar = bar(desc="log-likelihood", unit=" evaluations")
+            self._bar = bar(desc="log-likelihood", unit=" evaluations", total=self._total)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -294,7 +302,7 @@ class _Ticking:
         return self._model(x, knot)
 
     def rows(self, index: Tensor) -> _Ticking:
-        return _Ticking(self._model.rows(index), False, self._bar)
+        return _Ticking(self._model.rows(index), False, bar=self._bar)
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -317,11 +325,12 @@ def _first_table(report: Report) -> Any:
         f"{found['seconds']:.1f}",
         style="bold",
     )
-    parts = found["parts"].items()
-    table.add_row(
-        "  its standard error",
-        ", ".join(f"{name} {value:.4f}" for name, value in parts if value == value),
-    )
+    for title, parts in (
+        ("  its standard error", found["standard_errors"]),
+        ("  what else it may be off by", found["systematic"]),
+    ):
+        known = [f"{name} {value:.4f}" for name, value in parts.items() if value == value]
+        table.add_row(title, ", ".join(known))
     return table
 
 

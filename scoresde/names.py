@@ -1,4 +1,4 @@
-"""Names of solvers, grids and processes, as typed on a command line or kept in a file.
+"""Names of solvers, grids, processes and methods, as typed on a command line or kept in a file.
 
 A specification is a name and its arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
 `PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. What prints as the
@@ -20,6 +20,8 @@ from typing import Any
 
 from .errors import ConfigError, unknown_name
 from .grid import Grid
+from .likelihood import Method
+from .ode import Backend
 from .sde import SDE
 from .solvers.base import Solver
 
@@ -93,6 +95,16 @@ GRIDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "FixedGrid": "scoresde.likelihood:FixedGrid",
+        "PerSample": "scoresde.likelihood:PerSample",
+        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
+        "SciPy": "scoresde.ode:SciPy",
+    }
+)
+"""What integrates a likelihood."""
+
 PROCESSES: Mapping[str, str] = MappingProxyType(
     {
         name: f"scoresde.sde:{name}"
@@ -149,6 +161,18 @@ def process(spec: str) -> SDE:
     made = _build("process", spec, PROCESSES)
     if not isinstance(made, SDE):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.SDE")
+    return made
+
+
+def method(spec: str) -> Method | Backend:
+    """What integrates a likelihood, by its specification.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    made = _build("method", spec, METHODS)
+    if not isinstance(made, Method | Backend):
+        raise ConfigError(f"{spec!r} is {made!r}, neither a likelihood's Method nor a Backend")
     return made
 
 

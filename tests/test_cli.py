@@ -197,19 +197,32 @@ def test_nll_is_that_of_the_library(run, tmp_path):
     images = np.random.default_rng(0).integers(90, 160, (3, 1, 2, 2)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", digits=images)
     spec, data = f"{tmp_path}/small.py:model", f"{tmp_path}/images.npz:digits"
-    code, said, error = run(
-        "nll", spec, "--data", data, "--n", 2, "--tol", 1e-6, "--json", tmp_path / "nll.json"
-    )
+    out = tmp_path / "nll"
+    args = ("nll", spec, "--data", data, "--n", 2, "--draws", 2, "--nodes", 61, "--out", out)
+    code, said, error = run(*args)
     assert code == 0, error
-    record = json.loads((tmp_path / "nll.json").read_text())
-    assert f"{record['bits_per_dim']:.3f}" in said
+    record = json.loads((out / "summary.json").read_text())
+    assert f"{record['bits_per_dim']:.3f} +- {record['stderr']:.3f} bits/dim" in said
+    named = {
+        line.partition(" ")[0]: set(re.findall(r"([a-z]+) -?[\d.]+", line))
+        for line in said.splitlines()
+    }
+    assert named["standard"] == {"images", "trace", "draws"}
+    assert {"ode", "truncation"} <= named["systematic:"]
+    assert named["systematic:"].isdisjoint(named["standard"])
+    assert record["data"] == data
+    assert run(*args)[1] == said  # nothing is left to do
+    code, _, error = run(*args, "--seed", 1)
+    assert code == 2
+    assert "another configuration (seed" in error
+    per_image = np.load(out / "per_image.npz")["bits_per_dim"]
     # The truth: a Gaussian's own log-density at t_min, at the draws that the library takes.
     sde = sd.VPSDE(t_min=1e-5)
     model = sd.Gaussian(sde, torch.zeros(1, 2, 2), sd.isotropic(0.1))
     middle = torch.from_numpy(images[:2]).double().add(0.5).div(128).sub(1)
     truth = -model.log_prob(middle, 1e-5) / (4 * np.log(2)) - np.log2(2 / 256)
     # Within a bin, u^2 / 2 s^2 changes by at most |x| width / (2 s^2) + ..., about 0.01 bits/dim.
-    assert record["per_image"] == pytest.approx(truth.tolist(), abs=0.02)
+    assert per_image.tolist() == pytest.approx(truth.tolist(), abs=0.02)
     code, _, error = run("nll", spec, "--data", f"{tmp_path}/images.npz:letters")
     assert code == 2
     assert "digits" in error
@@ -244,6 +257,7 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["train", "swiss_rol", "--out", "OUT"], ["did you mean 'swiss_roll'"]),
         (["nll", "mnist", "--data", "nowhere.npy"], ["cannot read 'nowhere.npy'"]),
         (["nll", "mnist", "--pixels", "centres"], ["'edges' convention"]),
+        (["nll", "ring8", "--method", "FixedGird"], ["did you mean 'FixedGrid'"]),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):

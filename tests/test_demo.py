@@ -9,18 +9,18 @@ import pytest
 import torch
 
 import scoresde as sd
+from scoresde import names
 from scoresde.checkpoint import load_pretrained
-from scoresde.data import heldout_digits
+from scoresde.data import dequantize, heldout_digits
 from scoresde.demo import Plan, run
-from scoresde.likelihood import Hutchinson, Uniform, bits_per_dim
-from scoresde.ode import TorchDiffEq
+from scoresde.likelihood import Hutchinson, Uniform, bits_per_dim, estimate_frame
 
 TINY = Plan(
     digits=2,
     samplers=(("Euler-Maruyama", "EulerMaruyama", 4), ("flow", "DDIM", 4)),
     likelihoods=2,
     draws=2,
-    likelihood_tolerance=0.05,
+    nodes=9,
     compared=2,
     tolerance=0.05,
     nfe=(2, 3),
@@ -54,12 +54,16 @@ def test_report_holds_the_numbers_of_the_library(demo):
     assert set(report["seconds"]) == {"sampling", "likelihood", "comparison"}
     model = load_pretrained("mnist")
     images, _ = heldout_digits()
+    told = report["likelihood"]
     bits = bits_per_dim(
-        model, images[:2], dequantize=Uniform(draws=2), divergence=Hutchinson(2),
-        method=TorchDiffEq(rtol=0.05, atol=0.05), seeds=5,
+        model, images[:2], dequantize=Uniform(draws=2), divergence=Hutchinson(2), seeds=5,
+        method=names.method(told["method"]),
+        frame=estimate_frame(dequantize(images[2:], torch.Generator().manual_seed(5))),
     )  # fmt: skip
-    assert report["likelihood"]["bits_per_dim"] == pytest.approx(bits.mean, abs=1e-6)
-    assert report["likelihood"]["stderr"] == pytest.approx(bits.stderr, abs=1e-6)
+    assert told["nfe"] == 2 * 9
+    assert {**told["standard_errors"], **told["systematic"]} == pytest.approx(bits.parts, abs=1e-6)
+    assert told["bits_per_dim"] == pytest.approx(bits.mean, abs=1e-6)
+    assert told["stderr"] == pytest.approx(bits.stderr, abs=1e-6)
     cells = report["comparison"]["cells"]
     assert [(c["solver"], c["budget"]) for c in cells] == [
         (s, n) for s in TINY.solvers for n in TINY.nfe

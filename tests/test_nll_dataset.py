@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import time
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +15,16 @@ import torch
 from support import generator
 
 from scoresde import VPSDE, Gaussian, isotropic
-from scoresde.errors import CheckpointError
-from scoresde.likelihood import FixedGrid, nll_dataset
+from scoresde.errors import CheckpointError, ConfigError
+from scoresde.likelihood import (
+    Exact,
+    FixedGrid,
+    Hutchinson,
+    Pixels,
+    bits_per_dim,
+    estimate_frame,
+    nll_dataset,
+)
 
 
 def integers(levels: int, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -74,3 +85,99 @@ def test_a_job_stops_early_at_its_target(tmp_path) -> None:
     settings = {"levels": 16, "batch": 10, "method": FixedGrid(9)}
     got = nll_dataset(model, images, tmp_path, target=10.0, **settings)
     assert len(got.per_image) == 30
+
+
+class Counted(Gaussian):
+    """Takes its time, and keeps a tally of its evaluations in a file."""
+
+    pause: ClassVar = [0.0]
+    tally: ClassVar[list[Path]] = [Path()]
+
+    def __call__(self, x, knot):
+        time.sleep(self.pause[0])
+        with self.tally[0].open("a") as file:
+            file.write(f"{len(x)}\n")
+        return super().__call__(x, knot)
+
+
+def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_path) -> None:
+    """SIGKILL, which no program can answer, over and over until the job is done."""
+    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), isotropic(0.3))
+    images = integers(16, 22, 3)
+    settings = {"levels": 16, "batch": 4, "nodes": 7, "divergence": Hutchinson(2)}
+    Counted.tally[0] = tmp_path / "once"
+    whole = nll_dataset(model, images, tmp_path / "whole", **settings)
+    once = len((tmp_path / "once").read_text().split())
+    part = tmp_path / "part"
+    Counted.tally[0], Counted.pause[0] = tmp_path / "tally", 0.004
+    kills, fork = 0, multiprocessing.get_context("fork")
+    calls = lambda: len(Counted.tally[0].read_text().split()) if Counted.tally[0].exists() else 0  # noqa: E731
+    while not (part / "summary.json").exists():
+        process = fork.Process(target=nll_dataset, args=(model, images, part), kwargs=settings)
+        before, limit = calls(), 3 + 11 * (kills + 1)
+        process.start()
+        while process.is_alive() and calls() - before < limit:
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        kills += 1
+        assert kills < 30
+    Counted.pause[0] = 0.0
+    again = nll_dataset(model, images, part, **settings)
+    assert kills > 2
+    assert again.per_image.tolist() == whole.per_image.tolist()
+    # A killed run loses at most its pilot for the truncation, the grid's, and one batch.
+    lost = 1 + 7 + 5 * 7
+    assert once < calls() <= once + 1 + kills * lost
+    assert len(np.load(part / "per_image.npz")["bits_per_dim"]) == 22
+
+
+def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
+    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), isotropic(0.3))
+    Counted.tally[0] = tmp_path / "tally"
+    images = integers(16, 12, 3)
+    settings = {"levels": 16, "batch": 6, "nodes": 9, "divergence": Exact()}
+    got = nll_dataset(model, images, tmp_path / "job", **settings)
+    assert got.nfe == 9
+    grid = FixedGrid(**{
+        **(kept := json.loads((tmp_path / "job" / "method.json").read_text())),
+        "places": tuple(kept["places"]),
+    })  # fmt: skip
+    x = Pixels(16).lower_edge(images) + Pixels(16).width / 2
+    frame = estimate_frame(x)
+    told = bits_per_dim(
+        model, images, levels=16, method=grid, frame=frame, divergence=Exact(), batch_size=6
+    )
+    assert got.per_image.tolist() == told.per_image.tolist()
+    assert got.parts["prior"] == told.parts["prior"] > 0
+    before = Counted.tally[0].read_text()
+    nll_dataset(model, images, tmp_path / "job", **settings)
+    assert Counted.tally[0].read_text() == before + "12\n"  # the pilot for the truncation alone
+
+
+def test_values_of_each_image_as_parquet(tmp_path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    got = nll_dataset(
+        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), table="parquet"
+    )
+    columns = parquet.read_table(tmp_path / "per_image.parquet").to_pydict()
+    assert columns["bits_per_dim"] == got.per_image.tolist()
+    assert columns["nfe"] == [9] * 6
+    with pytest.raises(ConfigError, match="'npz' or 'parquet'"):
+        nll_dataset(model, integers(16, 6, 2), tmp_path, levels=16, table="csv")
+
+
+def test_the_summary_is_strict_json_and_keeps_notes(tmp_path) -> None:
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    got = nll_dataset(
+        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), notes={"data": "mine"}
+    )
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["data"] == "mine"
+    assert summary["parts"]["draws"] is None
+    assert summary["stderr"] == got.stderr

@@ -45,6 +45,13 @@ class PixelConvention(StrEnum):
     centres = "centres"
 
 
+class TableFormat(StrEnum):
+    """Of a table of values."""
+
+    npz = "npz"
+    parquet = "parquet"
+
+
 def _examples(*lines: str) -> str:
     return "\n\n".join(["Examples:", *(f"`{line}`" for line in lines)])
 
@@ -104,8 +111,9 @@ def sample(
 @app.command(
     epilog=_examples(
         "scoresde nll mnist --n 16",
-        "scoresde nll mnist --data images.npy --probes 4 --draws 2 --json nll.json",
-        "scoresde nll run/model.safetensors --data mnist.npz:test_images --n 100",
+        "scoresde nll mnist --data images.npy --n 5000 --target 0.005 --out nll",
+        "scoresde nll run/model.safetensors --data mnist.npz:test_images --n 100 --draws 2",
+        'scoresde nll mnist --method "PerSample(tol=1e-4)" --table parquet --out nll',
     )
 )
 def nll(
@@ -118,19 +126,42 @@ def nll(
         ),
     ] = "heldout",
     n: Annotated[int, typer.Option(min=1, help="How many of them, from the first.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the job: values of every image, summary.json, and what is needed to "
+            "go on after an interruption.",
+            show_default="nothing is kept",
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Stop at this standard error, in bits/dim.", show_default="all images"),
+    ] = None,
     levels: Annotated[int, typer.Option(min=2, help="Integer levels.")] = 256,
     pixels: Annotated[
         PixelConvention, typer.Option(help="The convention that the model was trained with.")
     ] = PixelConvention.edges,
     probes: Annotated[int, typer.Option(min=1, help="Probes of the trace estimator.")] = 2,
     draws: Annotated[int, typer.Option(min=1, help="Dequantizations of each image.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 16,
-    tol: Annotated[float, typer.Option(help="Tolerance of the ODE solver.")] = 1e-4,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="What integrates, such as `PerSample(tol=1e-4)`.",
+            show_default="a fixed grid, fitted to the first images",
+        ),
+    ] = "",
+    nodes: Annotated[
+        int, typer.Option(min=5, help="Of the default method: evaluations an image.")
+    ] = 41,
     t_min: Annotated[
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
     ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
     seed: Annotated[int, typer.Option(help="Image k takes seed + k.")] = 0,
-    json: Annotated[Path | None, typer.Option(help="Write everything to this file.")] = None,
+    table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
+        TableFormat.npz
+    ),
     process: Process = "VPSDE(t_min=1e-5)",
     device: Device = "cpu",
 ) -> None:
@@ -138,9 +169,9 @@ def nll(
     from . import work
 
     work.nll(
-        model=model, data=data, n=n, levels=levels, pixels=pixels.value, probes=probes,
-        draws=draws, batch=batch, tol=tol, t_min=t_min, seed=seed, json_file=json,
-        process=process, device=device,
+        model=model, data=data, n=n, out=out, target=target, levels=levels, pixels=pixels.value,
+        probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch=batch,
+        seed=seed, table=table.value, process=process, device=device,
     )  # fmt: skip
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ from ..data import dequantize, heldout_digits
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
-from ..jobs import sample_many, write_atomic
-from ..likelihood import Hutchinson, Uniform, bits_per_dim
+from ..jobs import sample_many
+from ..likelihood import Hutchinson, Uniform, nll_dataset
 from ..model import Predictor
-from ..ode import TorchDiffEq
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
 from . import models
@@ -89,19 +88,23 @@ def nll(
     model: str,
     data: str,
     n: int,
+    out: Path | None,
+    target: float | None,
     levels: int,
     pixels: str,
     probes: int,
     draws: int,
-    batch: int,
-    tol: float,
+    method: str,
+    nodes: int,
     t_min: float | None,
+    batch: int,
     seed: int,
-    json_file: Path | None,
+    table: str,
     process: str,
     device: str,
 ) -> None:
     """`scoresde nll`."""
+    rule = names.method(method) if method else None
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -114,45 +117,40 @@ def nll(
         raise ShapeError(
             f"the images have shape {tuple(images.shape[1:])}, the model takes {found.shape}"
         )
-    method = TorchDiffEq(rtol=tol, atol=tol)
-    bits = bits_per_dim(
-        found.model,
-        images.to(device),
-        levels=levels,
-        pixels=pixels,
-        dequantize=Uniform(draws=draws),
-        batch_size=batch,
-        seeds=seed,
-        t_min=t_min,
-        method=method,
-        divergence=Hutchinson(probes),
-    )
+    low = found.model.sde.t_min if t_min is None else t_min
+    with TemporaryDirectory() as spare:
+        bits = nll_dataset(
+            found.model,
+            images.to(device),
+            out or Path(spare) / "nll",
+            levels=levels,
+            pixels=pixels,
+            dequantize=Uniform(draws=draws),
+            method=rule,
+            nodes=nodes,
+            batch=batch,
+            seed=seed,
+            target=target,
+            table=table,
+            t_min=t_min,
+            divergence=Hutchinson(probes),
+            notes={
+                "model": model,
+                "data": data,
+                "probes": probes,
+                "t_min": low,
+                "environment": environment(),
+            },
+            progress=True,
+        )
     print(bits)
-    parts = {name: value for name, value in bits.parts.items() if value == value}
-    print("standard error from " + ", ".join(f"{k} {v:.2g}" for k, v in parts.items()))
-    print(f"{len(images)} images, {bits.pixels}")
+    print(f"standard error from {_listed(bits.standard_errors)}")
+    print(f"systematic: {_listed(bits.systematic)}")
+    print(f"{len(bits.per_image)} images at t = {low:g}, {bits.pixels}")
     for place, why in bits.failures.items():
         print(f"image {place} failed: {why}")
-    if json_file is not None:
-        record = {
-            "model": model,
-            "fingerprint": fingerprint(found.model),
-            "data": data,
-            "bits_per_dim": bits.mean,
-            "stderr": bits.stderr,
-            "parts": bits.parts,
-            "per_image": bits.per_image.tolist(),
-            "nfe": torch.as_tensor(bits.nfe).tolist(),
-            "pixels": repr(bits.pixels),
-            "method": repr(method),
-            "probes": probes,
-            "draws": draws,
-            "t_min": found.model.sde.t_min if t_min is None else t_min,
-            "first_seed": seed,
-            "failures": bits.failures,
-            "environment": environment(),
-        }
-        write_atomic(json_file, json.dumps(record, indent=1).encode())
+    if out is not None:
+        print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
 
 
 def bench(
@@ -320,6 +318,11 @@ def read_images(spec: str) -> Tensor:
         loaded = loaded[name]
     images = torch.from_numpy(np.ascontiguousarray(loaded))
     return images.unsqueeze(1) if images.ndim == 3 else images
+
+
+def _listed(parts: dict[str, float]) -> str:
+    known = [f"{name} {value:.2g}" for name, value in parts.items() if value == value]
+    return ", ".join(known) or "nothing that is known"
 
 
 def _as_states(images: Tensor, seed: int) -> Tensor:

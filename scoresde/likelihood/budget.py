@@ -15,6 +15,8 @@ from ..sde import SDE
 from .frame import Frame
 from .pixels import Pixels
 
+_CHANCE = ("images", "trace", "draws")
+
 
 class AccuracyWarning(UserWarning):
     """A likelihood that is less accurate than its standard error makes it look."""
@@ -40,9 +42,6 @@ divergence |
     | "prior" | what N(0, sigma^2) costs against the moment-matched prior | a frame of the data |
     | "truncation" | what the noise at t_min costs, to first order in its variance | always |
 
-    For a fixed set of images, whose spread is no error, "trace" and "draws" alone are the
-    standard error.
-
     Attributes:
         mean: over the images; NaN if any of them failed.
         stderr: standard error of `mean` as an estimate for the population of images: their
@@ -67,6 +66,23 @@ divergence |
     pixels: Pixels
     importance_weighted: Tensor | None = None
     failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def standard_errors(self) -> dict[str, float]:
+        """The parts that more images, probes or draws make smaller."""
+        return {name: value for name, value in self.parts.items() if name in _CHANCE}
+
+    @property
+    def systematic(self) -> dict[str, float]:
+        """The parts that they do not."""
+        return {name: value for name, value in self.parts.items() if name not in _CHANCE}
+
+    @property
+    def stderr_of_this_set(self) -> float:
+        """Standard error of the mean for this fixed set of images, whose spread is no error: from
+        the probes and the draws alone, NaN where one of the two is not known.
+        """
+        return math.hypot(self.parts["trace"], self.parts["draws"])
 
     def __str__(self) -> str:
         if self.failures:

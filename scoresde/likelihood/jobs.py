@@ -1,6 +1,7 @@
 """Bits per dimension of a whole data set, in a folder that survives interruptions.
 
     config.json        what the job is; written first, never changed
+    method.json        the grid, where the job calibrated one
     shard-00000.json   estimates for images 0 .. batch - 1, and so on
     per_image.npz      bits/dim, standard error and evaluations of each image, when all are done
     summary.json       mean, standard error, parts, configuration, when all are done
@@ -14,7 +15,8 @@ from __future__ import annotations
 import io
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError, ShapeError, require
+from ..errors import CheckpointError, ConfigError, NonFiniteError, ShapeError, require
 from ..identity import fingerprint
 from ..jobs import write_atomic
 from ..model import Predictor
+from ..ode import Backend
 from .bits_per_dim import Evaluation
 from .budget import BitsPerDim, Estimates, summarize
+from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
+from .estimate import estimate_frame
+from .fixed_grid import FixedGrid
+from .frame import Frame
+from .method import Method
 from .pixels import Pixels
+
+_FOR_FRAME = 10_000  # images that a frame is estimated from, at most
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,18 @@ class _Folder:
         }
         write_atomic(self._file(shard), json.dumps(data).encode())
 
+    def method(self) -> FixedGrid | None:
+        """The grid that the job calibrated, or None."""
+        try:
+            data = json.loads((self.path / "method.json").read_text())
+            return FixedGrid(**{**data, "places": data["places"] and tuple(data["places"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep_method(self, grid: FixedGrid) -> None:
+        """Write the grid."""
+        write_atomic(self.path / "method.json", json.dumps(asdict(grid)).encode())
+
     def _file(self, shard: int) -> Path:
         return self.path / f"shard-{shard:05d}.json"
 
@@ -100,27 +122,40 @@ def nll_dataset(
     pixels: str = "edges",
     value_range: tuple[float, float] = (-1.0, 1.0),
     dequantize: Dequantization | None = None,
+    method: Method | Backend | None = None,
+    frame: Frame | None = None,
+    nodes: int = 41,
     batch: int = 64,
     seed: int = 0,
     target: float | None = None,
+    table: str = "npz",
+    notes: Mapping[str, Any] | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> BitsPerDim:
     """Bits per dimension of many images, written to a folder; run again, it goes on.
 
-    Image k has the seed `seed + k`. Ctrl-C at any time loses at most one batch.
+    Image k has the seed `seed + k`. Kill it at any time: at most one batch is computed again, and
+    nothing counts twice.
 
     Args:
         model: what predicts. Conditions bound to it are one row an image.
         images: integers 0 .. levels-1, shape (N, *).
         out: an empty or new folder, or that of the same job.
         levels, pixels, value_range, dequantize: see `bits_per_dim`.
+        method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
+            of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
+        frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
+            not depend on it, only its accuracy does.
+        nodes: of the default method.
         batch: images a shard; part of the job.
         seed: of pixels and probes.
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
             before 30 images); the summary says how many images it took.
+        table: of the values of each image, "npz" or "parquet" (which needs pyarrow).
+        notes: JSON-able data to keep in the summary.
         progress: show a bar with the running mean and its standard error (needs tqdm).
-        **settings: for `log_likelihood`: t_min, method, divergence, prior, frame.
+        **settings: for `log_likelihood`: t_min, divergence, prior.
 
     Returns:
         The result for the images done.
@@ -133,7 +168,11 @@ def nll_dataset(
     rule = dequantize if dequantize is not None else Uniform()
     if batch < 1:
         raise ConfigError(f"batch must be 1 or more, got {batch!r}")
-    asked = Evaluation.of(model, images, layout, rule, settings)
+    if table not in ("npz", "parquet"):
+        raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
+    if table == "parquet":
+        require("pyarrow.parquet", "parquet")  # now, and not when all is computed
+    Evaluation.of(model, images, layout, rule, settings)
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     folder = _Folder(Path(out))
@@ -141,13 +180,24 @@ def nll_dataset(
         "model": fingerprint(model),
         "images": fingerprint(images.cpu()),
         "count": len(images),
-        "dequantize": repr(rule),
+        "dequantize": fingerprint(rule),
+        "method": f"calibrated, {nodes} nodes" if method is None else fingerprint(method),
+        "frame": "estimated" if frame is None else fingerprint(frame),
         "batch": batch,
         "seed": seed,
         **layout.to_dict(),
         **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
     }
     folder.claim(config)
+    if frame is None and len(images) > 1:
+        few = images[:_FOR_FRAME]
+        frame = estimate_frame(layout.lower_edge(few) + 0.5 * layout.width)
+    chosen: Method | Backend | None = method or folder.method()
+    if chosen is None:
+        chosen = _calibrated(model, images, layout, nodes, frame, settings)
+        folder.keep_method(chosen)
+    settings = {**settings, "method": chosen, "frame": frame}
+    asked = Evaluation.of(model, images, layout, rule, settings)
     size = images[0].numel()
     seeds = range(seed, seed + len(images))
     known = asked.systematic(model, images, seeds)
@@ -171,30 +221,64 @@ def nll_dataset(
                 break
     everything = Estimates.join(done)
     result = summarize(everything, layout, size, **known)
-    _write(folder.path, result, everything, size, config)
+    told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
+    _write(folder.path, result, everything, size, table, {**told, "config": config})
     result.warn()
     return result
 
 
+def _calibrated(
+    model: Predictor,
+    images: Tensor,
+    layout: Pixels,
+    nodes: int,
+    frame: Frame | None,
+    settings: Mapping[str, Any],
+) -> FixedGrid:
+    """A grid for these images; even where the pilot fails, which must not stop the others."""
+    pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
+    x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
+    given = {key: settings[key] for key in ("t_min", "divergence") if key in settings}
+    try:
+        return calibrated_grid(model.rows(pilot), x, nodes, frame=frame, **given)
+    except NonFiniteError:
+        return FixedGrid(nodes)
+
+
 def _write(
-    path: Path, result: BitsPerDim, found: Estimates, size: int, config: dict[str, Any]
+    path: Path,
+    result: BitsPerDim,
+    found: Estimates,
+    size: int,
+    table: str,
+    more: dict[str, Any],
 ) -> None:
     unit = 1.0 / (math.log(2) * size * math.sqrt(found.nats.shape[1]))
+    columns: dict[str, Any] = {
+        "bits_per_dim": result.per_image.cpu().numpy(),
+        "stderr": unit * found.stderr.square().mean(1).sqrt().cpu().numpy(),
+        "nfe": found.nfe.cpu().numpy(),
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        bits_per_dim=result.per_image.cpu().numpy(),
-        stderr=unit * found.stderr.square().mean(1).sqrt().cpu().numpy(),
-        nfe=found.nfe.cpu().numpy(),
-    )
-    write_atomic(path / "per_image.npz", buffer.getvalue())
+    if table == "parquet":
+        parquet = require("pyarrow.parquet", "parquet")
+        parquet.write_table(require("pyarrow", "parquet").table(columns), buffer)
+    else:
+        np.savez(buffer, **columns)
+    write_atomic(path / f"per_image.{table}", buffer.getvalue())
     summary = {
-        "bits_per_dim": result.mean,
-        "stderr": result.stderr,
-        "parts": result.parts,
+        "bits_per_dim": _known(result.mean),
+        "stderr": _known(result.stderr),
+        "stderr_of_this_set": _known(result.stderr_of_this_set),
+        "parts": {name: _known(value) for name, value in result.parts.items()},
         "images": len(result.per_image),
         "nfe": float(found.nfe.double().mean()),
         "failures": result.failures,
-        "config": config,
+        **more,
     }
     write_atomic(path / "summary.json", json.dumps(summary, indent=1).encode())
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
