@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -41,7 +41,13 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Parametrization(ABC):
-    """What the raw output of a network means: one row of the table above."""
+    """What the raw output of a network means: one row of the table above.
+
+    Attributes:
+        view: the view of a `Prediction` that the raw output itself is, if it is one.
+    """
+
+    view: ClassVar[str] = ""
 
     @abstractmethod
     def coefficients(self, knot: Knot) -> Coefficients:
@@ -68,6 +74,8 @@ def _need_signal(knot: Knot, what: str) -> None:
 class PredictsEps(Parametrization):
     """The noise."""
 
+    view = "eps"
+
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""
         _need_signal(knot, "eps")
@@ -81,6 +89,8 @@ class PredictsEps(Parametrization):
 class PredictsX0(Parametrization):
     """The clean data."""
 
+    view = "x0"
+
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""
         return Coefficients(1.0 / knot.sigma, -knot.alpha / knot.sigma, 0.0, 1.0)
@@ -92,6 +102,8 @@ class PredictsX0(Parametrization):
 
 class PredictsScore(Parametrization):
     """The score, the gradient of log p_t(x)."""
+
+    view = "score"
 
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""
@@ -105,6 +117,8 @@ class PredictsScore(Parametrization):
 
 class PredictsV(Parametrization):
     """v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)."""
+
+    view = "v"
 
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""
@@ -227,7 +241,7 @@ class Prediction:
         ShapeError: for a knot of tensors that is neither of shape () nor (B, 1, ...).
     """
 
-    __slots__ = ("_coefficients", "cost", "knot", "predicts", "raw", "x")
+    __slots__ = ("cost", "knot", "predicts", "raw", "x")
 
     def __init__(
         self, x: Tensor, knot: Knot, raw: Tensor, predicts: Parametrization, cost: int = 1
@@ -235,7 +249,8 @@ class Prediction:
         if isinstance(knot.log_sigma, Tensor):
             _check_times(knot.log_sigma, x)
         self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
-        self._coefficients = predicts.coefficients(knot)
+        if knot.is_zero_snr:
+            predicts.coefficients(knot)  # raises where a network knows nothing there
 
     def mix(self, x0: Scalar, eps: Scalar) -> Tensor:
         """`x0` times the clean data plus `eps` times the noise, in one fused expression.
@@ -243,7 +258,7 @@ class Prediction:
         Every view and every one-step update is such a combination; taken together, its
         coefficients are summed in float64 before they meet a tensor.
         """
-        c = self._coefficients
+        c = self.predicts.coefficients(self.knot)
         return affine(
             x0 * c.x0_x + eps * c.eps_x, self.x, x0 * c.x0_raw + eps * c.eps_raw, self.raw
         )
@@ -251,21 +266,25 @@ class Prediction:
     @property
     def eps(self) -> Tensor:
         """Predicted noise, shape (B, *)."""
-        return self.mix(0.0, 1.0)
+        return self.raw if self.predicts.view == "eps" else self.mix(0.0, 1.0)
 
     @property
     def x0(self) -> Tensor:
         """Predicted clean data, shape (B, *)."""
-        return self.mix(1.0, 0.0)
+        return self.raw if self.predicts.view == "x0" else self.mix(1.0, 0.0)
 
     @property
     def score(self) -> Tensor:
         """Gradient of log p_t(x), -eps / sigma, shape (B, *)."""
+        if self.predicts.view == "score":
+            return self.raw
         return self.mix(0.0, -1.0 / self.knot.sigma)
 
     @property
     def v(self) -> Tensor:
         """(alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2), shape (B, *)."""
+        if self.predicts.view == "v":
+            return self.raw
         r = self.knot.radius
         return self.mix(-self.knot.sigma / r, self.knot.alpha / r)
 

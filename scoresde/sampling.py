@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from operator import index
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,8 +43,7 @@ class NonFiniteWarning(UserWarning):
     """Some samples of a batch are not finite; the others are kept."""
 
 
-@dataclass(frozen=True, eq=False)
-class StepInfo:
+class StepInfo(NamedTuple):
     """Where a run stands after `step` of `steps` steps (0: the start).
 
     Attributes:

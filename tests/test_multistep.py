@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import weakref
 from itertools import pairwise
 
 import mpmath
@@ -22,6 +23,7 @@ from scoresde import (
     Grid,
     ScoreModel,
     diagonal,
+    iterate,
     sample,
     uniform_lambda,
     uniform_t,
@@ -43,6 +45,8 @@ from scoresde.solvers.exponential import (
     SASolver,
     UniPC,
 )
+from scoresde.solvers.exponential.forms import form
+from scoresde.solvers.exponential.weights import step_weights
 
 PRESETS = {
     "DPM-Solver++(2M)": DPMSolverPP(2),
@@ -420,3 +424,58 @@ def test_no_value_is_waited_for_in_the_loop(name):
         for t, s in pairwise(grid.knots):
             x, carry = solver.step(model, x, t, s, carry, stream)
     assert bool(torch.isfinite(x).all())
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "kept"),
+    [
+        (ExponentialAB(1), 0),
+        (ExponentialAB(4), 3),
+        (UniPC(3), 3),
+        (ExponentialMultistep(4, "v", "angle", corrector=4), 4),
+        (SASolver(3, 4), 3),
+    ],
+    ids=str,
+)
+def test_no_more_is_kept_than_the_polynomial_needs(solver, kept):
+    """Of all tensors that the network returned, those of the last p - 1 knots are alive."""
+    sde, outputs = VPSDE(), []
+
+    def net(x, time):
+        out = torch.tanh(x)
+        outputs.append(weakref.ref(out))
+        return out
+
+    model = ScoreModel(net, sde, predicts=solver.prediction, time="t")
+    for info in iterate(model, solver, uniform_lambda(sde, 12), shape=(2, 3)):
+        alive = sum(ref() is not None for ref in outputs)
+        assert alive == min(info.step, kept) or info.knot.is_clean
+
+
+def test_a_corrector_is_part_of_the_rule():
+    """Predict, ask, correct, predict again, written out: two rules for two steps."""
+    sde = VPSDE()
+    grid, model, x = uniform_lambda(sde, 3, clean=False), mixture(sde), randn(4, 2)
+    solver = ExponentialMultistep(2, "x0", "lambda", corrector=2)
+    plain = ExponentialMultistep(2, "x0", "lambda")
+    r, s, t = grid.knots[:3]
+    known = {0: model(x, r).x0}
+
+    def move(start, a, b, places):
+        nodes = [(i, grid.knots[i]) for i in places]
+        weights = step_weights(
+            form("x0"), sde, a, b, nodes, coordinate="lambda", rule="exact", tau=0.0
+        )
+        moved = start * form("x0").decay(a, b, 0.0)
+        return moved + sum(w * known[i] for w, i in zip(weights, places, strict=True))
+
+    at_s = move(x, r, s, [0])
+    known[1] = model(at_s, s).x0
+    at_s = move(x, r, s, [0, 1])
+    at_t = move(at_s, s, t, [1, 0])
+    run = sample(model, solver, grid, x=x, keep=[1, 2]).trajectory
+    assert torch.equal(run[0].x, sample(model, plain, grid, x=x, keep=[1]).trajectory[0].x)
+    assert torch.allclose(run[1].x, at_t, rtol=1e-13, atol=1e-14)

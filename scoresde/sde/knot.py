@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ..scalar import Scalar, atan2, exp, hypot
@@ -51,13 +52,13 @@ class Knot(NamedTuple):
     @property
     def is_clean(self) -> bool:
         """Whether this is the noiseless end (only ever a float knot)."""
-        return isinstance(self.log_sigma, float) and self.log_sigma == float("-inf")
+        return isinstance(self.log_sigma, float) and self.log_sigma == -math.inf
 
     @property
     def is_zero_snr(self) -> bool:
         """Whether alpha = 0, so that x / alpha does not exist (only ever a float knot)."""
-        return isinstance(self.log_alpha, float) and self.log_alpha == float("-inf")
+        return isinstance(self.log_alpha, float) and self.log_alpha == -math.inf
 
 
-CLEAN = Knot(0.0, 0.0, float("-inf"))
+CLEAN = Knot(0.0, 0.0, -math.inf)
 """The end of every path: alpha = 1, sigma = 0. Only ever the last target of a solver."""
