@@ -200,6 +200,8 @@ ORDERED = {
     "eps rho 3": (ExponentialMultistep(3, "eps", "rho", start="dpm3"), 3),
     "v angle 4": (ExponentialMultistep(4, "v", "angle", start="krogstad4"), 3.85),
     "v angle 3 + 3": (ExponentialMultistep(3, "v", "angle", corrector=3, start="dpm3"), 4),
+    "v angle 4 + 2": (ExponentialMultistep(4, "v", "angle", corrector=2), 3),
+    "v angle 2 + 3": (ExponentialMultistep(2, "v", "angle", corrector=3), 3),
     "v focus 5": (ExponentialMultistep(5, "v", Focus(), start="hochbruck4"), 5),
     "DPM-Solver++(2M)": (DPMSolverPP(2), 2),
     "DPM-Solver++(3M)": (DPMSolverPP(3), 2),

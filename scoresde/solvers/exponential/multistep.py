@@ -187,7 +187,9 @@ class ExponentialMultistep(Solver):
         z = noise.increment(t, s) if plan.rule.spread else None
         values = past if plan.start is None else through(plan.start, model, kind, x, past[0])
         x = apply(plan.rule, x, values, z)
-        return x, Run(run.plans, run.done + 1, past[: max(self.values - 1, self.corrector)])
+        # A correction takes back what the last prediction added: it reaches as far as that did.
+        keep = max(self.values, self.corrector) if self.corrector else self.values - 1
+        return x, Run(run.plans, run.done + 1, past[:keep])
 
     def _started(self, grid: Grid, k: int) -> bool:
         """Whether step k is one of the start's."""
