@@ -36,7 +36,7 @@ from .likelihood import (
     log_likelihood,
     nll_dataset,
 )
-from .model import Predictor, ScoreModel, shared
+from .model import LearnedRange, Predictor, ScoreModel, shared
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
 from .prediction import Parametrization, Prediction, PredictsF
@@ -144,6 +144,7 @@ __all__ = [
     "KineticLangevin",
     "Knot",
     "Langevin",
+    "LearnedRange",
     "MomentMatched",
     "Parametrization",
     "PerSample",

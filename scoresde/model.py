@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,45 @@ class shared:  # noqa: N801 - reads as a function where it is used: bind(table=s
     value: Any
 
 
+class WithVariance(NamedTuple):
+    """What an `output` returns for a network that learned the variance of a step back too.
+
+    Attributes:
+        raw: the prediction, shape (B, *).
+        share: see `Prediction`, shape (B, *).
+    """
+
+    raw: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class LearnedRange:
+    """The `output` of networks with twice the channels: the prediction, then the variance.
+
+    The second half runs from -1 to 1 as the log of the variance runs from that of the posterior to
+    that of the forward transition: Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic
+    Models", 2021, eq. 15, in their code and in guided-diffusion, DiT and diffusers
+    ("learned_range"). `Ancestral("learned")` uses it; other solvers need no variance.
+    """
+
+    def __call__(self, out: Any) -> WithVariance:
+        """The two halves of a tensor (B, 2 C, ...), or of an object's `.sample`.
+
+        Raises:
+            ShapeError: if the channels are not two halves.
+        """
+        tensor: Tensor = _plain_output(out)
+        if tensor.ndim < 2 or tensor.shape[1] % 2:
+            raise ShapeError(
+                f"a learned variance comes in a second half of the channels, got shape "
+                f"{tuple(tensor.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the "
+                "part meant"
+            )
+        raw, variance = tensor.chunk(2, dim=1)
+        return WithVariance(raw, 0.5 * (variance + 1.0))
+
+
 class ScoreModel(nn.Module):
     """A network, the process it was trained on, and what its input and output mean.
 
@@ -61,7 +100,8 @@ class ScoreModel(nn.Module):
             "log_sigma", "c_noise", or a function of the `Knot`. None takes the process's own
             convention where it has one.
         output: a function from what the network returns to the tensor meant; by default a
-            tensor, or an object's `.sample`.
+            tensor, or an object's `.sample`. `LearnedRange()` for networks that predict their
+            variance too.
         net_dtype: dtype in which the network runs; by default that of its parameters, or of
             the state where it has none. The state is cast on the way in, the output on the way
             out; solvers never see this dtype.
@@ -77,7 +117,7 @@ class ScoreModel(nn.Module):
         *,
         predicts: str | Parametrization = "eps",
         time: str | TimeInput | None = None,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Callable[[Any], Tensor | WithVariance] | None = None,
         net_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -110,7 +150,7 @@ class ScoreModel(nn.Module):
         *,
         predicts: str | Parametrization = "eps",
         time: str | TimeInput | None = None,
-        output: Callable[[Any], Tensor] | None = None,
+        output: Callable[[Any], Tensor | WithVariance] | None = None,
         net_dtype: torch.dtype | None = None,
     ) -> ScoreModel:
         """A DDPM network with its table of betas, told the real-valued index by default."""
@@ -191,7 +231,8 @@ class ScoreModel(nn.Module):
             name: self._condition(name, value, x) for name, value in self.conditions.items()
         }
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
-        out = self.output(self.net(inputs, self._time_tensor(knot, x, dtype), **conditions))
+        made = self.output(self.net(inputs, self._time_tensor(knot, x, dtype), **conditions))
+        out, share = made if isinstance(made, WithVariance) else (made, None)
         if not isinstance(out, Tensor):
             raise DtypeError(
                 f"the network returned {type(out).__name__}, not a tensor; write "
@@ -201,9 +242,9 @@ class ScoreModel(nn.Module):
             raise ShapeError(
                 f"the network returned shape {tuple(out.shape)} for a state of shape "
                 f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the part "
-                "meant (out[:, :3] where a network predicts its variance too)"
+                "meant (LearnedRange() where a network predicts its variance too)"
             )
-        return Prediction(x, knot, out.to(x.dtype), self.predicts)
+        return Prediction(x, knot, out.to(x.dtype), self.predicts, share=share)
 
     def score(self, x: Tensor, t: Scalar) -> Tensor:
         """The score -eps / sigma at x, shape (B, *); t is a float or a tensor (B,)."""

@@ -36,11 +36,16 @@ SOLVERS: Mapping[str, str] = MappingProxyType(
         "DDIM": "scoresde.solvers:DDIM",
         "Heun": "scoresde.solvers:Heun",
         "ProbabilityFlow": "scoresde.solvers:ProbabilityFlow",
+        "AnalyticDPM": "scoresde.solvers.analytic_dpm:AnalyticDPM",
         "ERSDE": "scoresde.solvers.er_sde:ERSDE",
         "DPMSolverPP2SAncestral": "scoresde.solvers.dpmpp_ancestral:DPMSolverPP2SAncestral",
         "TorchSDE": "scoresde.solvers.torchsde_solver:TorchSDE",
         "DPMSolverAdaptive": "scoresde.solvers.dpm_adaptive:DPMSolverAdaptive",
         "GottaGoFast": "scoresde.solvers.gotta_go_fast:GottaGoFast",
+        **{
+            name: f"scoresde.solvers.seeds:{name}"
+            for name in ("SEEDS2", "SEEDS3", "StochasticHeun", "DPMSolverPPSDE")
+        },
         "ExponentialMultistep": "scoresde.solvers.exponential:ExponentialMultistep",
         "ExponentialRK": "scoresde.solvers.exponential.single_step:ExponentialRK",
         **{

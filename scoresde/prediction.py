@@ -236,19 +236,29 @@ class Prediction:
         raw: the network's output, shape (B, *).
         predicts: what `raw` means.
         cost: network evaluations per sample that it took (2 under guidance).
+        share: for networks that learned the variance of a step back, shape (B, *): where its log
+            lies between that of the posterior (0) and that of the forward transition (1); else
+            None.
 
     Raises:
         ShapeError: for a knot of tensors that is neither of shape () nor (B, 1, ...).
     """
 
-    __slots__ = ("cost", "knot", "predicts", "raw", "x")
+    __slots__ = ("cost", "knot", "predicts", "raw", "share", "x")
 
     def __init__(
-        self, x: Tensor, knot: Knot, raw: Tensor, predicts: Parametrization, cost: int = 1
+        self,
+        x: Tensor,
+        knot: Knot,
+        raw: Tensor,
+        predicts: Parametrization,
+        cost: int = 1,
+        share: Tensor | None = None,
     ) -> None:
         if isinstance(knot.log_sigma, Tensor):
             _check_times(knot.log_sigma, x)
         self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
+        self.share = share
         if knot.is_zero_snr:
             predicts.coefficients(knot)  # raises where a network knows nothing there
 
@@ -295,5 +305,5 @@ class Prediction:
     def replace(self, raw: Tensor, cost: int | None = None) -> Prediction:
         """The same state, time and meaning with another output, for wrappers."""
         return Prediction(
-            self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost
+            self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost, self.share
         )

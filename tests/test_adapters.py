@@ -10,9 +10,10 @@ from scoresde.adapters.diffusers import from_diffusers
 from scoresde.errors import CheckpointError, ConfigError, ScoreSDEError, ShapeError, ZeroSNRError
 from scoresde.grid import from_times, leading, trailing
 from scoresde.guidance import CFG
+from scoresde.noise import Predrawn
 from scoresde.sampling import sample
 from scoresde.sde import DiscreteVPSDE, FlowSDE
-from scoresde.solvers import DDIM
+from scoresde.solvers import DDIM, Ancestral
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -146,11 +147,44 @@ def test_flow_matching_euler_is_ddim_on_the_line():
     assert torch.allclose(got.x, theirs, atol=1e-4)
 
 
-def test_learned_variance_is_dropped():
+def test_a_learned_variance_is_used_as_their_scheduler_does():
     net = unet(out_channels=6)
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    model = from_diffusers(net, exact_table(scheduler))
+    x, seven = state(), torch.Generator()
+    both = net(x, 300.0).sample
+    prediction = model(x, model.sde.at(300.0))
+    assert torch.equal(prediction.raw, both[:, :3])
+    for t in (1, 300, 999):
+        theirs = scheduler.step(net(x, t).sample, t, x, generator=seven.manual_seed(7))
+        z = torch.randn(x.shape, generator=seven.manual_seed(7), dtype=x.dtype)
+        grid = from_times(model.sde, [t, t - 1], clean=False)
+        ours = sample(model, Ancestral("learned"), grid, x=x, noise=Predrawn((z,))).x
+        assert torch.allclose(ours, theirs.prev_sample, rtol=1e-10, atol=1e-10), t
+        fixed = sample(model, Ancestral("forward"), grid, x=x, noise=Predrawn((z,))).x
+        assert float((fixed - ours).abs().max()) > 1e-6
+    assert torch.equal(
+        from_diffusers(net, diffusers.DDPMScheduler(variance_type="learned"))(
+            x, model.sde.at(3)
+        ).raw,
+        net(x, 3.0).sample[:, :3],
+    )
+
+
+def test_a_learned_variance_under_guidance_is_the_conditional_ones():
+    net = unet(out_channels=6, num_class_embeds=11)
     model = from_diffusers(net, diffusers.DDPMScheduler(variance_type="learned_range"))
-    raw = model(state(), model.sde.at(300.0)).raw
-    assert torch.equal(raw, net(state(), 300.0).sample[:, :3])
+    x, knot, labels = state(), model.sde.at(400.0), torch.tensor([3, 7])
+    for batched in (True, False):
+        guided = CFG(
+            model, cond={"class_labels": labels}, uncond={"class_labels": 10}, scale=3.0,
+            batched=batched,
+        )  # fmt: skip
+        share = 0.5 * (net(x, 400.0, labels).sample[:, 3:] + 1)
+        assert torch.allclose(guided(x, knot).share, share, atol=1e-13)
+
+
+def test_a_network_with_odd_channels_is_told_what_to_write():
     odd = from_diffusers(unet(out_channels=5), diffusers.DDPMScheduler())
     with pytest.raises(ShapeError, match=r"output=lambda"):
         odd(state(), odd.sde.at(300.0))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import scoresde.solvers
-from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE
+from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE, names
 from scoresde.errors import ContractError
 from scoresde.scalar import affine, sqrt
 from scoresde.solvers import (
@@ -75,6 +75,11 @@ def test_weights_for_even_steps_lose_their_order_on_uneven_ones(solver):
 def test_the_list_is_not_empty():
     kinds = {type(solver) for solver in _default_solvers()}
     assert {DDIM, EulerMaruyama, Heun, PredictorCorrector, ProbabilityFlow} <= kinds
+
+
+def test_every_solver_has_its_name_on_the_command_line():
+    made = {type(solver).__name__ for solver in _default_solvers()}
+    assert made <= set(names.SOLVERS)
 
 
 # -- planted defects -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from stochastic_truth import (
     FinePath,
     Given,
     LinearModel,
+    affine_map,
     follow,
     follow_gaussian,
     lambda_grid,
@@ -330,6 +331,40 @@ def test_the_optimal_variance_is_exact_for_isotropic_gaussian_data(sde, n):
     energies = tuple(k.sigma**2 / v for k, v in zip(grid.knots, p, strict=True))
     solver = AnalyticDPM(tuple(k.lam for k in grid.knots), energies)
     assert output_moments(solver, grid) == pytest.approx(true_moments(grid.knots[-1]), rel=1e-9)
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_right_learned_variance_is_exact_for_isotropic_gaussian_data(sde, n):
+    """The variance of x_s given x_t is known for Gaussian data, and so is its share."""
+    grid = lambda_grid(sde, n)
+    following = dict(pairwise(grid.knots))
+
+    class Knows(LinearModel):
+        def __call__(self, x, t):
+            s = following[t]
+            prediction = super().__call__(x, t)
+            p = [k.alpha**2 * 0.25 + k.sigma**2 for k in (s, t)]
+            large = sde.transition(s, t)[1]
+            small = large * s.sigma / t.sigma
+            optimal = p[0] * large**2 / p[1]  # of a Gaussian: p_s - (a p_s)^2 / p_t
+            share = math.log(math.sqrt(optimal) / small) / math.log(large / small)
+            prediction.share = torch.full_like(x, share)
+            return prediction
+
+    c, a, b = affine_map(Knows(sde), Ancestral("learned"), grid)
+    mean, variance = true_moments(grid.knots[0])
+    moments = c + a * mean, a * a * variance + float(b.square().sum())
+    assert moments == pytest.approx(true_moments(grid.knots[-1]), rel=1e-9)
+    with pytest.raises(ConfigError, match="LearnedRange"):
+        sample(LinearModel(sde), Ancestral("learned"), grid, shape=(2, 1))
+
+
+@pytest.mark.parametrize("sde", PROCESSES, ids=IDS)
+def test_without_energies_those_of_gaussian_data_are_used(sde):
+    grid = lambda_grid(sde, 3)
+    moments = output_moments(AnalyticDPM(data_std=0.5), grid)
+    assert moments == pytest.approx(true_moments(grid.knots[-1]), rel=1e-9)
 
 
 def test_the_energy_is_estimated_from_data():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, require, unknown_name
-from ..model import ScoreModel
+from ..model import LearnedRange, ScoreModel, WithVariance
 from ..sde import DiscreteVPSDE, FlowSDE
 from ..time_input import TimeInput, scaled
 
@@ -39,8 +40,8 @@ def from_diffusers(
     a `FlowSDE` and a network that is told `num_train_timesteps` times t. Conditions are bound
     under the names of the network's own arguments: `.bind(class_labels=labels)`.
 
-    Where the network has twice as many output channels as input channels, the second half is a
-    learned variance and is dropped.
+    Where the network has twice as many output channels as input channels, the second half is its
+    learned variance, for `Ancestral("learned")`.
 
     Args:
         unet: the network; or a folder that diffusers wrote, of a pipeline (`unet/` or
@@ -70,13 +71,17 @@ def from_diffusers(
     if config.get("time_embedding_type") == "learned":
         time = "index"  # an embedding table takes whole numbers only
     channels = int(config.get("in_channels", 0))
-    learned_variance = channels > 0 and config.get("out_channels") == 2 * channels
+    output: Callable[[Any], Tensor | WithVariance] | None = None
+    if channels > 0 and config.get("out_channels") == 2 * channels:
+        # "learned" is a variance itself, in units of the scheduler's own steps.
+        own = getattr(scheduler, "config", {}).get("variance_type") == "learned"
+        output = FirstChannels(channels) if own else LearnedRange()
     return ScoreModel(
         unet,
         sde,
         predicts=predicts,
         time=time,
-        output=FirstChannels(channels) if learned_variance else None,
+        output=output,
         net_dtype=net_dtype,
     )
 

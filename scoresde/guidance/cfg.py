@@ -131,9 +131,12 @@ class CFG:
         elif len(x) == self._batch:
             both = self._calls[0](torch.cat([x, x]), Knot(*map(_twice, knot)))
             cond, uncond = (
-                Prediction(x, knot, raw, both.predicts, both.cost)
-                for raw in (both.raw[: len(x)], both.raw[len(x) :])
-            )
+                Prediction(
+                    x, knot, both.raw[part], both.predicts, both.cost,
+                    None if both.share is None else both.share[part],
+                )
+                for part in (slice(len(x)), slice(len(x), None))
+            )  # fmt: skip
         else:
             raise ShapeError(
                 f"the conditions under guidance are {self._batch} rows, the state has {len(x)}; "
@@ -143,7 +146,9 @@ class CFG:
         if cond.predicts != uncond.predicts:
             raw = uncond.predicts.target(cond.x0, cond.eps, knot)
         mixed = affine(self.scale, raw, 1.0 - self.scale, uncond.raw)
-        return uncond.replace(mixed, cost=cond.cost + uncond.cost)
+        # A variance is the conditional network's, as in GLIDE and DiT: it is no score to be mixed.
+        cost = cond.cost + uncond.cost
+        return Prediction(x, knot, mixed, uncond.predicts, cost, cond.share)
 
 
 def _twice(value: Any) -> Any:

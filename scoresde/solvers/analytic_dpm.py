@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,19 +32,24 @@ class AnalyticDPM(Solver):
     Gaussian data; order 1 (weak and strong) otherwise. One evaluation a step; the step to
     sigma = 0 follows `last_step`.
 
+    G is a property of data and network: `AnalyticDPM.estimate` finds it. Without, it is that of
+    Gaussian data, rho^2 / (rho^2 + data_std^2).
+
     Attributes:
         lams: half log-SNRs, ascending, at which G is known; between them it is interpolated.
-        energies: G there, in [0, 1]; `AnalyticDPM.estimate` finds it.
+        energies: G there, in [0, 1].
+        data_std: deviation of the data, per coordinate, where G is not given.
     """
 
-    lams: tuple[float, ...]
-    energies: tuple[float, ...]
+    lams: tuple[float, ...] = ()
+    energies: tuple[float, ...] = ()
+    data_std: float = 0.5
 
     order = 1
     stochastic = True
 
     def __post_init__(self) -> None:
-        if len(self.lams) != len(self.energies) or not self.lams:
+        if len(self.lams) != len(self.energies):
             raise ConfigError(
                 f"need one energy a half log-SNR, got {len(self.energies)} and {len(self.lams)}; "
                 "write AnalyticDPM.estimate(model, x0, grid)"
@@ -52,6 +58,8 @@ class AnalyticDPM(Solver):
             raise ConfigError("half log-SNRs must ascend")
         if any(not 0 <= energy <= 1 for energy in self.energies):
             raise ConfigError(f"energies must lie in [0, 1], got {self.energies}")
+        if not 0 < self.data_std < math.inf:
+            raise ConfigError(f"data_std must be positive, got {self.data_std!r}")
 
     @classmethod
     def estimate(cls, model: Predictor, x0: Tensor, grid: Grid, *, seed: int = 0) -> AnalyticDPM:
@@ -80,7 +88,11 @@ class AnalyticDPM(Solver):
             return to_clean(model, prediction), None
         mean = prediction.mix(s.alpha, s.sigma * exp(t.lam - s.lam))
         lost = -expm1(2.0 * (t.lam - s.lam))  # 1 - q^2
-        energy = float(np.interp(float(t.lam), self.lams, self.energies))
-        unknown = (s.alpha * t.rho * lost) ** 2 * (1.0 - energy)
+        unknown = (s.alpha * t.rho * lost) ** 2 * (1.0 - self._energy(t))
         deviation = sqrt(s.sigma * s.sigma * lost + unknown)
         return affine(1.0, mean, deviation, noise.increment(t, s)), None
+
+    def _energy(self, t: Knot) -> float:
+        if self.lams:
+            return float(np.interp(float(t.lam), self.lams, self.energies))
+        return 1.0 / (1.0 + (self.data_std / float(t.rho)) ** 2)

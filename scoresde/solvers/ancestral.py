@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import unknown_name
+from ..errors import ConfigError, unknown_name
 from ..model import Predictor
 from ..noise import NoiseStream
-from ..scalar import affine, exp, expm1, sqrt
+from ..scalar import affine, exp, expm1, log, sqrt
 from ..sde.knot import Knot
 from .base import Carry, Solver
 
-_VARIANCES = ("posterior", "forward")
+_VARIANCES = ("posterior", "forward", "learned")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,14 @@ class Ancestral(Solver):
     - "posterior": b sigma_s / sigma_t, their beta-tilde, right where the data are one point. The
       step is then `DDIM(eta=1)`, and with x0 constant the exact solution of the reverse SDE.
     - "forward": b, their beta, right where the data are N(0, I) and the process keeps variance.
+    - "learned": between the two in the logarithm, for each coordinate as the network says. Nichol &
+      Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, eq. 15; needs a network
+      with a second output, such as `ScoreModel(..., output=LearnedRange())`.
 
     The last step, to sigma = 0, returns x0. Strong and weak order 1; one evaluation a step.
 
     Attributes:
-        variance: "posterior" or "forward".
+        variance: "posterior", "forward" or "learned".
     """
 
     variance: str = "posterior"
@@ -55,8 +58,15 @@ class Ancestral(Solver):
         if s.is_clean:
             return prediction.x0, None
         mean = prediction.mix(s.alpha, s.sigma * exp(t.lam - s.lam))
-        if self.variance == "posterior":
-            deviation = s.sigma * sqrt(-expm1(2.0 * (t.lam - s.lam)))
-        else:
-            deviation = model.sde.transition(s, t)[1]
-        return affine(1.0, mean, deviation, noise.increment(t, s)), None
+        small = s.sigma * sqrt(-expm1(2.0 * (t.lam - s.lam)))
+        large = model.sde.transition(s, t)[1]
+        z = noise.increment(t, s)
+        if self.variance == "learned":
+            if prediction.share is None:
+                raise ConfigError(
+                    "this model says nothing of its variance; write "
+                    "ScoreModel(..., output=LearnedRange()) for a network with twice the channels, "
+                    "or Ancestral('posterior')"
+                )
+            z = z * (prediction.share * log(large / small)).exp()
+        return affine(1.0, mean, large if self.variance == "forward" else small, z), None
