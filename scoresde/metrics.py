@@ -299,15 +299,18 @@ def bootstrap(
     return Estimate(value, float(found.low), float(found.high))
 
 
-def error_ratio(x: Tensor, other: Tensor, reference: Tensor, *, seed: int = 0) -> Estimate:
-    """RMS endpoint error of x over that of `other`, from the same starts, with a paired interval.
+def error_ratio(
+    x: Tensor, other: Tensor, reference: Tensor, *, statistic: str = "rms", seed: int = 0
+) -> Estimate:
+    """Endpoint error of x over that of `other`, from the same starts, with a paired interval.
 
-    The difference is significant where the interval leaves 1 out.
+    The difference is significant where the interval leaves 1 out. `statistic` is "rms" or "median".
     """
     a, b = (endpoint_errors(z, reference).numpy() for z in (x, other))
+    of = _rms if statistic == "rms" else np.median
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
-        return _rms(a, axis=axis) / _rms(b, axis=axis)
+        return of(a, axis=axis) / of(b, axis=axis)
 
     return bootstrap(ratio, a, b, seed=seed)
 

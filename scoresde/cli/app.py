@@ -242,20 +242,30 @@ def bench(
 @app.command(
     epilog=_examples(
         "scoresde tune ring8 --nfe 10 --dtype float64 --out grid.json",
-        "scoresde tune mnist --nfe 8 --starts 16 --held-out 32 --out grid.json",
+        "scoresde tune mnist --nfe 8 --solver UniPC --out grid.json",
         "scoresde sample mnist --nfe 8 --grid grid.json --out tuned",
     )
 )
 def tune(
     model: Model,
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    solver: Annotated[str, typer.Option(help="A deterministic solver.")] = "recommended",
+    solver: Annotated[
+        str, typer.Option(help="Its grid is tuned; `recommended`: the solver is chosen as well.")
+    ] = "recommended",
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
-    starts: Annotated[int, typer.Option(min=2, help="Starts to tune on.")] = 64,
+    starts: Annotated[
+        int | None,
+        typer.Option(min=2, help="Starts to tune on.", show_default="256; closed forms: 2048 up"),
+    ] = None,
     held_out: Annotated[
-        int, typer.Option(min=2, help="Starts to choose on, and to state the gain on.")
-    ] = 128,
-    rounds: Annotated[int, typer.Option(min=0, help="Gauss-Newton steps.")] = 6,
+        int | None,
+        typer.Option(
+            min=2,
+            help="Starts to choose on, and to state the gain on.",
+            show_default="half as many",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=0, help="Jacobians for each finalist.")] = 4,
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",

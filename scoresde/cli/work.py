@@ -200,8 +200,8 @@ def tune(
     out: Path,
     solver: str,
     nfe: int,
-    starts: int,
-    held_out: int,
+    starts: int | None,
+    held_out: int | None,
     rounds: int,
     seed: int,
     dtype: str,
@@ -259,26 +259,22 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int) -> tuple[Solver,
 
     Solvers that choose their own steps get a grid that goes down at once.
     """
-    sde = model.sde
-    if names.is_pair(solver):
+    sde, both = model.sde, names.is_pair(solver)
+    if grid.endswith(".json"):
+        rule, knots = tuning.load(grid, model, None if both else names.solver(solver))
+    elif both:
         rule, knots = names.pair(solver)(sde, nfe)
         if grid:
-            knots = _load_or_make(grid, rule, model, nfe)
+            knots = grid_for(rule, names.grid(grid), sde, nfe)
     else:
         rule = names.solver(solver)
         if rule.evals(uniform_lambda(sde, 4)) is None:
             return rule, uniform_lambda(sde, 2)
-        knots = _load_or_make(grid or "uniform_lambda", rule, model, nfe)
+        knots = grid_for(rule, names.grid(grid or "uniform_lambda"), sde, nfe)
     cost = evaluations(rule, knots)
     if cost != nfe:
         print(f"{solver} takes {cost} evaluations on this grid, the nearest to {nfe}")
     return rule, knots
-
-
-def _load_or_make(spec: str, solver: Solver, model: Predictor, nfe: int) -> Grid:
-    if spec.endswith(".json"):
-        return tuning.load(spec, model, solver)
-    return grid_for(solver, names.grid(spec), model.sde, nfe)
 
 
 def event_shape(text: str, found: models.Named) -> tuple[int, ...]:

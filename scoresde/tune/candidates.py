@@ -1,0 +1,99 @@
+"""What is tried first, and the ways in which a candidate can be moved."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..coordinate import Focus
+from ..grid import Grid, karras, uniform_lambda, uniform_t
+from ..sde import CLEAN, SDE
+from ..solvers.base import Solver
+from ..solvers.exponential import ExponentialMultistep
+from .trial import Candidate
+
+Array = NDArray[np.float64]
+
+_ENDS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25)  # rho of the last knot before sigma = 0
+_CONTROLS = 12
+_SHORT = 15  # steps below which high orders do not pay
+
+
+def stock_grids(sde: SDE, steps: int) -> dict[str, Grid]:
+    """Hand-made grids that end at several noise levels."""
+    found = {"uniform_t": uniform_t(sde, steps)}
+    makers: dict[str, Callable[..., Grid]] = {
+        "uniform_lambda": uniform_lambda,
+        "karras": karras,
+        "uniform_t": uniform_t,
+    }
+    for rho in _ENDS:
+        end = float(sde.at_lambda(-math.log(rho)).t)
+        if sde.t_min < end < sde.t_max:
+            for name, maker in makers.items():
+                found[f"{name} down to rho = {rho:g}"] = maker(sde, steps, t_min=end)
+    return found
+
+
+def families(default: Solver, steps: int) -> list[Solver]:
+    """Multistep rules of several orders in several prediction variables, the default first."""
+    scale = getattr(default, "coordinate", None)
+    scale = scale if isinstance(scale, Focus) else Focus()
+    pairs = [(2, 0), (3, 0), (4, 0), (3, 3)] if steps < _SHORT else [(4, 0), (3, 3), (4, 4), (5, 5)]
+    found: list[Solver] = [default]
+    for prediction in ("v", "x0", "eps"):
+        for values, corrector in pairs:
+            rule = ExponentialMultistep(values, prediction, scale, corrector=corrector)
+            if rule not in found:
+                found.append(rule)
+    return found
+
+
+class Motion:
+    """A candidate as a point of a space: parameters are logarithms, all 0 at the candidate itself.
+
+    Gaps between knots in log(rho) are multiplied by exp of a piecewise linear function of at most
+    12 controls, so that knots cannot cross and a long grid keeps its fine structure. With `free`,
+    centre, width and floor of a solver's `Focus` move as well.
+    """
+
+    def __init__(self, base: Candidate, *, free: bool) -> None:
+        self.base = base
+        self._sde, knots = base.grid.sde, base.grid.knots
+        self._first = knots[0]
+        lams = [float(knot.lam) for knot in knots[:-1]]
+        if self._first.is_zero_snr:
+            lams[0] = lams[1] - 1.0
+        self._lam, self._gaps = lams[0], np.diff(lams)
+        self._controls = min(len(self._gaps), _CONTROLS)
+        self._focus: Focus | None = None
+        if free and isinstance(base.solver, ExponentialMultistep):
+            scale = base.solver.coordinate
+            self._focus = scale if isinstance(scale, Focus) else None
+
+    @property
+    def start(self) -> Array:
+        """The parameters of the candidate itself."""
+        return np.zeros(self._controls + (3 if self._focus else 0))
+
+    def __call__(self, theta: Array) -> Candidate:
+        """The candidate at parameters theta."""
+        controls, rest = theta[: self._controls], theta[self._controls :]
+        places = np.linspace(0, len(self._gaps) - 1, self._controls)
+        factors = np.interp(np.arange(len(self._gaps)), places, controls)
+        gaps = self._gaps * np.exp(np.clip(factors, -6, 6))
+        end = float(self._sde.at(self._sde.t_min).lam)
+        if (total := gaps.sum()) > end - self._lam:  # would pass t_min
+            gaps *= (end - self._lam) / total
+        lams = np.minimum(self._lam + np.cumsum(gaps), end)
+        inner = [self._sde.at_lambda(float(lam)) for lam in lams]
+        solver = self.base.solver
+        if self._focus is not None and isinstance(solver, ExponentialMultistep):
+            old = np.log([self._focus.centre, self._focus.width, self._focus.floor])
+            centre, width, floor = np.exp(np.clip(old + rest, -7, 7)).tolist()
+            solver = dataclasses.replace(solver, coordinate=Focus(centre, width, floor))
+        return Candidate(self.base.name, solver, Grid(self._sde, (self._first, *inner, CLEAN)))

@@ -1,0 +1,112 @@
+"""What tuning finds, and the small file that keeps it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import names
+from ..errors import CheckpointError, ConfigError
+from ..grid import Grid, from_times
+from ..identity import fingerprint
+from ..jobs import write_atomic
+from ..metrics import Estimate
+from ..model import Predictor
+from ..sde import from_dict as sde_from_dict
+from ..solvers.base import Solver
+
+_FORMAT = 2
+
+
+class TunedGridWarning(UserWarning):
+    """A grid that was tuned to another model or solver."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A solver with its grid, what they were tuned to, and what that gained.
+
+    Attributes:
+        solver: the solver.
+        grid: the grid.
+        model: fingerprint of the model.
+        nfe: evaluations a sample that it takes.
+        source: which candidate it is.
+        measure: what was made small, "RMS endpoint error" or "KL bound".
+        error: the measure, on starts that took no part.
+        ratio: `error` over that of the default solver and grid, with a paired interval.
+        typical: the same for the median endpoint error; None for a KL bound.
+        cost: evaluations of one sample that the search took, reference included.
+    """
+
+    solver: Solver
+    grid: Grid
+    model: str
+    nfe: int
+    source: str
+    measure: str
+    error: float
+    ratio: Estimate
+    typical: Estimate | None
+    cost: int
+
+    def save(self, path: str | Path) -> None:
+        """Write a small JSON file that `load` reads."""
+        data = {
+            "scoresde_grid": _FORMAT,
+            **self.grid.to_dict(),
+            "solver": names.describe(self.solver),
+            "model": self.model,
+            "nfe": self.nfe,
+            "source": self.source,
+            "measure": self.measure,
+            "error": self.error,
+            "ratio": list(self.ratio),
+            "typical": None if self.typical is None else list(self.typical),
+            "cost": self.cost,
+        }
+        write_atomic(Path(path), json.dumps(data, indent=1).encode())
+
+    def __str__(self) -> str:
+        typical = "" if self.typical is None else f"; median {self.typical}"
+        return (
+            f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations "
+            f"({self.source}): {self.measure} {self.error:.3g}, {self.ratio} of the default's"
+            f"{typical}"
+        )
+
+
+def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tuple[Solver, Grid]:
+    """The solver and the grid in a file of `Tuned.save`: `sample(model, *load(path, model), ...)`.
+
+    Args:
+        path: the file.
+        model: what they will be used with. Warns where they were tuned to another one.
+        solver: to be used on the grid instead of the file's own. Warns where it differs.
+
+    Raises:
+        CheckpointError: for a file that is not such a grid.
+        ConfigError: for one of another process.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        if data["scoresde_grid"] != _FORMAT:
+            raise ValueError(f"format {data['scoresde_grid']!r}, this version reads {_FORMAT}")
+        grid = from_times(sde_from_dict(data["sde"]), data["times"], clean=data["clean"])
+        theirs = {"model": data["model"], "solver": data["solver"]}
+        own = names.solver(data["solver"]) if solver is None else solver
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a tuned grid: {error!r}") from error
+    if grid.sde != model.sde:
+        raise ConfigError(f"{path} is a grid of {grid.sde!r}, the model's process is {model.sde!r}")
+    mine = {"model": fingerprint(model), "solver": names.describe(own)}
+    for what, value in mine.items():
+        if theirs[what] != value:
+            warnings.warn(
+                f"{path} was tuned to {what} {theirs[what]}, and is used with {value}",
+                TunedGridWarning,
+                stacklevel=2,
+            )
+    return own, grid

@@ -1,0 +1,215 @@
+"""The search for the best candidate, from stock grids to starts that decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import names
+from ..bench.budget import grid_for
+from ..errors import ConfigError
+from ..grid import Grid, uniform_lambda
+from ..identity import fingerprint
+from ..metrics import endpoint_errors, error_ratio
+from ..model import Predictor
+from ..noise import SampleSeeds
+from ..recommended import recommended
+from ..sampling import sample
+from ..sde import SDE
+from ..solvers.base import Solver
+from ..solvers.relay import evaluations
+from .candidates import Motion, families, stock_grids
+from .path import equidistributed, shortest
+from .pilot import Pilot
+from .refine import refine
+from .result import Tuned
+from .trial import Candidate, Trial
+
+_PILOTS = 16
+_SEMIFINALISTS, _FINALISTS = 6, 2
+_NEGLIGIBLE = 0.02  # error of the reference, in units of the default's
+
+
+def tune(
+    model: Predictor,
+    solver: Solver | str,
+    nfe: int,
+    *,
+    shape: Sequence[int] | None = None,
+    starts: int | None = None,
+    held_out: int | None = None,
+    first_seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    rounds: int = 4,
+) -> Tuned:
+    """Find the grid on which a solver makes the smallest endpoint error at a budget.
+
+    Args:
+        model: what predicts.
+        solver: a solver, or its name. With "recommended", the solver is chosen as well: order,
+            corrector, prediction variable and coordinate; the default that the gain is stated
+            against is then the recommended solver on its own grid.
+        nfe: the budget; the nearest that the solver can meet is taken.
+        shape: of one sample; that of a closed-form model by default.
+        starts: starts to tune on, of which those with large errors are used most; 256 by default,
+            and 4,096 (2,048 above 256 dimensions) for a closed-form model.
+        held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
+            default.
+        first_seed: first of the seeds of all starts.
+        dtype: of the state.
+        rounds: Jacobians for each of the finalists; 0 leaves all candidates as they are.
+
+    Raises:
+        ConfigError: for a stochastic solver, or one that chooses its own steps.
+    """
+    rule, default = _default(model.sde, solver, nfe)
+    if default.steps < 2:
+        raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
+    closed: Sequence[int] = getattr(model, "event_shape", ())
+    event = tuple(closed if shape is None else shape)
+    if not event:
+        raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
+    if starts is None:
+        starts = 256 if not closed else 4096 if math.prod(event) <= 256 else 2048
+    held_out = starts // 2 if held_out is None else held_out
+    total = starts + 2 * held_out
+    seeds = SampleSeeds(tuple(range(first_seed, first_seed + total)))
+    x = model.sde.prior_sample(seeds.open((total, *event), dtype))
+    pilot = Pilot(model, x[:_PILOTS], min(max(48, 4 * default.steps), 160))
+    base = Candidate("default", rule, default)
+    reference, cost = _reference(model, base, x)
+    ends = (0, starts, starts + held_out, total)
+    drawn, choose, test = (
+        Trial(model, x[a:b], reference[a:b], torch.ones(b - a, dtype=torch.float64))
+        for a, b in pairwise(ends)
+    )
+    free = solver == "recommended"
+    screened = _screen(drawn.subset(max(starts // 4, 16)), base, pilot, free=free)
+    train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
+    candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
+    best, stock = _decide(choose, candidates), test.run(*base[1:])
+    chosen = test.run(best.solver, best.grid)
+    return Tuned(
+        solver=best.solver,
+        grid=best.grid,
+        model=fingerprint(model),
+        nfe=evaluations(best.solver, best.grid) or nfe,
+        source=best.name,
+        measure="RMS endpoint error",
+        error=float(endpoint_errors(chosen, test.reference).square().mean().sqrt()),
+        ratio=error_ratio(chosen, stock, test.reference),
+        typical=error_ratio(chosen, stock, test.reference, statistic="median"),
+        cost=cost + pilot.cost + sum(part.cost for part in (drawn, train, choose, test)),
+    )
+
+
+def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
+    if isinstance(solver, str) and names.is_pair(solver):
+        rule, grid = names.pair(solver)(sde, nfe)
+    else:
+        rule = names.solver(solver) if isinstance(solver, str) else solver
+        grid = grid_for(rule, uniform_lambda, sde, nfe)
+    if rule.stochastic:
+        raise ConfigError(
+            f"{rule!r} draws noise, so it has no endpoint errors; tune its deterministic form"
+        )
+    return rule, grid
+
+
+def _reference(model: Predictor, base: Candidate, x: Tensor) -> tuple[Tensor, int]:
+    """Endpoints of all starts in float64, and what they cost, by the recommended solver.
+
+    Its steps are doubled until that changes endpoints by far less than the default's error is.
+    """
+    few = x[:32].to(torch.float64)
+    steps, cost = max(2 * base.grid.steps, 20), base.grid.steps * len(few)
+    found = sample(model, base.solver, base.grid, x=few).x
+    coarse = sample(model, *recommended(model.sde, steps), x=few).x
+    while True:
+        cost += steps * len(few)
+        steps *= 2
+        fine = sample(model, *recommended(model.sde, steps), x=few).x
+        gap, error = (endpoint_errors(z, fine).square().mean().sqrt() for z in (coarse, found))
+        if gap <= _NEGLIGIBLE * error or steps >= 1000:
+            break
+        coarse = fine
+    trial = Trial(model, x.to(torch.float64), x, torch.ones(len(x)))
+    return trial.run(*recommended(model.sde, steps)), cost + steps * len(few) + trial.cost
+
+
+def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[Candidate]:
+    """Rules on the best of their grids, or the one rule on all grids; the best first."""
+    sde, steps = base.grid.sde, base.grid.steps
+    longest = min(len(pilot.knots) - 2, max(16, 4 * len(pilot.knots) // steps))
+    table, last = pilot.errors(base.solver, longest)
+    grids = {
+        "default": base.grid,
+        "equidistributed": pilot.grid(equidistributed(table, steps, base.solver.order)),
+        "shortest path": pilot.grid(shortest(table, last, steps)),
+    }
+    rules = [base.solver]
+    if free:
+        rules = families(base.solver, steps)
+    else:
+        grids |= stock_grids(sde, steps)
+    rated: list[tuple[float, Candidate]] = []
+    for rule in rules:
+        options = [Candidate(name, rule, grid) for name, grid in grids.items()]
+        values = [(trial.objective(trial.errors(option)), option) for option in options]
+        rated += [min(values, key=_value)] if free else values
+    return [option for _, option in sorted(rated, key=_value)]
+
+
+def _value(rated: tuple[float, Candidate]) -> float:
+    return rated[0]
+
+
+def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial:
+    """`count` of the starts, taken with probability in proportion to their errors (and not to them
+    alone), each with the weight 1 / probability: the few that rule the RMS are among them.
+    """
+    size = torch.zeros(len(drawn.x), dtype=torch.float64)
+    for candidate in candidates:
+        square = drawn.errors(candidate).square().sum(1)
+        size += square / square.mean()
+    share = 0.5 + (size / len(candidates)).sqrt()
+    probability = share * (count / share.sum())
+    for _ in range(20):  # none is taken twice
+        probability = probability.clamp(max=1.0)
+        probability = probability * (count / probability.sum())
+    ends = probability.cumsum(0)
+    marks = torch.arange(count, dtype=torch.float64) + 0.5
+    rows = torch.searchsorted(ends, marks).clamp(max=len(drawn.x) - 1)
+    weight = 1.0 / probability[rows]
+    return Trial(drawn.model, drawn.x[rows], drawn.reference[rows], weight / weight.mean())
+
+
+def _refined(
+    train: Trial, screened: list[Candidate], rounds: int, *, free: bool
+) -> list[Candidate]:
+    """The best candidates moved: several a little, the best of these as far as it goes."""
+    rated: list[tuple[float, Candidate]] = []
+    for start in screened[:_SEMIFINALISTS] if rounds else []:
+        motion = Motion(start._replace(name=f"{start.name}, refined"), free=free)
+        moved = motion(refine(train, motion, motion.start, 1))
+        rated.append((train.objective(train.errors(moved)), moved))
+    further = []
+    for _, start in sorted(rated, key=_value)[:_FINALISTS]:
+        motion = Motion(start, free=free)
+        further.append(motion(refine(train, motion, motion.start, rounds)))
+    return further
+
+
+def _decide(choose: Trial, candidates: list[Candidate]) -> Candidate:
+    """The smallest RMS; the default, which is the first, unless the gain on it is significant."""
+    ends = [choose.run(candidate.solver, candidate.grid) for candidate in candidates]
+    errors = [float(endpoint_errors(end, choose.reference).square().mean()) for end in ends]
+    place = int(np.argmin([e if math.isfinite(e) else math.inf for e in errors]))
+    if error_ratio(ends[place], ends[0], choose.reference).high < 1:
+        return candidates[place]
+    return candidates[0]

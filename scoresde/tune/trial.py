@@ -1,0 +1,100 @@
+"""Runs from one set of starts: what a candidate is judged by, and what judging costs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ScoreSDEError
+from ..grid import Grid
+from ..model import Predictor
+from ..sampling import sample
+from ..solvers.base import Solver
+
+_TYPICAL = 0.5
+_ELEMENTS = 2**20  # of the state, at a time
+_LOST = 1e3  # stands for the error of a coordinate that is not finite
+
+
+class Candidate(NamedTuple):
+    """A solver with its grid, and where they come from."""
+
+    name: str
+    solver: Solver
+    grid: Grid
+
+
+@dataclass(eq=False)
+class Trial:
+    """Starts with their true endpoints.
+
+    Attributes:
+        model: what predicts.
+        x: starts, shape (B, *).
+        reference: true endpoints, shape (B, *), float64.
+        weight: how many starts of the whole population each stands for, shape (B,), mean 1.
+        cost: evaluations of one sample so far.
+    """
+
+    model: Predictor
+    x: Tensor
+    reference: Tensor
+    weight: Tensor
+    cost: int = field(default=0, init=False)
+
+    def run(self, solver: Solver, grid: Grid) -> Tensor:
+        """Endpoints, shape (B, *)."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
+            parts = [
+                sample(self.model, solver, grid, x=x) for x in torch.split(self.x, self._batch)
+            ]
+        self.cost += int(torch.as_tensor(parts[0].nfe).max()) * len(self.x)
+        return torch.cat([part.x for part in parts])
+
+    @property
+    def _batch(self) -> int:
+        return max(1, _ELEMENTS // self.x[0].numel())
+
+    def errors(self, candidate: Candidate) -> Tensor:
+        """Endpoint errors, shape (B, D), scaled so that a row's norm is its RMS over coordinates;
+        very large where the candidate cannot be run at all.
+        """
+        size = self.reference[0].numel()
+        try:
+            moved = self.run(candidate.solver, candidate.grid).to(torch.float64)
+        except ScoreSDEError:
+            moved = torch.full_like(self.reference, torch.nan)
+        difference = (moved - self.reference).reshape(len(self.x), size)
+        return difference.nan_to_num(_LOST, _LOST, -_LOST).clamp(-_LOST, _LOST) / math.sqrt(size)
+
+    def objective(self, errors: Tensor) -> float:
+        """log RMS + 1/2 log of the geometric mean: the few starts that rule the RMS, and the many
+        that do not. Each term is free of scale, so that neither drowns the other.
+        """
+        square = errors.square().sum(1)
+        mean = float((self.weight * square).mean())
+        logs = (square + self._floor(mean)).log()
+        return 0.5 * math.log(mean + 1e-300) + _TYPICAL * 0.5 * float((self.weight * logs).mean())
+
+    def slope(self, errors: Tensor) -> Tensor:
+        """The weight of each start's squared error in the objective's gradient, shape (B,)."""
+        square = errors.square().sum(1)
+        mean = float((self.weight * square).mean())
+        share = 1.0 / (mean + 1e-300) + _TYPICAL / (square + self._floor(mean))
+        return self.weight * share / len(square)
+
+    def subset(self, count: int) -> Trial:
+        """The first starts; what they cost is counted there."""
+        weight = self.weight[:count]
+        return Trial(self.model, self.x[:count], self.reference[:count], weight / weight.mean())
+
+    @staticmethod
+    def _floor(mean: float) -> float:
+        # An error far below the others is good enough: no start may rule by being perfect.
+        return 1e-6 * mean + 1e-300
