@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError, require
+from .losses import NoiseLevelLoss
 from .sampling import StepInfo
 
 if TYPE_CHECKING:
@@ -123,6 +124,33 @@ def steps_quality(table: Table, path: str | Path, *, measures: Sequence[str] | N
             ncols=4,
             fontsize=9,
         )
+        _save(figure, path)
+
+
+def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path) -> None:
+    """The squared error of eps against half log-SNR, a curve a model, with standard errors.
+
+    The area under a curve is the diffusion term of the variational bound, in nats per dimension.
+
+    Args:
+        curves: from `scoresde.losses.loss_per_noise_level`, by title.
+        path: the picture to write.
+    """
+    with _styled():
+        figure = _figure((6.4, 4.2))
+        (axes,) = _row(figure, 1)
+        for k, (title, curve) in enumerate(curves.items()):
+            lam, loss, stderr = (part.cpu().numpy() for part in curve)
+            color = PALETTE[k % len(PALETTE)]
+            area = abs(float(torch.trapezoid(curve.loss, curve.lam)))
+            axes.plot(lam, loss, color=color, linewidth=1.4, label=f"{title}: area {area:.3g}")
+            axes.fill_between(
+                lam, loss - stderr, loss + stderr, color=color, alpha=0.2, linewidth=0
+            )
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(r"half log-SNR $\log(\alpha/\sigma)$")
+        axes.set_ylabel(r"$|\epsilon - \epsilon_\theta|^2 / D$")
+        axes.legend(loc="best", fontsize=9)
         _save(figure, path)
 
 

@@ -1,6 +1,7 @@
 """Exact likelihoods: log-densities in nats, and bits per dimension of integer data."""
 
 from .bits_per_dim import bits_per_dim
+from .bounds import Bound, ddpm_bound, measured_times, variational_bound
 from .budget import AccuracyWarning, BitsPerDim
 from .calibrate import calibrated_grid
 from .dequantization import (
@@ -24,6 +25,7 @@ from .prior import MomentMatched, Prior
 __all__ = [
     "AccuracyWarning",
     "BitsPerDim",
+    "Bound",
     "Dequantization",
     "Divergence",
     "Exact",
@@ -45,7 +47,10 @@ __all__ = [
     "Whitened",
     "bits_per_dim",
     "calibrated_grid",
+    "ddpm_bound",
     "estimate_frame",
     "log_likelihood",
+    "measured_times",
     "nll_dataset",
+    "variational_bound",
 ]

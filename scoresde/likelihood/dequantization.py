@@ -144,14 +144,19 @@ class Reconstruction(Dequantization):
         eps = stream.normal()
         x = alpha * _middle(images, pixels) + sigma * eps
         log_q = -0.5 * eps.square() - math.log(sigma * math.sqrt(2 * math.pi))
-        step = alpha * pixels.width / sigma
-        own = -0.5 * eps.square()
-        total = torch.full_like(eps, -math.inf)
-        for level in range(pixels.levels):
-            gap = (images.to(torch.float64) - level) * step
-            total = torch.logaddexp(total, -0.5 * (eps + gap).square())
-        gain = own - total - log_q - math.log(pixels.width)
-        return x, gain.flatten(1).sum(1)
+        volume = images[0:1].numel() * math.log(pixels.width)
+        return x, read_back(images, pixels, low, eps) - log_q.flatten(1).sum(1) - volume
+
+
+def read_back(images: Tensor, pixels: Pixels, low: Knot, eps: Tensor) -> Tensor:
+    """log P(k | x_t) in nats, shape (B,), where x_t is that of the integers and the noise eps."""
+    step = float(low.alpha) * pixels.width / float(low.sigma)
+    own = -0.5 * eps.square()
+    total = torch.full_like(eps, -math.inf)
+    for level in range(pixels.levels):
+        gap = (images.to(torch.float64) - level) * step
+        total = torch.logaddexp(total, -0.5 * (eps + gap).square())
+    return (own - total).flatten(1).sum(1)
 
 
 def _middle(images: Tensor, pixels: Pixels) -> Tensor:

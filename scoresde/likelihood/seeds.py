@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..noise import SampleSeeds
 
-PROBES, PIXELS = 1, 2
+PROBES, PIXELS, NOISE, TIMES = 1, 2, 3, 4
 
 
 def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
