@@ -212,10 +212,12 @@ def test_third_order_sde_differs_by_a_sign():
     assert float(theirs) == pytest.approx(ours - float(knots[3].alpha) * second, rel=1e-10)
 
 
-def test_sa_solver(monkeypatch):
+@pytest.mark.parametrize(("predictor", "corrector"), [(3, 4), (3, 3), (2, 2), (3, 2)])
+def test_sa_solver(monkeypatch, predictor, corrector):
+    """A corrector with fewer values than the predictor has to take back the oldest too."""
     scheduler = make(
-        "SASolverScheduler", predictor_order=3, corrector_order=4, lower_order_final=False,
-        tau_func=lambda t: 1.0,
+        "SASolverScheduler", predictor_order=predictor, corrector_order=corrector,
+        lower_order_final=False, tau_func=lambda t: 1.0,
     )  # fmt: skip
     times = scheduler.timesteps.tolist()
     scheduler.sigmas = levels(scheduler, times)
@@ -230,8 +232,21 @@ def test_sa_solver(monkeypatch):
         x = scheduler.step(model(x, model.sde.at(float(t))).eps, t, x).prev_sample
         theirs.append(x)
     grid = from_times(model.sde, times, clean=False)
-    solver = SASolver(3, 4, tau=1.0, tau_min=0.0, tau_max=math.inf)
-    compare(ours(model, solver, grid, start(), Predrawn(tuple(draws))), theirs[:-1])
+    solver = SASolver(predictor, corrector, tau=1.0, tau_min=0.0, tau_max=math.inf)
+    mine = ours(model, solver, grid, start(), Predrawn(tuple(draws)))
+    compare(mine, theirs[:-1])
+
+
+def test_third_order_sde_starts_with_an_exact_second_step():
+    """k-diffusion's weights: (1 - e^-2h, phi_2 / r), with phi_2 = 1 - (1 - e^-2h) / 2h."""
+    sde = table(make("DPMSolverMultistepScheduler"))
+    knots = tuple(sde.at_lambda(lam) for lam in (-3.0, -2.6, -2.0, -1.5))
+    plan = DPMSolverPP(3, tau=1.0).init(mixture(sde), Grid(sde, knots)).plans[1]
+    h, before = float(knots[2].lam - knots[1].lam), float(knots[1].lam - knots[0].lam)
+    total = -math.expm1(-2 * h)
+    slope = (1 - total / (2 * h)) * h / before
+    expected = [float(knots[2].alpha) * w for w in (total + slope, -slope)]
+    assert plan.rule.weights == pytest.approx(expected, rel=1e-12)
 
 
 def scaled_run(scheduler, model, x, levels_of_calls):

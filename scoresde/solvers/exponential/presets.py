@@ -23,7 +23,8 @@ def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  #
         tau: share of noise; 0 for the ODE, 1 for the SDE.
     """
     _within("DPMSolverPP", order, 3)
-    return ExponentialMultistep(order, "x0", "lambda", "dpm++", tau=tau)
+    weights = "dpm++3m sde" if order == 3 and tau > 0 else "dpm++"
+    return ExponentialMultistep(order, "x0", "lambda", weights, tau=tau)
 
 
 def DPMSolverMultistep(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802

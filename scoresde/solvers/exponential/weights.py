@@ -25,13 +25,15 @@ PUBLISHED: dict[str, dict[int, str]] = {
     "exact": {},
     "mean": dict.fromkeys(range(2, 16), "mean"),
     "dpm++": {2: "mean", 3: "halved"},
+    "dpm++3m sde": {3: "halved"},
     "bh1": {2: "h"},
     "bh2": {2: "mean"},
 }
 """Where published weights differ from the exact integral, by the number of values used.
 
 mean: the kernel is replaced by its mean over the step ("phi_1-scaled"). halved: the quadratic
-term has half its weight, as in DPM-Solver++(3M), whose order is 2 for that reason. h: the linear
+term has half its weight, as in DPM-Solver++(3M), whose order is 2 for that reason (its SDE form
+has exact weights in the step before there are three values). h: the linear
 term is weighted as if the kernel were constant (B_1(h) = h of UniPC, and SA-Solver).
 """
 
