@@ -171,6 +171,10 @@ class GaussianMixture:
         total = (weights * inner).sum(1) - self._score(at).square().sum(1)
         return total.to(x.dtype)
 
+    def responsibilities(self, x: Tensor, t: Scalar | Knot) -> Tensor:
+        """Probability that x at t came from each component, shape (B, K), float64."""
+        return self._responsibilities(self._at(x, t))
+
     def log_prob(self, x: Tensor, t: Scalar | Knot) -> Tensor:
         """log p_t(x) in nats, shape (B,); t may be `sde.clean` for the data's own density."""
         return torch.logsumexp(self._log_joint(self._at(x, t)), 1).to(x.dtype)

@@ -343,7 +343,7 @@ def _second_table(found: Table) -> Any:
         table.add_column(f"{budget} NFE", justify="right")
     table.add_column("own choice", justify="right")
     table.caption = (
-        f"Reference endpoints are known to {found.setup.reference.get('accuracy', 0):.0e}. "
+        f"Reference endpoints are known to {found.setup.models['']['reference']['accuracy']:.0e}. "
         "Distances are to held-out digits."
     )
     for measure in (error, distance):

@@ -160,7 +160,7 @@ def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path)
 def _curve(axes: Any, cells: Sequence[Cell], measure: str, k: int) -> Any:
     ordered = sorted(cells, key=lambda c: c.nfe)
     nfe = np.array([c.nfe for c in ordered])
-    value, low, high = np.array([c.scores[measure] for c in ordered]).T
+    value, low, high = np.array([c.scores[measure][:3] for c in ordered]).T
     color, marker = PALETTE[k % len(PALETTE)], MARKERS[(k + k // len(PALETTE)) % len(MARKERS)]
     bars = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
     return axes.errorbar(

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 import scoresde as sd
-from scoresde.bench import Table, compare, grid_for, solve_reference
-from scoresde.errors import ConfigError
-from scoresde.metrics import EndpointError, SlicedWasserstein, endpoint_errors
+from scoresde.bench import (
+    Cell,
+    Setup,
+    StoreWarning,
+    Table,
+    compare,
+    grid_for,
+    solve_reference,
+)
+from scoresde.bench.memory import peak_memory
+from scoresde.bench.run import Job
+from scoresde.errors import ConfigError, ScoreSDEError, ShapeError
+from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
 
 SDE = sd.VPSDE(t_min=1e-5)
@@ -81,7 +95,7 @@ def test_stochastic_solvers_are_judged_by_distribution_alone():
     solvers = ["EulerMaruyama", "DDIM", ProbabilityFlow()]
     table = compare(mixture(), solvers, nfe=[5], samples=50)
     by_name = {cell.solver: cell for cell in table.cells}
-    assert set(by_name["EulerMaruyama"].scores) == {"energy distance"}
+    assert set(by_name["EulerMaruyama"].scores) == {"energy distance", "NLL gap"}
     assert "rms endpoint error" in by_name["DDIM"].scores
     own = by_name["ProbabilityFlow"]
     assert own.budget is None
@@ -128,17 +142,14 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on():
     assert not good.failed
     assert "not finite" in bad.failed
     assert "step" in bad.failed
-    assert "Failed: DDIM at 200" in table.markdown()
+    assert "Failed: DDIM at 200" in str(table)
 
 
 def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     first = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
     ran = []
-    import importlib
-
-    module = importlib.import_module("scoresde.bench.compare")
-    real = module._run
-    monkeypatch.setattr(module, "_run", lambda task, *a: ran.append(task) or real(task, *a))
+    real = Job._run
+    monkeypatch.setattr(Job, "_run", lambda job, task: ran.append(task) or real(job, task))
     again = compare(mixture(), ["DDIM", "Heun"], nfe=[4], samples=8, cache=tmp_path)
     assert [task.cell.solver for task in ran] == ["Heun"]
     assert again.cells[0].to_dict() == first.cells[0].to_dict()
@@ -146,10 +157,17 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     other = sd.GaussianMixture(SDE, mixture().means + 1e-3, sd.isotropic(0.04), [0.3, 0.7])
     compare(other, ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
     assert len(ran) == 2  # another model shares nothing
-    for file in tmp_path.glob("*.json"):
+    compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path, metric=["mmd", "rms"])
+    assert len(ran) == 2  # another measure runs nothing
+    for file in (*tmp_path.glob("*.npz"), *tmp_path.glob("*.json")):
         file.write_text("{ broken")
-    compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
-    assert len(ran) == 3  # a cell that cannot be read is computed again
+    with pytest.warns(StoreWarning, match="computed again"):
+        mended = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    assert len(ran) == 3
+    assert mended.cells[0].scores == first.cells[0].scores
+    (file := tmp_path / "a").touch()
+    with pytest.raises(ConfigError, match="cannot keep cells"):
+        compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=file)
 
 
 def test_table_as_data():
@@ -158,7 +176,7 @@ def test_table_as_data():
     assert data["setup"]["samples"] == 8
     assert data["cells"][0]["solver"] == "DDIM"
     lines = table.csv().splitlines()
-    assert lines[0].startswith("solver,grid,budget,nfe")
+    assert lines[0].startswith("solver,grid,process,budget,nfe")
     assert len(lines) == 1 + sum(len(cell.scores) for cell in table.cells)
     assert isinstance(table, Table)
 
@@ -178,3 +196,173 @@ def test_endpoints_from_another_start_are_not_compared():
     reference = EndpointError(torch.zeros(8, 2))
     cell = compare(mixture(), ["DDIM"], nfe=[4], grids=[late], samples=8, metric=reference).cells[0]
     assert cell.scores == {}
+
+
+# -- rows, measures and processes ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Other:
+    """A sampler of another library, for the test: one Euler step a knot."""
+
+    name: str = "other Euler"
+    package: str = "other"
+    version: str = "1.0"
+    kind: str = "deterministic"
+
+    def run(self, model, nfe, x, seed=0):
+        if nfe > 50:
+            raise ValueError("no more than\n50 steps")
+        return sd.sample(model, sd.DDIM(), sd.uniform_lambda(model.sde, nfe), x=x).x, nfe
+
+
+def test_peers_are_rows_of_the_same_run():
+    table = compare(
+        mixture(), ["DDIM", Other()], nfe=[4, 60], samples=8, absent={"azula": "pip install azula"}
+    )
+    ours, _, theirs, failed = table.cells
+    assert theirs.scores["rms endpoint error"][:3] == ours.scores["rms endpoint error"][:3]
+    assert (theirs.nfe, theirs.grid) == (4, "its own")
+    assert failed.failed == "ValueError: no more than 50 steps"
+    assert "Absent: azula (pip install azula)" in str(table)
+    with pytest.raises(ConfigError, match="neither a solver"):
+        compare(mixture(), [3], nfe=[4])
+
+
+def test_processes_side_by_side():
+    means, spread = torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), sd.isotropic(0.04)
+    models = {
+        name: sd.GaussianMixture(sde, means, spread, [0.3, 0.7])
+        for name, sde in (("VP", SDE), ("EDM", sd.EDMSDE()))
+    }
+    table = compare(models, ["DDIM"], nfe=[6], samples=16)
+    assert [table.label(cell) for cell in table.cells] == ["VP: DDIM", "EDM: DDIM"]
+    for name, cell in zip(models, table.cells, strict=True):
+        alone = compare(models[name], ["DDIM"], nfe=[6], samples=16)
+        assert cell.scores == alone.cells[0].scores
+    assert set(table.setup.models) == {"VP", "EDM"}
+
+
+def test_measures_by_name_and_what_they_lack():
+    names = ["mode_weights", "precision", "w2", "kernel", "frechet"]
+    table = compare(
+        mixture(), ["DDIM"], nfe=[6], samples=16, metric=names, features=lambda x: x.flatten(1)
+    )
+    assert set(table.cells[0].scores) == {
+        "mode weights", "precision", "W2", "kernel distance", "Frechet distance",
+    }  # fmt: skip
+    assert table.setup.better["precision"] == "higher"
+    with pytest.raises(ConfigError, match="did you mean 'energy'"):
+        compare(mixture(), ["DDIM"], nfe=[6], metric="enrgy")
+    with pytest.raises(ConfigError, match="'frechet' takes features"):
+        compare(mixture(), ["DDIM"], nfe=[6], metric="frechet")
+    with pytest.raises(ShapeError, match=r"must have shape \(2000, F\), got \(2000,\)"):
+        compare(mixture(), ["DDIM"], nfe=[6], metric="frechet", features=lambda x: x.sum(1))
+    model = sd.ScoreModel(lambda x, t: x, SDE, time="t")
+    with pytest.raises(ConfigError, match="closed-form model"):
+        compare(model, ["DDIM"], nfe=[6], shape=(2,), metric="mode_weights")
+
+
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
+    model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
+    with pytest.raises(ScoreSDEError, match="not finite"):
+        compare(model, ["DDIM"], nfe=[6], shape=(2,), samples=2)
+
+
+def test_the_best_is_what_better_says():
+    def made(solver, value, name):
+        return Cell(solver, "g", 5, nfe=5, scores={name: Estimate(value, value, value)})
+
+    for better, best in (("lower", "a"), ("higher", "c"), ("zero", "b")):
+        cells = tuple(made(*one, "m") for one in (("a", -0.5), ("b", 0.1), ("c", 0.3)))
+        table = Table(cells, Setup({}, 4, 0, "float32", better={"m": better}))
+        assert table.best(5).solver == best
+        assert [table.tied(cell) for cell in cells] == [cell.solver == best for cell in cells]
+
+
+def test_ties_are_those_that_the_paired_bootstrap_cannot_tell_apart():
+    table = compare(mixture(), ["DDIM", "UniPC", "DDIM(eta=1.0)"], nfe=[10], samples=64)
+    errors = "rms endpoint error"
+    assert table.best(10, errors).solver == "UniPC"
+    assert not table.tied(table.cells[0], errors)
+    data = table.to_dict()["cells"]
+    assert errors in data[1]["tied_with_best"]
+    assert errors not in data[0]["tied_with_best"]
+    assert "*" in table.markdown("energy distance").replace("**", "")
+
+
+def test_path_errors_end_in_the_endpoint_errors():
+    model = gaussian()
+    table = compare(model, ["DDIM"], nfe=[8], samples=4, dtype=torch.float64)
+    cell = table.cells[0]
+    rho, error = zip(*cell.path_error, strict=True)
+    assert error[0] < 1e-12  # the start is exact
+    assert rho[-1] == 0.0
+    assert error[-1] == pytest.approx(cell.scores["rms endpoint error"].value, rel=1e-4)
+    middle = SDE.at_lambda(-np.log(rho[4]))
+    x = SDE.prior_sample(sd.SampleSeeds(tuple(range(4))).open((4, 2), torch.float64))
+    truth = model.flow(x, SDE.at(SDE.t_max), middle)
+    gap = endpoint_errors(cell.trajectory[4] * float(middle.radius), truth)
+    assert error[4] == pytest.approx(float(gap.square().mean().sqrt()), rel=1e-4)
+
+
+def test_stochastic_solvers_share_brownian_paths():
+    """Two budgets of one solver end near one another, which independent noise would not give."""
+    table = compare(mixture(), ["EulerMaruyama"], nfe=[200, 400], samples=32, metric="energy")
+    a, b = (cell.shown for cell in table.cells)
+    apart = endpoint_errors(a, b).median()
+    other = endpoint_errors(a, b.roll(1, 0)).median()
+    assert apart < 0.3 * other
+
+
+def test_memory_is_what_was_held():
+    with peak_memory(torch.device("cpu")) as found:
+        x = torch.ones(64 * 2**18)  # 64 MiB
+        del x
+    if np.isnan(found[0]):
+        pytest.skip("this system does not tell")
+    assert 60 * 2**20 < found[0] < 90 * 2**20
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def test_workers_fill_the_same_table(tmp_path):
+    alone = compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], samples=8)
+    shared = compare(
+        mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], samples=8, jobs=2, cache=tmp_path
+    )
+    for a, b in zip(alone.cells, shared.cells, strict=True):
+        assert (a.solver, a.budget, a.nfe, a.scores) == (b.solver, b.budget, b.nfe, b.scores)
+    with pytest.raises(ConfigError, match="1 or more"):
+        compare(mixture(), ["DDIM"], nfe=[4], samples=8, jobs=0)
+
+
+SCRIPT = """
+import sys, torch, scoresde as sd
+from scoresde.bench import compare
+from scoresde.bench.run import Job
+torch.set_num_threads(1)
+real, mine = Job._run, []
+Job._run = lambda job, task: mine.append(task.cell.budget) or real(job, task)
+means = torch.tensor([[-1.0, 0.5], [1.0, -0.5]])
+mixture = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.isotropic(0.04), [0.3, 0.7])
+table = compare(mixture, ["DDIM"], nfe=[4, 6, 8], samples=8)
+print(mine, [(c.budget, c.scores["rms endpoint error"].value) for c in table.cells])
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_splits_the_cells_and_every_process_has_the_table(tmp_path):
+    (tmp_path / "split.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+         str(tmp_path / "split.py")],
+        capture_output=True, text=True, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alone = compare(mixture(), ["DDIM"], nfe=[4, 6, 8], samples=8)
+    cells = [(c.budget, c.scores["rms endpoint error"].value) for c in alone.cells]
+    assert sorted(done.stdout.splitlines()) == sorted([f"[4, 8] {cells}", f"[6] {cells}"])

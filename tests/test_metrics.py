@@ -11,18 +11,28 @@ import torch
 import scoresde as sd
 from scoresde.errors import ConfigError, NonFiniteError, ShapeError
 from scoresde.metrics import (
+    MMD,
     EndpointError,
     EnergyDistance,
     Estimate,
     FrechetDistance,
+    KernelDistance,
     Metric,
+    ModeWeights,
+    Neighbours,
     NLLGap,
     SlicedWasserstein,
+    Wasserstein2,
     bootstrap,
+    density_coverage,
+    difference,
     endpoint_errors,
     energy_distance,
     error_ratio,
     frechet_distance,
+    kernel_distance,
+    mmd,
+    precision_recall,
     sliced_wasserstein,
     wasserstein2,
 )
@@ -113,7 +123,7 @@ def test_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0
     for k in range(200):
-        low, high = bootstrap(np.mean, rng.normal(size=80), resamples=400, seed=k)[1:]
+        low, high = bootstrap(np.mean, rng.normal(size=80), resamples=400, seed=k)[1:3]
         hits += low < 0 < high
     assert 0.89 < hits / 200 < 0.985  # 4 standard errors around 0.945, the percentile method's
 
@@ -129,7 +139,7 @@ def test_paired_ratio_sees_what_separate_intervals_do_not():
     assert a.high > b.low  # they overlap
 
 
-@pytest.mark.parametrize("kind", [EnergyDistance, SlicedWasserstein])
+@pytest.mark.parametrize("kind", [EnergyDistance, MMD, KernelDistance, SlicedWasserstein])
 def test_distances_see_a_shift_and_not_a_fresh_sample(kind):
     metric = kind(normal(400, 3, 0))
     assert isinstance(metric, Metric)
@@ -146,3 +156,145 @@ def test_bad_samples_are_refused():
         with pytest.raises(ShapeError, match="of one shape"):
             metric(normal(10, 3, 0))
     assert str(Estimate(0.12345, 0.1, 0.2)) == "0.123 [0.1, 0.2]"
+
+
+# -- kernels, regions, modes ---------------------------------------------------------------------
+
+
+def test_mmd_of_point_masses_and_of_gaussians():
+    # Two point masses at distance 3, bandwidth 2: 2 - 2 exp(-9/8).
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    got = mmd(x, x + torch.tensor([3.0, 0.0]), bandwidth=2.0)
+    assert got == pytest.approx(2 - 2 * math.exp(-9 / 8))
+    # N(0, 1) and N(1, 1) with bandwidth 1: E k = (1/sqrt 3) exp(-m^2 / 6).
+    truth = 2 / math.sqrt(3) * (1 - math.exp(-1 / 6))
+    values = [
+        mmd(normal(200, 1, 2 * k), normal(200, 1, 2 * k + 1, shift=1.0), 1.0) for k in range(40)
+    ]
+    error = np.std(values, ddof=1) / math.sqrt(40)
+    assert abs(np.mean(values) - truth) < 4 * error
+    assert error < 0.05 * truth
+
+
+def test_measures_are_the_functions():
+    x, y = normal(30, 3, 0), normal(40, 3, 1, shift=0.3)
+    double = lambda z: 2 * z  # noqa: E731
+    assert EnergyDistance(y)(x).value == pytest.approx(energy_distance(x, y))
+    assert EnergyDistance(y, double)(x).value == pytest.approx(energy_distance(2 * x, 2 * y))
+    assert MMD(y)(x).value == pytest.approx(mmd(x, y))
+    assert KernelDistance(y, double)(x).value == pytest.approx(kernel_distance(2 * x, 2 * y))
+    assert Wasserstein2(y, resamples=3)(x).value == pytest.approx(wasserstein2(x, y))
+
+
+def test_a_resample_of_a_kernel_measure_is_its_value_on_those_rows():
+    """Pairs of one sample with itself are no pairs, also where a resample repeats it."""
+    x, y = normal(12, 2, 0), normal(20, 2, 1)
+    got = EnergyDistance(y, resamples=50)(x)
+    rows = np.random.default_rng(0).integers(0, 12, (50, 12))
+    raw = []
+    for pick in rows:
+        a = x[torch.from_numpy(pick)]
+        d = torch.cdist(a, a)
+        different = torch.from_numpy(pick[:, None] != pick[None])
+        inside = torch.cdist(y, y).sum() / (20 * 19)
+        raw.append(float(2 * torch.cdist(a, y).mean() - d[different].mean() - inside))
+    centred = np.array(raw) - np.mean(raw) + got.value
+    np.testing.assert_allclose(got.draws, centred, rtol=1e-9)
+
+
+class Raw(torch.nn.Module):
+    num_features = 4
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frechet_and_kernel_distance_are_those_of_torchmetrics():
+    fid = pytest.importorskip("torchmetrics.image.fid").FrechetInceptionDistance(feature=Raw())
+    kid = pytest.importorskip("torchmetrics.image.kid").KernelInceptionDistance(
+        feature=Raw(), subsets=1, subset_size=60
+    )
+    x, y = normal(60, 4, 0, scale=1.5), normal(60, 4, 1, shift=0.2)
+    for theirs in (fid, kid):
+        theirs.update(y, real=True)
+        theirs.update(x, real=False)
+    assert frechet_distance(x, y) == pytest.approx(float(fid.compute()), rel=1e-6)
+    assert kernel_distance(x, y) == pytest.approx(float(kid.compute()[0]), rel=1e-5)
+
+
+def test_precision_and_recall_of_a_constructed_set():
+    # True points 0..9; the 1st neighbour of each is at distance 1, so the region is [-1, 10].
+    truth = torch.arange(10.0, dtype=torch.float64)[:, None]
+    x = torch.tensor([[-1.5], [-0.9], [4.4], [4.6], [30.0]], dtype=torch.float64)
+    found = precision_recall(x, truth, k=1)
+    assert found.fidelity.tolist() == [0, 1, 1, 1, 0]
+    # Balls of the samples: radius .6, .6, .2, .2 and 25.4, the last from 4.6 to 55.4.
+    assert found.diversity.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert Neighbours(truth, "precision", k=1)(x).value == pytest.approx(0.6)
+    assert Neighbours(truth, "recall", k=1)(x).value == pytest.approx(0.5)
+
+
+def test_density_and_coverage_of_a_constructed_set():
+    truth = torch.arange(10.0, dtype=torch.float64)[:, None]
+    x = torch.tensor([[-1.5], [-0.9], [4.4], [4.6], [30.0]], dtype=torch.float64)
+    found = density_coverage(x, truth, k=2)
+    # With k = 2 the radius is 1 within and 2 at both ends: 4.4 is in the balls of 4 and 5, -0.9
+    # and -1.5 in that of 0.
+    assert found.fidelity.tolist() == [0.5, 0.5, 1.0, 1.0, 0.0]
+    assert found.diversity.tolist() == [1, 0, 0, 0, 1, 1, 0, 0, 0, 0]
+    assert Neighbours(truth, "density", k=2)(x).value == pytest.approx(0.6)
+    assert Neighbours(truth, "coverage", k=2)(x).value == pytest.approx(0.3)
+    with pytest.raises(ConfigError, match="no 10 nearest"):
+        density_coverage(x, truth, k=10)
+    with pytest.raises(ConfigError, match="precision, recall"):
+        Neighbours(truth, "fidelity")
+
+
+def test_coverage_of_equal_laws_is_its_expectation():
+    # Naeem et al., eq. 9: E coverage = 1 - (N - 1) ... (N - k) / ((M + N - 1) ... (M + N - k)).
+    n = m = 100
+    truth = 1 - math.prod((n - i) / (m + n - i) for i in range(1, 6))
+    values = [
+        density_coverage(normal(n, 2, 2 * s), normal(m, 2, 2 * s + 1)).diversity.mean()
+        for s in range(40)
+    ]
+    error = np.std(values, ddof=1) / math.sqrt(40)
+    assert abs(np.mean(values) - truth) < 4 * error
+    assert error < 0.005
+
+
+def test_mode_weights_are_the_total_variation_of_the_shares():
+    means = torch.tensor([[-5.0], [0.0], [5.0]], dtype=torch.float64)
+    mixture = sd.GaussianMixture(sd.VPSDE(), means, sd.isotropic(0.01), [0.5, 0.3, 0.2])
+    x = means.repeat_interleave(torch.tensor([7, 2, 1]), 0)
+    assert ModeWeights(mixture)(x).value == pytest.approx(0.2, abs=1e-9)
+    assert ModeWeights(mixture)(mixture.sample(4000, seed=0)).value < 0.03
+
+
+def test_differences_are_paired_and_know_what_better_means():
+    reference = torch.zeros(200, 6, dtype=torch.float64)
+    noise = normal(200, 1, 0).exp() * normal(200, 6, 1)
+    metric = EndpointError(reference)
+    worse, best = metric(noise), metric(0.95 * noise)
+    assert worse.low < best.high  # the intervals overlap
+    gap = difference(worse, best)
+    assert gap.value == pytest.approx(worse.value - best.value)
+    assert gap.low > 0  # and yet the difference is clear
+    assert difference(worse, best, better="higher").high < 0
+    near = Estimate(-0.1, -0.2, 0.0, (-0.2, -0.1, 0.0)), Estimate(0.3, 0.2, 0.4, (0.2, 0.3, 0.4))
+    assert difference(*near).value == pytest.approx(-0.4)
+    assert difference(*near, better="zero").value == pytest.approx(-0.2)
+    assert difference(worse, Estimate(1.0, 0.9, 1.1)) is None
+    with pytest.raises(ConfigError, match="'zero'"):
+        difference(worse, best, better="smaller")
+
+
+def test_the_interval_of_a_difference_covers_as_often_as_it_says():
+    hits = 0
+    for k in range(150):
+        x, y = normal(60, 1, 2 * k), normal(60, 1, 2 * k + 1)
+        a, b = (bootstrap(np.mean, z[:, 0].numpy(), resamples=400) for z in (x, x + 0.5 * y))
+        gap = difference(a, b)
+        hits += gap.low < 0 < gap.high  # E(a - b) = 0
+    assert 0.89 < hits / 150 < 0.995

@@ -14,7 +14,6 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-import scoresde as sd
 from scoresde.bench import Cell, Setup, Table, recommendations, write
 from scoresde.bench.svg import Point, Scale, plot
 from scoresde.metrics import Estimate
@@ -23,8 +22,9 @@ from scoresde.metrics import Estimate
 def cell(solver, budget, value, **kw):
     half = kw.pop("half", 0.1)
     scores = {"error": Estimate(value, value * (1 - half), value * (1 + half))}
+    made = kw.pop("scores", scores)
     return Cell(
-        solver, "uniform_lambda", budget, budget, budget, 0.5, kw.pop("scores", scores), **kw
+        solver, "uniform_lambda", budget, nfe=budget, steps=budget, seconds=0.5, scores=made, **kw
     )
 
 
@@ -39,8 +39,8 @@ def table():
         Cell("Bad", "uniform_lambda", 5, failed="NonFiniteError: at step 3 & more"),
     )
     setup = Setup(
-        "abc", sd.VPSDE().to_dict(), 4, 0, "float32", {"accuracy": 1e-6, "nfe": 300},
-        {"error": Estimate(0.05, 0.04, 0.06)}, {"torch": "x"},
+        {"": {"model": "abc", "sde": {}, "reference": {"accuracy": 1e-6, "nfe": 300}}}, 4, 0,
+        "float32", floor={"error": Estimate(0.05, 0.04, 0.06)}, environment={"torch": "x"},
     )  # fmt: skip
     return Table(cells, setup)
 
@@ -95,7 +95,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
     rows = list(csv.DictReader((tmp_path / "report.csv").open()))
     assert [float(r["value"]) for r in rows if r["value"]] == [0.5, 0.1, 0.2, 0.09]
     assert rows[-1]["failed"].startswith("NonFiniteError")
-    assert "**0.2**" in (tmp_path / "report.md").read_text()
+    assert "| **0.2** |" in (tmp_path / "report.md").read_text()
 
 
 def test_recommendation_says_whether_the_lead_is_clear(table):

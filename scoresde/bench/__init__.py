@@ -2,15 +2,22 @@
 
 from .budget import GridMaker, grid_for
 from .compare import compare, environment
-from .reference import Reference, solve_reference
+from .measures import MEASURES
+from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
+from .store import StoreWarning
 from .table import Cell, Setup, Table
+from .tasks import Peer
 
 __all__ = [
+    "MEASURES",
     "Cell",
     "GridMaker",
+    "Peer",
     "Reference",
+    "ReferencePath",
     "Setup",
+    "StoreWarning",
     "Table",
     "compare",
     "environment",

@@ -107,6 +107,7 @@ def html(table: Table, title: str) -> str:
             value = floor.value if floor else None
             body.append(plot(series, x_label=axis, y_label=name, floor=value))
         body += ["</div>", _html_table(table.markdown(name, intervals=True))]
+    body += [f"<p>{escape(note)}</p>" for note in table.notes()]
     body += _pictures(table)
     body += [
         "<h2>Setup</h2>",

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from ..errors import unknown_name
-from ..metrics import Estimate
+from ..metrics import Estimate, difference
+from ..metrics.estimate import badness
 
 OWN_GRID = "its own"
-"""The grid of a solver that came with one."""
+"""The grid of a row that came with one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,35 +26,42 @@ class Cell:
     Attributes:
         solver, grid: as they are written; `grid` is empty for a solver that chooses its steps.
         budget: evaluations asked for; None where the solver decides.
+        process: which of several processes; empty where there is one.
         nfe: evaluations taken, per sample, on average.
         steps: steps of the grid.
         seconds: wall-clock time of the run.
+        memory: bytes held at most beyond those held before.
         scores: measures by name.
+        path_error: (sigma / alpha, RMS distance from the exact path in units of the state) at each
+            knot, of a few starts.
         failed: why there are no scores, or empty.
         shown: the first few samples, for pictures.
+        trajectory: the way of a few samples, shape (steps + 1, k, *), divided by
+            sqrt(alpha^2 + sigma^2).
     """
 
     solver: str
     grid: str
     budget: int | None
+    process: str = ""
     nfe: float = math.nan
     steps: int = 0
     seconds: float = math.nan
-    scores: dict[str, Estimate] = field(default_factory=dict)
+    memory: float = math.nan
+    scores: Mapping[str, Estimate] = field(default_factory=dict)
+    path_error: tuple[tuple[float, float], ...] = ()
     failed: str = ""
     shown: torch.Tensor | None = field(default=None, repr=False)
+    trajectory: torch.Tensor | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able data, without the samples."""
-        data = {key: value for key, value in vars(self).items() if key != "shown"}
-        data["scores"] = {name: list(score) for name, score in self.scores.items()}
+        """As JSON-able data, without samples; a number that is not known is None."""
+        data = {k: v for k, v in vars(self).items() if k not in ("shown", "trajectory")}
+        for name in ("nfe", "seconds", "memory"):
+            data[name] = _known(data[name])
+        data["scores"] = {name: [*map(_known, score[:3])] for name, score in self.scores.items()}
+        data["path_error"] = [list(pair) for pair in self.path_error]
         return data
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Cell:
-        """What `to_dict` wrote."""
-        scores = {name: Estimate(*score) for name, score in data["scores"].items()}
-        return cls(**{**data, "scores": scores})
 
 
 @dataclass(frozen=True)
@@ -61,24 +69,27 @@ class Setup:
     """What all cells of a table share.
 
     Attributes:
-        model: fingerprint of the model.
-        sde: the process.
+        models: by process (empty where there is one): the model's fingerprint, its process, and
+            accuracy and cost of its reference endpoints.
         samples: samples a cell.
         first_seed: seeds are `first_seed, first_seed + 1, ...`.
         dtype: of the state.
-        reference: accuracy and cost of the reference endpoints, or empty.
+        truth: true samples compared with; 0 where there are none.
+        better: "lower", "higher" or "zero" by measure.
         floor: measures of true samples against others, by name.
+        absent: peers that are not installed, each with how to get it.
         environment: versions and hardware.
     """
 
-    model: str
-    sde: dict[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
     samples: int
     first_seed: int
     dtype: str
-    reference: dict[str, float]
-    floor: dict[str, Estimate]
-    environment: dict[str, str]
+    truth: int = 0
+    better: Mapping[str, str] = field(default_factory=dict)
+    floor: Mapping[str, Estimate] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +101,10 @@ class Table:
 
     @property
     def measures(self) -> list[str]:
-        """Names of the measures, in order of appearance."""
-        return list(dict.fromkeys(name for cell in self.cells for name in cell.scores))
+        """Names of the measures, in the order in which they were asked for."""
+        found = {name for cell in self.cells for name in cell.scores}
+        known = [name for name in self.setup.better if name in found]
+        return known + sorted(found - set(known))
 
     @property
     def budgets(self) -> list[int]:
@@ -99,21 +112,44 @@ class Table:
         return sorted({cell.budget for cell in self.cells if cell.budget is not None})
 
     def label(self, cell: Cell) -> str:
-        """The solver of a cell, with its grid where the table has several."""
+        """The solver of a cell, with its process and its grid where the table has several."""
         several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
-        return f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
+        label = f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
+        return f"{cell.process}: {label}" if cell.process else label
 
-    def best(self, budget: int, measure: str | None = None) -> Cell | None:
-        """The cell with the smallest value of a measure (the first by default) at a budget."""
+    def ranked(self, budget: int | None, measure: str | None = None) -> list[Cell]:
+        """The cells that have a measure (the first by default) at a budget, the best first."""
         name = self._measure(measure)
         found = [c for c in self.cells if c.budget == budget and name in c.scores]
-        return min(found, key=lambda c: abs(c.scores[name].value), default=None)
+        better = self.setup.better.get(name, "lower")
+        return sorted(found, key=lambda c: badness(c.scores[name].value, better))
+
+    def best(self, budget: int | None, measure: str | None = None) -> Cell | None:
+        """The first of `ranked`."""
+        return next(iter(self.ranked(budget, measure)), None)
+
+    def tied(self, cell: Cell, measure: str | None = None) -> bool:
+        """Whether a cell is not clearly worse than the best at its budget.
+
+        By the paired bootstrap at 95 % where both have resamples, else by whether their intervals
+        overlap.
+        """
+        name = self._measure(measure)
+        best = self.best(cell.budget, name)
+        if best is None or best is cell or name not in cell.scores:
+            return best is cell
+        a, b = cell.scores[name], best.scores[name]
+        gap = difference(a, b, better=self.setup.better.get(name, "lower"))
+        if gap is not None:
+            return not gap.low > 0
+        return a.low <= b.high and b.low <= a.high
 
     def markdown(self, measure: str | None = None, *, intervals: bool = False) -> str:
         """One measure (the first by default): a row for each solver and grid, a column a budget.
 
-        The best value of a column is bold. Where the cost is not the budget, it stands beside
-        the value; solvers that choose their own steps are listed below with their cost.
+        The best value of a column is bold, and those not clearly worse are marked with an
+        asterisk. Where the cost is not the budget, it stands beside the value; solvers that
+        choose their own steps are listed below with their cost.
         """
         name = self._measure(measure)
         rows: dict[str, dict[int, Cell]] = {}
@@ -122,39 +158,65 @@ class Table:
                 rows.setdefault(self.label(cell), {})[cell.budget] = cell
         lines = [_line([name, *(f"{b} NFE" for b in self.budgets)])]
         lines.append(_line(["---", *["---:"] * len(self.budgets)]))
-        best = {budget: self.best(budget, name) for budget in self.budgets}
         for label, by_budget in rows.items():
-            shown = []
-            for budget in self.budgets:
-                cell_or_none = by_budget.get(budget)
-                text = _show(cell_or_none, name, intervals) if cell_or_none else ""
-                shown.append(f"**{text}**" if cell_or_none is best[budget] and text else text)
+            shown = [
+                self._text(by_budget[budget], name, intervals) if budget in by_budget else ""
+                for budget in self.budgets
+            ]
             lines.append(_line([label, *shown]))
         if floor := self.setup.floor.get(name):
             lines.append(_line(["true samples", *[number(floor.value)] * len(self.budgets)]))
-        lines += self._adaptive(name, intervals)
-        failures = [f"{c.solver} at {c.budget}: {c.failed}" for c in self.cells if c.failed]
-        return "\n".join(lines + (["", "Failed: " + "; ".join(failures)] if failures else []))
+        return "\n".join(lines + self._adaptive(name, intervals))
 
     def __str__(self) -> str:
-        return "\n\n".join(self.markdown(name) for name in self.measures)
+        parts = [self.markdown(name) for name in self.measures]
+        return "\n\n".join([*parts, *self.notes()])
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers must know: marks, the reference's accuracy, what failed."""
+        out = []
+        if self.measures:
+            out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
+        for process, model in self.setup.models.items():
+            if reference := model.get("reference"):
+                of = f" of {process}" if process else ""
+                out.append(
+                    f"Reference endpoints{of} are accurate to {reference['accuracy']:.1e} (RMS)."
+                )
+        if failures := [
+            f"{self.label(c)}{'' if c.budget is None else f' at {c.budget}'}: {c.failed}"
+            for c in self.cells
+            if c.failed
+        ]:
+            out.append("Failed: " + "; ".join(failures) + ".")
+        if self.setup.absent:
+            out.append(
+                "Absent: " + "; ".join(f"{k} ({v})" for k, v in self.setup.absent.items()) + "."
+            )
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as JSON-able data."""
         setup = asdict(self.setup)
-        setup["floor"] = {name: list(value) for name, value in self.setup.floor.items()}
-        return {"setup": setup, "cells": [cell.to_dict() for cell in self.cells]}
+        setup["floor"] = {k: [*map(_known, v[:3])] for k, v in self.setup.floor.items()}
+        cells = [
+            {**cell.to_dict(), "tied_with_best": [m for m in cell.scores if self.tied(cell, m)]}
+            for cell in self.cells
+        ]
+        return {"setup": setup, "cells": cells}
 
     def csv(self) -> str:
         """One line for each cell and measure."""
         out = io.StringIO()
         writer = csv.writer(out)
-        head = ["solver", "grid", "budget", "nfe", "steps", "seconds"]
-        writer.writerow([*head, "measure", "value", "low", "high", "failed"])
+        head = ["solver", "grid", "process", "budget", "nfe", "steps", "seconds", "memory"]
+        writer.writerow([*head, "measure", "value", "low", "high", "tied", "failed"])
         for cell in self.cells:
             own = [getattr(cell, key) for key in head]
-            for name, score in cell.scores.items() or [("", ("", "", ""))]:
-                writer.writerow([*own, name, *score, cell.failed])
+            for name, score in cell.scores.items():
+                writer.writerow([*own, name, *score[:3], int(self.tied(cell, name)), ""])
+            if not cell.scores:
+                writer.writerow([*own, "", "", "", "", "", cell.failed])
         return out.getvalue()
 
     def _measure(self, measure: str | None) -> str:
@@ -171,22 +233,33 @@ class Table:
         lines = ["", _line([f"{name}, steps of its own choice", "NFE", "value"])]
         lines.append(_line(["---", "---:", "---:"]))
         return lines + [
-            _line([cell.solver, f"{cell.nfe:.0f}", _show(cell, name, intervals)]) for cell in own
+            _line([self.label(c), f"{c.nfe:.0f}", _value(c, name, intervals)]) for c in own
         ]
 
-
-def _show(cell: Cell, name: str, intervals: bool) -> str:
-    if cell.failed:
-        return "failed"
-    score = cell.scores[name]
-    text = str(score) if intervals else number(score.value)
-    off = cell.budget is not None and cell.nfe != cell.budget
-    return f"{text} ({cell.nfe:g})" if off else text
+    def _text(self, cell: Cell, name: str, intervals: bool) -> str:
+        if cell.failed:
+            return "failed"
+        text = _value(cell, name, intervals)
+        if cell.nfe != cell.budget:
+            text += f" ({cell.nfe:g})"
+        if cell is self.best(cell.budget, name):
+            return f"**{text}**"
+        return text + "*" if self.tied(cell, name) else text
 
 
 def number(value: float) -> str:
     """A measured value in two or three digits."""
     return f"{value:.1e}" if 0 < abs(value) < 0.1 else f"{value:.3g}"
+
+
+def _value(cell: Cell, name: str, intervals: bool) -> str:
+    score = cell.scores[name]
+    return str(score) if intervals else number(score.value)
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,0 +1,64 @@
+"""The table as it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import require
+from .table import Cell, Setup, Table, number
+
+Show = Callable[[Cell], None]
+
+
+@contextmanager
+def live(expected: Sequence[Cell], setup: Setup, shown: bool) -> Iterator[Show]:
+    """A function to call with every cell that is done; it draws the table in the terminal.
+
+    Args:
+        expected: all cells, as yet without numbers.
+        setup: what they share.
+        shown: whether to draw at all (needs rich).
+    """
+    if not shown:
+        yield lambda cell: None
+        return
+    done: dict[tuple[str, int | None], Cell] = {}
+    names = Table(tuple(expected), setup)
+    screen = require("rich.live", "cli").Live(refresh_per_second=2, vertical_overflow="visible")
+
+    def show(cell: Cell) -> None:
+        done[names.label(cell), cell.budget] = cell
+        screen.update(_drawn(names, Table(tuple(done.values()), setup), done))
+
+    with screen:
+        screen.update(_drawn(names, Table((), setup), done))
+        yield show
+
+
+def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell]) -> Any:
+    measure = next(iter(names.setup.better), "")
+    count = f"{len(done)} of {len(names.cells)}"
+    drawn = require("rich.table", "cli").Table(title=f"{measure} ({count} cells)")
+    drawn.add_column("solver")
+    budgets: list[int | None] = [*names.budgets]
+    if any(cell.budget is None for cell in names.cells):
+        budgets.append(None)
+    for budget in budgets:
+        drawn.add_column("its own" if budget is None else f"{budget} NFE", justify="right")
+    for label in dict.fromkeys(names.label(cell) for cell in names.cells):
+        row = [_text(done.get((label, budget)), found, measure) for budget in budgets]
+        drawn.add_row(label, *row)
+    return drawn
+
+
+def _text(cell: Cell | None, found: Table, measure: str) -> str:
+    if cell is None:
+        return ""
+    if cell.failed:
+        return "[red]failed[/]"
+    if measure not in cell.scores:
+        return "-"
+    text = number(cell.scores[measure].value)
+    return f"[bold]{text}[/]" if cell is found.best(cell.budget, measure) else text

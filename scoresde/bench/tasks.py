@@ -1,0 +1,105 @@
+"""What a comparison runs: solvers on grids, choices of both by name, and samplers of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from .. import names
+from ..errors import ConfigError, ScoreSDEError
+from ..grid import Grid, uniform_lambda
+from ..model import Predictor
+from ..sde import SDE
+from ..solvers.base import Solver
+from ..solvers.relay import evaluations
+from .budget import GridMaker, grid_for
+from .table import OWN_GRID, Cell
+
+
+@runtime_checkable
+class Peer(Protocol):
+    """A sampler of another library, which brings its own grid; see `benchmarks/peers`.
+
+    Attributes:
+        name: as it is called in the table.
+        package, version: where it comes from.
+        kind: "deterministic", "stochastic" or "adaptive"; the last is run once, without a budget.
+    """
+
+    name: str
+    package: str
+    version: str
+    kind: str
+
+    def run(self, model: Predictor, nfe: int, x: Tensor, seed: int = 0) -> tuple[Tensor, int]:
+        """Samples from the start x, shape (B, *), at t_max; and the evaluations that it took."""
+
+
+class Task(NamedTuple):
+    """One cell to be filled: a solver with its grid, or a peer; neither where there is no grid."""
+
+    cell: Cell
+    solver: Solver | None = None
+    grid: Grid | None = None
+    peer: Peer | None = None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn along the way."""
+        if self.peer is not None:
+            return self.peer.kind == "stochastic"
+        return self.solver is not None and self.solver.stochastic
+
+
+def tasks(
+    sde: SDE,
+    rows: Sequence[Solver | str | Peer],
+    makers: Sequence[GridMaker],
+    nfe: Sequence[int],
+    process: str = "",
+) -> Iterator[Task]:
+    """The cells of one process, row by row; a cell whose grid cannot be made has failed already.
+
+    Raises:
+        ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
+    """
+    for row in rows:
+        if isinstance(row, str) and names.is_pair(row):
+            choose = names.pair(row)
+            for budget in nfe:
+                solver, grid = choose(sde, budget)
+                cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
+                yield Task(cell, solver, grid)
+            continue
+        if not isinstance(row, str | Solver):
+            if not isinstance(row, Peer):
+                raise ConfigError(
+                    f"{row!r} is neither a solver, such as DDIM() or 'DDIM', nor a peer with name, "
+                    "kind and run"
+                )
+            budgets = [None] if row.kind == "adaptive" else [*nfe]
+            for each in budgets:
+                yield Task(Cell(row.name, OWN_GRID, each, process=process), peer=row)
+            continue
+        solver, label = _solver(row)
+        if evaluations(solver, uniform_lambda(sde, 4)) is None:
+            yield Task(Cell(label, "", None, process=process), solver, uniform_lambda(sde, 2))
+            continue
+        for maker in makers:
+            for budget in nfe:
+                cell = Cell(label, maker.__name__, budget, process=process)
+                try:
+                    grid = grid_for(solver, maker, sde, budget)
+                    yield Task(replace(cell, steps=grid.steps), solver, grid)
+                except ScoreSDEError as error:
+                    yield Task(replace(cell, failed=str(error)))
+
+
+def _solver(row: Solver | str) -> tuple[Solver, str]:
+    """What is run, and what it is called in the table."""
+    if isinstance(row, str):
+        return names.solver(row), row
+    return row, names.describe(row)

@@ -1,0 +1,137 @@
+"""A measured number with its interval, and whether two of them differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import ConfigError
+from .distances import endpoint_errors, rms
+
+
+class Estimate(NamedTuple):
+    """A measured number with its 95 % interval.
+
+    Attributes:
+        value: the number.
+        low, high: ends of the interval.
+        draws: values on resampled data, for paired comparisons; empty where there are none.
+    """
+
+    value: float
+    low: float
+    high: float
+    draws: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+    def shifted(self, by: float) -> Estimate:
+        """The estimate of a number that is larger by a constant."""
+        draws = tuple(draw + by for draw in self.draws)
+        return Estimate(self.value + by, self.low + by, self.high + by, draws)
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """What the benchmark asks of a measure.
+
+    A metric may also have `better`: "lower" (taken where it is absent), "higher", or "zero" for a
+    signed number of which the size counts.
+    """
+
+    @property
+    def name(self) -> str:
+        """A few words, for the head of a column."""
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """The measure of samples x, shape (B, *)."""
+
+
+def badness(value: float, better: str) -> float:
+    """A number that is smaller for better values of a measure.
+
+    Raises:
+        ConfigError: if `better` is not "lower", "higher" or "zero".
+    """
+    if better == "lower":
+        return value
+    if better == "higher":
+        return -value
+    if better == "zero":
+        return abs(value)
+    raise ConfigError(f"better must be 'lower', 'higher' or 'zero', got {better!r}")
+
+
+def bootstrap(
+    statistic: Callable[..., Any], *data: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> Estimate:
+    """A statistic with its percentile interval, over paired data of shape (n,) each.
+
+    `statistic(*data, axis=-1)` must be vectorised, as those of numpy are.
+    """
+    value, n = float(statistic(*data, axis=-1)), len(data[0])
+    if n < 2:
+        return Estimate(value, math.nan, math.nan)
+    rows = _rows(n, resamples, seed)
+    draws = np.asarray(statistic(*(part[rows] for part in data), axis=-1))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(value, float(low), float(high), tuple(draws.tolist()))
+
+
+def centred_bootstrap(
+    value: float, statistic: Callable[[np.ndarray], float], n: int, resamples: int, seed: int
+) -> Estimate:
+    """Bootstrap of a distance between samples, from `statistic(rows)` of resampled rows.
+
+    A resample repeats points and is therefore farther from everything than a fresh sample: the
+    spread of the bootstrap is right, its centre is not. The interval is 1.96 of its standard
+    deviations around the value.
+    """
+    if n < 2 or resamples < 2:
+        return Estimate(value, math.nan, math.nan)
+    draws = np.array([statistic(rows) for rows in _rows(n, resamples, seed)])
+    half = 1.96 * float(np.std(draws, ddof=1))
+    centred = draws - draws.mean() + value
+    return Estimate(value, value - half, value + half, tuple(centred.tolist()))
+
+
+def difference(a: Estimate, b: Estimate, *, better: str = "lower") -> Estimate | None:
+    """How much worse a is than b, with a paired interval; None where they cannot be paired.
+
+    Both must come from one metric and equally many samples, each from the seed of its partner.
+    The difference is significant where the interval leaves 0 out.
+    """
+    if len(a.draws) != len(b.draws) or len(a.draws) < 2:
+        return None
+    value = badness(a.value, better) - badness(b.value, better)
+    pairs = zip(a.draws, b.draws, strict=True)
+    draws = np.array([badness(x, better) - badness(y, better) for x, y in pairs])
+    draws += value - draws.mean()
+    half = 1.96 * float(np.std(draws, ddof=1))
+    return Estimate(value, value - half, value + half, tuple(draws.tolist()))
+
+
+def error_ratio(
+    x: Tensor, other: Tensor, reference: Tensor, *, statistic: str = "rms", seed: int = 0
+) -> Estimate:
+    """Endpoint error of x over that of `other`, from the same starts, with a paired interval.
+
+    The difference is significant where the interval leaves 1 out. `statistic` is "rms" or "median".
+    """
+    a, b = (endpoint_errors(z, reference).numpy() for z in (x, other))
+    of = rms if statistic == "rms" else np.median
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        return of(a, axis=axis) / of(b, axis=axis)
+
+    return bootstrap(ratio, a, b, resamples=2000, seed=seed)
+
+
+def _rows(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Rows of each resample: the same for every set of n samples, which makes pairs of them."""
+    return np.random.default_rng(seed).integers(0, n, (resamples, n))

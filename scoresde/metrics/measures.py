@@ -1,0 +1,365 @@
+"""Measures as the benchmark takes them: samples (B, *) to an `Estimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..analytic import GaussianMixture
+from ..errors import ConfigError, NonFiniteError, ShapeError
+from . import neighbours
+from .distances import (
+    Kernel,
+    distance_kernel,
+    endpoint_errors,
+    frechet_of_moments,
+    gaussian_kernel,
+    median_distance,
+    moments,
+    off_diagonal,
+    pair,
+    polynomial_kernel,
+    rms,
+    sliced_wasserstein,
+    wasserstein2,
+)
+from .estimate import Estimate, bootstrap, centred_bootstrap
+
+Features = Callable[[Tensor], Tensor]
+"""Samples (B, *) to features (B, F)."""
+
+
+@dataclass(frozen=True, eq=False)
+class EndpointError:
+    """Error against the true endpoints of the same starts: RMS over all, or median over samples.
+
+    The RMS is ruled by the few trajectories near a boundary between modes, the median by the
+    others.
+
+    Attributes:
+        reference: true endpoints, shape (B, *).
+        statistic: "rms" or "median".
+    """
+
+    reference: Tensor
+    statistic: str = "rms"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.statistic not in ("rms", "median"):
+            raise ConfigError(f"statistic must be 'rms' or 'median', got {self.statistic!r}")
+
+    @property
+    def name(self) -> str:
+        """For the head of a column."""
+        return f"{self.statistic} endpoint error"
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        errors = endpoint_errors(x.cpu(), self.reference.cpu()).numpy()
+        return bootstrap(rms if self.statistic == "rms" else np.median, errors, seed=self.seed)
+
+
+# -- kernels -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _KernelMeasure:
+    """`discrepancy` to true samples, shape (m, *), in features where some are given."""
+
+    reference: Tensor
+    features: Features | None = None
+    resamples: int = 200
+    seed: int = 0
+
+    def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Values between points (n, D) and (m, D), shape (n, m)."""
+        raise NotImplementedError
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        a, b = pair(_extract(self.features, x), self._truth)
+        across, within = self.kernel(a, b).mean(1), self.kernel(a, a)
+        own = np.diag(within)
+
+        def resampled(rows: np.ndarray) -> float:
+            # A drawn pair of one sample with itself is no pair of the law.
+            count = np.bincount(rows, minlength=len(a))
+            pairs = len(rows) ** 2 - int((count * count).sum())
+            inside = count @ within @ count - (count * count * own).sum()
+            return float(inside / max(pairs, 1) + self._inside - 2 * across[rows].mean())
+
+        value = off_diagonal(within) + self._inside - 2 * float(across.mean())
+        return centred_bootstrap(value, resampled, len(a), self.resamples, self.seed)
+
+    @cached_property
+    def _truth(self) -> Tensor:
+        return _extract(self.features, self.reference)
+
+    @cached_property
+    def _inside(self) -> float:
+        """Mean within the true samples, the same for all that is compared with them."""
+        b = pair(self._truth, self._truth)[0]
+        return off_diagonal(self.kernel(b, b))
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyDistance(_KernelMeasure):
+    """`energy_distance` to true samples, shape (m, *), in features where some are given."""
+
+    name: str = "energy distance"
+
+    def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """-|x - y|."""
+        return distance_kernel(a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class MMD(_KernelMeasure):
+    """`mmd` to true samples, shape (m, *): a Gaussian kernel as wide as their median distance."""
+
+    name: str = "MMD"
+
+    def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """exp(-|x - y|^2 / (2 bandwidth^2))."""
+        return self._kernel(a, b)
+
+    @cached_property
+    def _kernel(self) -> Kernel:
+        return gaussian_kernel(median_distance(self._truth))
+
+
+@dataclass(frozen=True, eq=False)
+class KernelDistance(_KernelMeasure):
+    """`kernel_distance` between features of samples and of true ones, as in KID."""
+
+    name: str = "kernel distance"
+
+    def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(x . y / F + 1)^3."""
+        return polynomial_kernel(a, b)
+
+
+# -- transport ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class SlicedWasserstein:
+    """`sliced_wasserstein` to true samples, shape (m, *)."""
+
+    reference: Tensor
+    projections: int = 128
+    resamples: int = 40
+    seed: int = 0
+    name: str = "sliced W2"
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+
+        def distance(rows: np.ndarray) -> float:
+            some = x[torch.from_numpy(rows)]
+            return sliced_wasserstein(
+                some, self.reference, projections=self.projections, seed=self.seed
+            )
+
+        value = distance(np.arange(len(x)))
+        return centred_bootstrap(value, distance, len(x), self.resamples, self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Wasserstein2:
+    """`wasserstein2` to true samples, shape (m, *): exact, so of cubic cost in their number."""
+
+    reference: Tensor
+    resamples: int = 20
+    seed: int = 0
+    name: str = "W2"
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+
+        def distance(rows: np.ndarray) -> float:
+            return wasserstein2(x[torch.from_numpy(rows)], self.reference)
+
+        value = distance(np.arange(len(x)))
+        return centred_bootstrap(value, distance, len(x), self.resamples, self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class FrechetDistance:
+    """`frechet_distance` between features of samples and of true ones.
+
+    Attributes:
+        reference: true samples, shape (m, *).
+        features: maps (B, *) to (B, F).
+    """
+
+    reference: Tensor
+    features: Features
+    resamples: int = 100
+    seed: int = 0
+    name: str = "Frechet distance"
+
+    def __post_init__(self) -> None:
+        _ = self._truth  # features of the wrong shape are told before anything is computed
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        found = pair(_extract(self.features, x), _extract(self.features, x))[0]
+
+        def distance(rows: np.ndarray) -> float:
+            return frechet_of_moments(*moments(found[rows]), *self._truth)
+
+        value = distance(np.arange(len(x)))
+        return centred_bootstrap(value, distance, len(x), self.resamples, self.seed)
+
+    @cached_property
+    def _truth(self) -> tuple[np.ndarray, np.ndarray]:
+        found = _extract(self.features, self.reference)
+        return moments(pair(found, found)[0])
+
+
+# -- regions -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Precision, recall, density or coverage; see `precision_recall` and `density_coverage`.
+
+    Attributes:
+        reference: true samples, shape (m, *).
+        name: which of the four.
+        features: maps (B, *) to (B, F); the samples themselves by default.
+        k: neighbours; by default 3 for precision and recall, 5 for density and coverage, as in the
+            papers.
+    """
+
+    reference: Tensor
+    name: str
+    features: Features | None = None
+    k: int | None = None
+    seed: int = 0
+
+    better: ClassVar[str] = "higher"
+
+    def __post_init__(self) -> None:
+        if self.name not in ("precision", "recall", "density", "coverage"):
+            raise ConfigError(
+                f"name must be precision, recall, density or coverage, got {self.name!r}"
+            )
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        found = _extract(self.features, x)
+        if self.name in ("precision", "recall"):
+            items = neighbours.precision_recall(found, self._truth, self.k or 3)
+        else:
+            items = neighbours.density_coverage(found, self._truth, self.k or 5)
+        # Means over independent items: resampling those repeats no point within a region.
+        values = items.fidelity if self.name in ("precision", "density") else items.diversity
+        return bootstrap(np.mean, values, resamples=400, seed=self.seed)
+
+    @cached_property
+    def _truth(self) -> Tensor:
+        return _extract(self.features, self.reference)
+
+
+# -- closed-form models ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class NLLGap:
+    """Mean exact negative log-likelihood of samples less that of true ones, nats a dimension.
+
+    Above 0 where samples lie outside the data, below 0 where they are too concentrated.
+
+    Attributes:
+        log_prob: exact log-density of samples (B, *), shape (B,), nats.
+        reference: true samples, shape (m, *).
+    """
+
+    log_prob: Callable[[Tensor], Tensor]
+    reference: Tensor
+    seed: int = 0
+    name: str = "NLL gap"
+
+    better: ClassVar[str] = "zero"
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        size = x[0].numel()
+        nll = -self.log_prob(x.to(torch.float64)).cpu().numpy() / size
+        return bootstrap(np.mean, nll, seed=self.seed).shifted(-self._truth / size)
+
+    @cached_property
+    def _truth(self) -> float:
+        return float(-self.log_prob(self.reference.to(torch.float64)).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class ModeWeights:
+    """How far the shares of a mixture's modes are from its weights: total variation, 0 to 1.
+
+    Samples count for each mode with the probability that they came from it.
+
+    Attributes:
+        mixture: the data's law.
+    """
+
+    mixture: GaussianMixture
+    resamples: int = 200
+    seed: int = 0
+    name: str = "mode weights"
+
+    def __call__(self, x: Tensor) -> Estimate:
+        """See `Metric`."""
+        check_finite(x)
+        clean = self.mixture.sde.clean
+        shares = self.mixture.responsibilities(x.to(torch.float64), clean).cpu().numpy()
+        weights = self.mixture.weights.cpu().numpy()
+
+        def distance(rows: np.ndarray) -> float:
+            return 0.5 * float(np.abs(shares[rows].mean(0) - weights).sum())
+
+        value = distance(np.arange(len(x)))
+        return centred_bootstrap(value, distance, len(x), self.resamples, self.seed)
+
+
+# -- shared ------------------------------------------------------------------------------------
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse samples that are not finite.
+
+    Raises:
+        NonFiniteError: naming how many there are.
+    """
+    bad = int((~torch.isfinite(x.reshape(len(x), -1)).all(1)).sum())
+    if bad:
+        raise NonFiniteError(f"{bad} of {len(x)} samples are not finite")
+
+
+def _extract(features: Features | None, x: Tensor) -> Tensor:
+    """Features of samples, checked; the samples themselves where there are none."""
+    if features is None:
+        return x
+    with torch.no_grad():
+        out = features(x)
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ShapeError(f"features of {len(x)} samples must have shape ({len(x)}, F), got {shape}")
+    check_finite(out)
+    return out
