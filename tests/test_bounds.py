@@ -228,7 +228,7 @@ def step_losses(model, x0, knots, large):
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("variance", ["posterior", "forward"])
 def test_every_term_of_the_discrete_bound(variance) -> None:
     """L_0, ..., L_T in closed form within 4 to 5 standard errors of 8000 samples; the sum lies
     above the exact negative log-density.
@@ -238,7 +238,7 @@ def test_every_term_of_the_discrete_bound(variance) -> None:
     x0 = model.sample(8000, seed=1)
     got = ddpm_bound(model, x0, variance=variance)
     knots = [sde.at(float(k)) for k in range(12)]
-    want = step_losses(model, x0, knots, variance == "large")
+    want = step_losses(model, x0, knots, variance == "forward")
     assert got.per_step.shape == (13,)
     torch.testing.assert_close(got.per_step[1:-1], want, rtol=0.05, atol=0)
     assert float(got.per_step.sum()) == pytest.approx(got.mean)
@@ -254,6 +254,53 @@ def test_every_term_of_the_discrete_bound(variance) -> None:
     assert float(got.per_step[0]) == pytest.approx(float(decoder), abs=0.05)
     exact = -model.log_prob(x0, sde.clean)
     assert got.mean > float(exact.mean()) + 4 * got.stderr
+
+
+def test_learned_variances_lie_between_the_two_and_are_best_where_they_are_right() -> None:
+    """Shares of 0 and 1 are the fixed ones. With the exact variance of a Gaussian's step back every
+    KL is, on average over x0, half the log of its ratio to the posterior's.
+    """
+    sde = DiscreteVPSDE.from_betas(cosine_betas(12, largest=0.9))
+    model = Gaussian(sde, torch.zeros(2).double(), isotropic(0.3))
+    x0 = model.sample(2000, seed=1)
+
+    class Learned:
+        def __init__(self, share) -> None:
+            self.sde, self.share = sde, share
+
+        def __call__(self, x, knot):
+            share = self.share
+            if share is None:  # that of the exact variance of x_s given x_t; any in the decoder
+                share = self.exact(sde.at(knot.t - 1), knot) if knot.t > 0 else 0.0
+            prediction = model(x, knot)
+            prediction.share = torch.full_like(x, share)
+            return prediction
+
+        @staticmethod
+        def exact(s, t):
+            before, total = (u.alpha**2 * 0.3 + u.sigma**2 for u in (s, t))
+            a, b = sde.transition(s, t)
+            ratio = (before - (a * before) ** 2 / total) / (b * s.sigma / t.sigma) ** 2
+            return math.log(ratio) / (2 * math.log(t.sigma / s.sigma))
+
+        def rows(self, index):
+            return self
+
+    values = {name: ddpm_bound(model, x0, variance=name) for name in ("posterior", "forward")}
+    for name, share in (("posterior", 0.0), ("forward", 1.0)):
+        got = ddpm_bound(Learned(share), x0, variance="learned")
+        torch.testing.assert_close(got.per_step[1:], values[name].per_step[1:])
+    best = ddpm_bound(Learned(None), x0, variance="learned")
+    assert (best.per_step[1:-1] < values["posterior"].per_step[1:-1]).all()
+    assert (best.per_step[1:-1] < values["forward"].per_step[1:-1]).all()
+    for k in range(1, 12):
+        s, t = sde.at(float(k - 1)), sde.at(float(k))
+        before, total = (u.alpha**2 * 0.3 + u.sigma**2 for u in (s, t))
+        a, b = sde.transition(s, t)
+        ratio = (before - (a * before) ** 2 / total) / (b * s.sigma / t.sigma) ** 2
+        assert float(best.per_step[k]) == pytest.approx(math.log(ratio), abs=0.02)
+    with pytest.raises(ConfigError, match="LearnedRange"):
+        ddpm_bound(model, x0[:2], variance="learned")
 
 
 def test_many_steps_reach_the_continuous_bound() -> None:
@@ -330,7 +377,11 @@ def test_the_reconstruction_is_that_of_the_dequantization() -> None:
         (lambda m: variational_bound(m, torch.zeros(2, 3).long()), DtypeError, "floating point"),
         (lambda m: variational_bound(m, torch.zeros(0, 3)), ShapeError, "B > 0"),
         (lambda m: ddpm_bound(m, torch.zeros(2, 3)), ConfigError, "grid=uniform_lambda"),
-        (lambda m: ddpm_bound(m, torch.zeros(2, 3), variance="fixed"), ConfigError, "large, small"),
+        (
+            lambda m: ddpm_bound(m, torch.zeros(2, 3), variance="fixed"),
+            ConfigError,
+            "forward, learned, posterior",
+        ),
     ],
 )
 def test_what_cannot_be_bounded_says_why(call, error, says) -> None:

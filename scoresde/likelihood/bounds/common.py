@@ -1,0 +1,146 @@
+"""What the two bounds share: their result, and the draws that it is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...door import check_model, check_tensor
+from ...errors import ShapeError
+from ...model import Predictor
+from ...scalar import affine
+from ...sde.knot import Knot
+from ..pixels import Pixels
+from ..prior import prior_log_prob
+from ..seeds import per_sample
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """An upper bound of the negative log-likelihood of each sample, with its standard error.
+
+    Attributes:
+        per_sample: shape (B,), float64.
+        terms: what it is the sum of, each of shape (B,): "prior", "diffusion", and
+            "reconstruction" (of integers) or "entropy" (of the noised data).
+        variance: of `per_sample` from times and noise, shape (B,); NaN for a single draw.
+        unit: "nats" of a sample, or "bits/dim" of integers.
+        nfe: network evaluations per sample; those of the pilot are not in it.
+        per_step: L_0, ..., L_T of the discrete bound, means over samples, shape (T + 1,).
+    """
+
+    per_sample: Tensor
+    terms: dict[str, Tensor]
+    variance: Tensor
+    unit: str
+    nfe: int
+    per_step: Tensor | None = None
+
+    @property
+    def mean(self) -> float:
+        """Over the samples."""
+        return float(self.per_sample.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean, from the spread between samples (two or more)."""
+        count = len(self.per_sample)
+        return float(self.per_sample.std()) / math.sqrt(count) if count > 1 else math.nan
+
+    @property
+    def stderr_of_this_set(self) -> float:
+        """Standard error of the mean for these samples, from times and noise alone."""
+        return math.sqrt(float(self.variance.sum())) / max(len(self.variance), 1)
+
+    def __str__(self) -> str:
+        return (
+            f"<= {self.mean:.3f} +- {self.stderr:.3f} {self.unit} ({self.nfe} network "
+            "evaluations a sample)"
+        )
+
+
+class Draw:
+    """One draw of all terms for a batch, in nats, each of shape (B,)."""
+
+    def __init__(
+        self,
+        model: Predictor,
+        x: Tensor,
+        x0: Tensor,
+        pixels: Pixels | None,
+        low: Knot,
+        high: Knot,
+        prior: Any,
+        seeds: Any,
+    ) -> None:
+        self.model, self.x, self.x0, self.pixels = model, x, x0, pixels
+        self.noise = seeds.open(x0.shape, torch.float64, x0.device)
+        self.size = x0[0:1].numel()
+        self.low = low
+        self.terms = {"prior": self._prior(prior, high)}
+
+    def _prior(self, prior: Any, high: Knot) -> Tensor:
+        """KL(q(x_T | x0) || prior)."""
+        if prior is None:
+            return 0.5 * math.exp(2 * float(high.lam)) * self.x0.flatten(1).square().sum(1)
+        end = affine(high.alpha, self.x0, high.sigma, self.noise.normal())
+        return -prior_log_prob(prior, self.model.sde, high, end) - self._entropy(high)
+
+    def _entropy(self, knot: Knot) -> float:
+        """Of N(alpha x0, sigma^2 I)."""
+        return self.size * (0.5 * math.log(2 * math.pi * math.e) + float(knot.log_sigma))
+
+
+def clean(model: Predictor, x: Tensor, pixels: Pixels | None) -> Tensor:
+    """Clean data in float64."""
+    check_model(model)
+    if pixels is None:
+        check_tensor(x, "x")
+        x0 = x.to(torch.float64)
+    else:
+        pixels.check(x)
+        x0 = pixels.lower_edge(x) + 0.5 * pixels.width
+    if x.ndim < 2 or len(x) == 0:
+        raise ShapeError(f"x must have shape (B, *event) with B > 0, got {tuple(x.shape)}")
+    return x0
+
+
+def batches(
+    x: Tensor, size: int | None, seeds: int | Sequence[int]
+) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+    """Rows and their seeds, `size` at a time."""
+    own = per_sample(seeds, len(x))
+    for rows in torch.split(torch.arange(len(x), device=x.device), size or len(x)):
+        first = int(rows[0])
+        yield rows, own[first : first + len(rows)]
+
+
+def unit(x: Tensor, pixels: Pixels | None) -> float:
+    """Of the result, in nats: 1, or a bit a dimension."""
+    return 1.0 if pixels is None else 1.0 / (x[0].numel() * math.log(2))
+
+
+def total(
+    parts: list[list[dict[str, Tensor]]], x: Tensor, pixels: Pixels | None, nfe: int
+) -> Bound:
+    """From the terms of each draw of each batch, in nats."""
+    per = unit(x, pixels)
+    terms = {
+        name: per * torch.cat([torch.stack([draw[name] for draw in part], 1) for part in parts])
+        for name in parts[0][0]
+    }
+    values = torch.stack(list(terms.values())).sum(0)
+    draws = values.shape[1]
+    nothing = torch.full_like(values[:, 0], math.nan)
+    return Bound(
+        per_sample=values.mean(1),
+        terms={name: value.mean(1) for name, value in terms.items()},
+        variance=values.var(1) / draws if draws > 1 else nothing,
+        unit="nats" if pixels is None else "bits/dim",
+        nfe=nfe,
+    )
