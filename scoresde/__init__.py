@@ -21,7 +21,7 @@ from .grid import (
 )
 from .guidance import CFG
 from .jobs import sample_many
-from .latents import decode, encode
+from .latents import decode, encode, interpolate
 from .likelihood import (
     Exact,
     FixedGrid,
@@ -184,6 +184,7 @@ __all__ = [
     "from_times",
     "full",
     "index",
+    "interpolate",
     "isotropic",
     "iterate",
     "karras",

@@ -20,6 +20,7 @@ from scoresde.likelihood import (
     Reconstruction,
     TruncatedNormal,
     Uniform,
+    Variational,
     Whitened,
     bits_per_dim,
     log_likelihood,
@@ -192,6 +193,44 @@ def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> No
     few = bits_per_dim(model, k[:, None], dequantize=rule(3), **settings)
     assert few.importance_weighted is not None
     assert (few.importance_weighted < few.per_image).all()
+
+
+def test_a_dequantizer_of_ones_own_that_is_the_models_density_leaves_no_gap() -> None:
+    """q is the model's Gaussian cut to the bin: every single draw is the exact -log2 P."""
+    model, layout = one_pixel(8, 0.15, 1e-5)
+    low = model.sde.at(1e-5)
+    std = math.sqrt(float(low.alpha) ** 2 * 0.15**2 + float(low.sigma) ** 2)
+
+    def within_bin(images, noise):
+        edge = layout.lower_edge(images)
+        below, above = (torch.special.ndtr(e / std) for e in (edge, edge + layout.width))
+        x = std * torch.special.ndtri(below + (above - below) * torch.special.ndtr(noise))
+        density = -0.5 * (x / std) ** 2 - math.log(std * math.sqrt(2 * math.pi))
+        log_q = density - (above - below).log() + math.log(layout.width)
+        return (x - edge) / layout.width, log_q.sum(1)
+
+    k = torch.tensor([2, 3, 4, 5, 3, 4])[:, None]
+    settings = {"levels": 8, "divergence": Exact(), "prior": model, "method": PerSample(1e-7)}
+    got = bits_per_dim(model, k, dequantize=Variational(sample=within_bin), **settings)
+    edge = layout.lower_edge(k[:, 0])
+    ends = (edge / std, (edge + layout.width) / std)
+    exact = -(torch.special.ndtr(ends[1]) - torch.special.ndtr(ends[0])).log2()
+    torch.testing.assert_close(got.per_image, exact, rtol=1e-4, atol=1e-4)
+    assert repr(got.pixels) == repr(layout)
+
+
+@pytest.mark.parametrize(
+    ("sample", "error", "says"),
+    [
+        (lambda k, noise: (noise, noise.sum(1)), ConfigError, r"torch\.sigmoid"),
+        (lambda k, noise: (noise.sigmoid(), noise), ShapeError, r"flatten\(1\)\.sum\(1\)"),
+    ],
+)
+def test_a_dequantizer_that_leaves_the_bin_is_refused(sample, error, says) -> None:
+    model, _ = one_pixel(8, 0.15, 1e-5)
+    k = torch.arange(8)[:, None]
+    with pytest.raises(error, match=says):
+        bits_per_dim(model, k, levels=8, dequantize=Variational(sample=sample))
 
 
 def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:

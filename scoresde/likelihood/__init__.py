@@ -10,6 +10,7 @@ from .dequantization import (
     Reconstruction,
     TruncatedNormal,
     Uniform,
+    Variational,
 )
 from .divergence import Divergence, Exact, Hutchinson
 from .estimate import estimate_frame
@@ -44,6 +45,7 @@ __all__ = [
     "TimeRangeWarning",
     "TruncatedNormal",
     "Uniform",
+    "Variational",
     "Whitened",
     "bits_per_dim",
     "calibrated_grid",

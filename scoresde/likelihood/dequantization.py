@@ -10,21 +10,23 @@ Ho et al., "Flow++", 2019, section 3.1, for any). Draws are averaged in log spac
 bound a bound and an average of unbiased estimates.
 
 The model's density is that of the state at t_min, which has noise of its own: sigma/alpha in the
-units of x. `Uniform` takes x for that state. The other two draw the state itself, x_t = alpha m +
-sigma eps around the middle m of the bin, and leave no gap between data and state.
+units of x. `Uniform` and `Variational` take x for that state. `TruncatedNormal` and
+`Reconstruction` draw the state itself, x_t = alpha m + sigma eps around the middle m of the bin,
+and leave no gap between data and state.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ShapeError
 from ..noise import NoiseStream
 from ..sde.knot import Knot
 from .pixels import Pixels
@@ -146,6 +148,47 @@ class Reconstruction(Dequantization):
         log_q = -0.5 * eps.square() - math.log(sigma * math.sqrt(2 * math.pi))
         volume = images[0:1].numel() * math.log(pixels.width)
         return x, read_back(images, pixels, low, eps) - log_q.flatten(1).sum(1) - volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variational(Dequantization):
+    """A place within the bin from a density of your own: variational dequantization.
+
+    Ho et al., "Flow++", 2019, section 3.1. The closer the density is to the model's own within the
+    bin, the smaller the gap of the bound.
+
+    Attributes:
+        sample: a function `sample(images, noise) -> (u, log_q)`: from integers (B, *) and standard
+            normals (B, *), float64, places u in (0, 1) of the same shape and their log-density
+            with respect to u, in nats, shape (B,). It gets its randomness from the noise alone.
+    """
+
+    sample: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    def draw(
+        self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
+    ) -> tuple[Tensor, Tensor]:
+        """See `Dequantization`.
+
+        Raises:
+            ShapeError: if u or log_q have another shape.
+            ConfigError: if u leaves the bin.
+        """
+        with torch.no_grad():
+            u, log_q = self.sample(images, stream.normal())
+        if u.shape != images.shape or log_q.shape != images.shape[:1]:
+            raise ShapeError(
+                f"a dequantizer returns u of shape {tuple(images.shape)} and log_q of shape "
+                f"{tuple(images.shape[:1])}, one number an image, got {tuple(u.shape)} and "
+                f"{tuple(log_q.shape)}; write log_q.flatten(1).sum(1)"
+            )
+        u, log_q = u.to(torch.float64), log_q.to(torch.float64)
+        if not bool(((u >= 0) & (u <= 1)).all()):
+            raise ConfigError(
+                f"u is the place within the bin, in (0, 1), got values from {float(u.min()):g} to "
+                f"{float(u.max()):g}; write torch.sigmoid(u), with its log-derivative in log_q"
+            )
+        return pixels.lower_edge(images) + pixels.width * u, -log_q
 
 
 def read_back(images: Tensor, pixels: Pixels, low: Knot, eps: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Latents: there and back, and between."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from support import gaussian, randn
+
+from scoresde import VPSDE, ProbabilityFlow, ScoreModel, TorchDiffEq
+from scoresde.errors import ShapeError
+from scoresde.latents import decode, encode, interpolate, round_trip_error, slerp
+
+SDE = VPSDE()
+TIGHT = ProbabilityFlow(TorchDiffEq(rtol=1e-9, atol=1e-9))
+
+
+def test_slerp_is_the_rotation_in_the_plane_of_both() -> None:
+    """Unit vectors at angles 0 and 1.2: the point at weight w is at 1.2 w. Norms of other
+    lengths go with their own end.
+    """
+    angle, w = 1.2, torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    a = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(4, 2)
+    b = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64).expand(4, 2)
+    want = torch.stack([(angle * w).cos(), (angle * w).sin()], 1)
+    torch.testing.assert_close(slerp(a, b, w), want)
+    torch.testing.assert_close(slerp(3 * a, 3 * b, w), 3 * want)
+    torch.testing.assert_close(slerp(a, 5 * a, 0.25), 2 * a)  # along one line
+    z = randn(2, 4, 3, 500)
+    middle = slerp(*z, 0.5).flatten(1).norm(dim=1)
+    torch.testing.assert_close(middle, z.flatten(2).norm(dim=2).mean(0), rtol=0.1, atol=0)
+
+
+def test_interpolation_is_the_exact_flow_of_the_arc() -> None:
+    model = gaussian(SDE, 2, 3)
+    low, high = SDE.at(1e-2), SDE.at(1.0)
+    a, b = model.sample(8, 1e-2, seed=1).split(4)
+    got = interpolate(model, a, b, 5, solver=TIGHT, t_min=1e-2)
+    assert got.shape == (4, 5, 2, 3)
+    ends = [model.flow(x, low, high) for x in (a, b)]
+    for k in range(5):
+        want = model.flow(slerp(*ends, k / 4), high, low)
+        torch.testing.assert_close(got[:, k], want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(got[:, 0], a, rtol=1e-6, atol=1e-6)
+
+
+def test_conditions_follow_their_pair() -> None:
+    def net(x, t, y):
+        return x - y[:, None]  # a flow that leads to y
+
+    model = ScoreModel(net, SDE, time="t").bind(y=torch.tensor([2.0, -3.0]).double())
+    a, b = randn(2, 2, 2)
+    both = interpolate(model, a, b, 3)
+    one = interpolate(model.rows(torch.tensor([1])), a[1:], b[1:], 3)
+    torch.testing.assert_close(both[1:], one, rtol=1e-3, atol=1e-3)
+
+
+def test_the_round_trip_error_is_the_solvers() -> None:
+    """Of the size of the tolerance, and that between x and what was decoded."""
+    model = gaussian(SDE, 4)
+    x = model.sample(6, 1e-3, seed=2)
+    errors = {}
+    for tol in (1e-3, 1e-6):
+        solver = ProbabilityFlow(TorchDiffEq(rtol=tol, atol=tol))
+        got = round_trip_error(model, x, solver=solver)
+        back = decode(model, encode(model, x, solver=solver), solver=solver)
+        torch.testing.assert_close(got, (back - x).square().mean(1).sqrt())
+        errors[tol] = float(got.max())
+    assert 1e-9 < errors[1e-6] < 1e-4
+    assert errors[1e-6] < 0.05 * errors[1e-3]
+
+
+def test_what_cannot_be_interpolated_says_why() -> None:
+    model = gaussian(SDE, 2)
+    with pytest.raises(ShapeError, match="two points"):
+        interpolate(model, randn(1, 2), randn(1, 2), 1)
+    with pytest.raises(ShapeError, match="one shape"):
+        interpolate(model, randn(1, 2), randn(2, 2), 3)
+    with pytest.raises(ShapeError, match="one shape"):
+        slerp(randn(1, 2), randn(2, 2), 0.5)
