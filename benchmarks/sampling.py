@@ -149,7 +149,9 @@ METHODS: dict[str, Run] = {
 }
 
 
-def truth(problem: str, seed: int, x: Tensor) -> tuple[Tensor, float]:
+def truth(
+    problem: str, seed: int, x: Tensor, steps: tuple[int, int] = (900, 600)
+) -> tuple[Tensor, float]:
     """Where the flow leads, and the median distance to a coarser solve of lower order.
 
     Taken for y = x / alpha, whose flow against rho is the same for every process, down to
@@ -159,9 +161,9 @@ def truth(problem: str, seed: int, x: Tensor) -> tuple[Tensor, float]:
     sde = EDMSDE(t_min=1e-4, t_max=float(top.rho))
     model = getattr(problems, problem)(sde, seed=seed)
     solves = []
-    for steps, order in ((900, 5), (600, 4)):
+    for count, order in zip(steps, (5, 4), strict=True):
         solver = ExponentialMultistep(order, "v", STRETCHED, corrector=order, start="krogstad4")
-        grid = focused(sde, steps, STRETCHED)
+        grid = focused(sde, count, STRETCHED)
         solves.append(sample(model, solver, grid, x=x / float(top.alpha)).x)
     gap = (solves[0] - solves[1]).flatten(1).square().mean(1).sqrt()
     return solves[0], float(gap.median())

@@ -18,35 +18,35 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def equidistributed(table: Array, steps: int, order: float) -> Array:
-    """Places along the fine knots (real numbers) of `steps` knots, from 0 to the last."""
-    longest, count = table.shape[0] - 1, table.shape[1]
-    gap = min(max(1, round(count / steps)), longest)
-    found = table[gap, : count - gap]
+def equidistributed(into: Array, steps: int, order: float) -> Array:
+    """Places along the fine knots (real numbers) of `steps` knots, from 0 to the last.
+
+    `into` has the errors of steps from i to j, shape (M, M).
+    """
+    gap = max(1, round(len(into) / steps))
+    found = np.diagonal(into, gap)
     density = np.maximum(found, 1e-6 * found.max()) ** (1.0 / (order + 1.0))
-    at = np.arange(len(density)) + 0.5 * gap
-    fine = np.arange(count, dtype=float)
-    mass = np.concatenate([[0.0], np.cumsum(np.interp(fine, at, density))])[:count]
+    fine = np.arange(len(into), dtype=float)
+    along = np.interp(fine, np.arange(len(density)) + 0.5 * gap, density)
+    mass = np.concatenate([[0.0], np.cumsum(along)])[: len(fine)]
     places: Array = np.interp(np.linspace(0, mass[-1], steps), mass, fine)
     return places
 
 
-def shortest(table: Array, last: Array, steps: int) -> Array:
-    """Places of `steps` knots, the first being 0, from which a further step goes to sigma = 0."""
-    longest, count = table.shape[0] - 1, table.shape[1]
-    into = np.full((count, count), np.inf)  # into[i, j]: the step from i to j
-    for gap in range(1, longest + 1):
-        i = np.arange(count - gap)
-        into[i, i + gap] = table[gap, i]
-    best = np.full(count, np.inf)
+def shortest(into: Array, ends: Array, steps: int) -> Array:
+    """Places of `steps` knots, the first being 0, that make a sum of costs least.
+
+    Args:
+        into: cost of a step from i to j, shape (M, M).
+        ends: further cost of leaving the last of the `steps` knots, j, where it was reached from
+            i, shape (M, M); infinite where the path may not end.
+        steps: number of knots, 2 or more.
+    """
+    best = np.full(len(into), np.inf)
     best[0] = 0.0
     came: list[NDArray[np.intp]] = []
     for step in range(1, steps):
-        total = best[:, None] + into
-        if step == steps - 1:  # the step to sigma = 0 depends on the gap before it
-            for gap in range(1, longest + 1):
-                j = np.arange(gap, count)
-                total[j - gap, j] += last[gap, j]
+        total = best[:, None] + into + (ends if step == steps - 1 else 0.0)
         came.append(total.argmin(0))
         best = total.min(0)
     places = [int(best.argmin())]

@@ -5,11 +5,11 @@ A fine solve stores states and predictions at M knots, evenly spaced in log-SNR.
 network's, and from the stored states: what it misses the next stored state by is the error of that
 step alone,
 
-    E[g, i] = RMS over trajectories of |x_(i+g) - step(x_i; predictions at i, i-g, i-2g, ...)| / r,
+    E[i, j] = RMS over trajectories of |x_j - step(x_i; predictions at i, i-g, i-2g, ...)| / r,
 
-in the normalised state x/r with r = sqrt(alpha^2 + sigma^2), which is of unit size at both ends.
-No formula of the solver is used, so that this serves any rule; only where a rule asks between knots
-is the network called again.
+with g = j - i, in the normalised state x/r, r = sqrt(alpha^2 + sigma^2), which is of unit size at
+both ends. No formula of the solver is used, so that this serves any rule; only where a rule asks
+between knots is the network called again.
 """
 
 from __future__ import annotations
@@ -101,22 +101,19 @@ class Pilot:
         return Grid(sde, (inner[0], *(sde.at_lambda(float(lam)) for lam in at), CLEAN))
 
     def errors(self, solver: Solver, longest: int) -> tuple[Array, Array]:
-        """E[g, i] for steps over g = 1 .. longest fine knots, shape (longest + 1, M), infinite
-        where there is no such step; and the same for a step from i to sigma = 0 with g between the
-        knots before it.
+        """Errors of steps from fine knot i to j up to `longest` knots on, shape (M, M), infinite
+        where there is no such step; and of steps from j to sigma = 0 where j was reached from i.
         """
         count = len(self.knots) - 1  # without the clean end
-        table = np.full((longest + 1, count), np.inf)
-        last = np.full((longest + 1, count), np.inf)
+        into, ends = np.full((count, count), np.inf), np.full((count, count), np.inf)
         rule = _predictor(solver)
         for gap in range(1, longest + 1):
-            for i in range(count):
+            for i in range(count - gap):
                 before = [k for k in range(i - _PAST * gap, i + 1, gap) if k >= 0]
-                if i + gap < count:
-                    table[gap, i] = self._miss(rule, [*before, i + gap])
-                if i > count // 2:
-                    last[gap, i] = self._miss(rule, [*before, count])
-        return table, last
+                into[i, i + gap] = self._miss(rule, [*before, i + gap])
+                if i + gap > count // 2:  # far from the data no grid ends
+                    ends[i, i + gap] = self._miss(rule, [*before, i + gap, count])
+        return into, ends
 
     def _miss(self, solver: Solver, places: list[int]) -> float:
         """RMS error of the last of some steps, each of which starts from the stored state."""

@@ -20,10 +20,11 @@ from ..model import Predictor
 from ..noise import SampleSeeds
 from ..recommended import recommended
 from ..sampling import sample
-from ..sde import SDE
+from ..sde import CLEAN, SDE
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
 from .candidates import Motion, families, stock_grids
+from .kl_bound import Signal
 from .path import equidistributed, shortest
 from .pilot import Pilot
 from .refine import refine
@@ -47,7 +48,8 @@ def tune(
     dtype: torch.dtype = torch.float32,
     rounds: int = 4,
 ) -> Tuned:
-    """Find the grid on which a solver makes the smallest endpoint error at a budget.
+    """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
+    stochastic solver, the smallest bound on the KL divergence of its samples.
 
     Args:
         model: what predicts.
@@ -57,7 +59,7 @@ def tune(
         nfe: the budget; the nearest that the solver can meet is taken.
         shape: of one sample; that of a closed-form model by default.
         starts: starts to tune on, of which those with large errors are used most; 256 by default,
-            and 4,096 (2,048 above 256 dimensions) for a closed-form model.
+            and 2,048 for a closed-form model (4,096 up to 16 dimensions).
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default.
         first_seed: first of the seeds of all starts.
@@ -65,7 +67,7 @@ def tune(
         rounds: Jacobians for each of the finalists; 0 leaves all candidates as they are.
 
     Raises:
-        ConfigError: for a stochastic solver, or one that chooses its own steps.
+        ConfigError: for a solver that chooses its own steps, or a budget of one step.
     """
     rule, default = _default(model.sde, solver, nfe)
     if default.steps < 2:
@@ -75,36 +77,78 @@ def tune(
     if not event:
         raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
     if starts is None:
-        starts = 256 if not closed else 4096 if math.prod(event) <= 256 else 2048
+        starts = 256 if not closed else 4096 if math.prod(event) <= 16 else 2048
     held_out = starts // 2 if held_out is None else held_out
     total = starts + 2 * held_out
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + total)))
     x = model.sde.prior_sample(seeds.open((total, *event), dtype))
-    pilot = Pilot(model, x[:_PILOTS], min(max(48, 4 * default.steps), 160))
     base = Candidate("default", rule, default)
+    if rule.stochastic:
+        return _by_bound(model, base, x, starts, held_out)
+    return _by_endpoints(model, base, x, starts, held_out, rounds, free=solver == "recommended")
+
+
+def _by_endpoints(
+    model: Predictor,
+    base: Candidate,
+    x: Tensor,
+    starts: int,
+    held_out: int,
+    rounds: int,
+    *,
+    free: bool,
+) -> Tuned:
+    pilot = Pilot(model, x[:_PILOTS], min(max(48, 4 * base.grid.steps), 160))
     reference, cost = _reference(model, base, x)
-    ends = (0, starts, starts + held_out, total)
+    ends = (0, starts, starts + held_out, len(x))
     drawn, choose, test = (
         Trial(model, x[a:b], reference[a:b], torch.ones(b - a, dtype=torch.float64))
         for a, b in pairwise(ends)
     )
-    free = solver == "recommended"
-    screened = _screen(drawn.subset(max(starts // 4, 16)), base, pilot, free=free)
+    screen = drawn.subset(max(starts // 8, 16))
+    screened = _screen(screen, base, pilot, free=free)
     train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
     candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
-    best, stock = _decide(choose, candidates), test.run(*base[1:])
+    best, stock = _decide(choose, candidates), test.run(base.solver, base.grid)
     chosen = test.run(best.solver, best.grid)
     return Tuned(
         solver=best.solver,
         grid=best.grid,
         model=fingerprint(model),
-        nfe=evaluations(best.solver, best.grid) or nfe,
+        nfe=evaluations(best.solver, best.grid) or 0,
         source=best.name,
         measure="RMS endpoint error",
         error=float(endpoint_errors(chosen, test.reference).square().mean().sqrt()),
         ratio=error_ratio(chosen, stock, test.reference),
         typical=error_ratio(chosen, stock, test.reference, statistic="median"),
-        cost=cost + pilot.cost + sum(part.cost for part in (drawn, train, choose, test)),
+        cost=cost + pilot.cost + sum(part.cost for part in (screen, drawn, train, choose, test)),
+    )
+
+
+def _by_bound(model: Predictor, base: Candidate, x: Tensor, starts: int, held_out: int) -> Tuned:
+    signal = Signal(model, x, base.grid)
+    train, choose, test = (
+        slice(a, b) for a, b in pairwise((0, starts, starts + held_out, starts + 2 * held_out))
+    )
+    into = signal.costs(train)
+    ends = np.full_like(into, np.inf)
+    ends[:, -1] = 0.0  # the last knot stays where it is
+    places = shortest(into, ends, base.grid.steps).astype(int)
+    inner = [signal.knots[place] for place in places]
+    found = base._replace(name="KL bound", grid=Grid(base.grid.sde, (*inner, CLEAN)))
+    better = signal.ratio(found.grid, base.grid, choose).high < 1
+    best = found if better else base
+    return Tuned(
+        solver=best.solver,
+        grid=best.grid,
+        model=fingerprint(model),
+        nfe=evaluations(best.solver, best.grid) or 0,
+        source=best.name,
+        measure="KL bound, nats a dimension,",
+        error=float(signal.bound(best.grid, test).mean()),
+        ratio=signal.ratio(best.grid, base.grid, test),
+        typical=None,
+        cost=len(signal.knots) * len(x),
     )
 
 
@@ -114,10 +158,6 @@ def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
     else:
         rule = names.solver(solver) if isinstance(solver, str) else solver
         grid = grid_for(rule, uniform_lambda, sde, nfe)
-    if rule.stochastic:
-        raise ConfigError(
-            f"{rule!r} draws noise, so it has no endpoint errors; tune its deterministic form"
-        )
     return rule, grid
 
 
@@ -146,11 +186,11 @@ def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[
     """Rules on the best of their grids, or the one rule on all grids; the best first."""
     sde, steps = base.grid.sde, base.grid.steps
     longest = min(len(pilot.knots) - 2, max(16, 4 * len(pilot.knots) // steps))
-    table, last = pilot.errors(base.solver, longest)
+    into, ends = pilot.errors(base.solver, longest)
     grids = {
         "default": base.grid,
-        "equidistributed": pilot.grid(equidistributed(table, steps, base.solver.order)),
-        "shortest path": pilot.grid(shortest(table, last, steps)),
+        "equidistributed": pilot.grid(equidistributed(into, steps, base.solver.order)),
+        "shortest path": pilot.grid(shortest(into, ends, steps)),
     }
     rules = [base.solver]
     if free:
@@ -192,12 +232,14 @@ def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial
 def _refined(
     train: Trial, screened: list[Candidate], rounds: int, *, free: bool
 ) -> list[Candidate]:
-    """The best candidates moved: several a little, the best of these as far as it goes."""
+    """The best candidates moved: several a little on few starts, the best of these on all."""
     rated: list[tuple[float, Candidate]] = []
+    few = train.subset(max(len(train.x) // 2, 16))
     for start in screened[:_SEMIFINALISTS] if rounds else []:
         motion = Motion(start._replace(name=f"{start.name}, refined"), free=free)
-        moved = motion(refine(train, motion, motion.start, 1))
-        rated.append((train.objective(train.errors(moved)), moved))
+        moved = motion(refine(few, motion, motion.start, 1))
+        rated.append((few.objective(few.errors(moved)), moved))
+    train.cost += few.cost
     further = []
     for _, start in sorted(rated, key=_value)[:_FINALISTS]:
         motion = Motion(start, free=free)

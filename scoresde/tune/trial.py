@@ -90,7 +90,7 @@ class Trial:
         return self.weight * share / len(square)
 
     def subset(self, count: int) -> Trial:
-        """The first starts; what they cost is counted there."""
+        """The first starts, with a count of costs of their own."""
         weight = self.weight[:count]
         return Trial(self.model, self.x[:count], self.reference[:count], weight / weight.mean())
 

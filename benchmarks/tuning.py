@@ -1,0 +1,198 @@
+"""Tuned grids and solvers beside the default and the best of the peers, at equal cost.
+
+Exact networks (Gaussian mixtures) on DDPM's linear table of 1000, and the shipped MNIST network.
+The error of a sample is the root mean square over coordinates of its distance to where the exact
+probability flow (for MNIST: a solve of 200 evaluations) leads from the same start. Problems are
+instances on which nothing was chosen; starts are others than those that were tuned on. The best
+peer is the best of all deterministic ones for that number alone: those that do best on an eighth of
+the starts are run on all. Ratios have a paired bootstrap interval.
+
+    python -m benchmarks.tuning --out benchmarks/results/tuning
+
+What is in OUT.json already is not computed again. `benchmarks.peers` says how peers are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.sampling import TABLE, truth
+from scoresde import load_pretrained, names, problems, recommended, sample
+from scoresde.metrics import endpoint_errors, error_ratio
+from scoresde.model import Predictor
+from scoresde.tune import tune
+
+PROBLEMS = {  # seed, held-out starts, budgets
+    "ring8": (31, 2048, (5, 10, 20, 50)),
+    "digits64": (31, 2048, (5, 10, 20, 50)),
+    "lowrank3072": (31, 512, (5, 10, 20, 50)),
+    "mnist": (31, 256, (5, 8, 10)),
+}
+_SEMIFINALISTS = 4
+_STATISTICS = ("rms", "median")
+
+
+class Case(NamedTuple):
+    """A model, held-out starts and their true endpoints."""
+
+    model: Predictor
+    x: Tensor
+    truth: Tensor
+
+
+def case(problem: str) -> Case:
+    """The instance that is reported."""
+    seed, count, _ = PROBLEMS[problem]
+    generator = torch.Generator().manual_seed(seed)
+    if problem == "mnist":
+        model: Predictor = load_pretrained("mnist")
+        x = torch.randn((count, 1, 28, 28), generator=generator)
+        x = float(model.sde.at(model.sde.t_max).sigma) * x
+        parts = [sample(model, nfe=200, x=part).x for part in torch.split(x, 64)]
+        return Case(model, x, torch.cat(parts))
+    exact = getattr(problems, problem)(TABLE, seed=seed)
+    x = torch.randn((count, *exact.event_shape), generator=generator, dtype=torch.float64)
+    x = float(TABLE.at(TABLE.t_max).sigma) * x
+    return Case(exact, x, truth(problem, seed, x, (400, 300))[0])
+
+
+def errors(case: Case, nfe: int) -> dict[str, Any]:
+    """Tuned, default and the best peers at one budget."""
+    began = time.perf_counter()
+    shape = tuple(case.x.shape[1:])
+    tuned = tune(case.model, "recommended", nfe, shape=shape, dtype=case.x.dtype)
+    seconds = time.perf_counter() - began
+    best = sample(case.model, tuned.solver, tuned.grid, x=case.x).x
+    stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
+    found: dict[str, Any] = {
+        "solver": names.describe(tuned.solver),
+        "rho": [float(knot.rho) for knot in tuned.grid.knots[:-1]],
+        "source": tuned.source,
+        "evaluations": tuned.cost,
+        "seconds": round(seconds),
+        "tuned": _both(best, case.truth),
+        "default": _both(stock, case.truth),
+    }
+    for place, (name, end) in enumerate(best_peers(case, nfe)):
+        statistic = _STATISTICS[place]
+        found[f"peer, {statistic}"] = [name, _both(end, case.truth)[place]]
+        found[f"ratio, {statistic}"] = list(error_ratio(best, end, case.truth, statistic=statistic))
+        found[f"to default, {statistic}"] = list(
+            error_ratio(best, stock, case.truth, statistic=statistic)
+        )
+    return found
+
+
+def best_peers(case: Case, nfe: int) -> list[tuple[str, Tensor]]:
+    """The peer with the smallest RMS, and the one with the smallest median, with their samples."""
+    few = len(case.x) // 8
+    rated: list[tuple[list[float], peers.Peer]] = []
+    for peer in peers.available():
+        try:
+            end, used = peer.run(case.model, nfe, case.x[:few])
+        except Exception as error:  # a peer that fails is no competitor; say why and go on
+            print(f"{peer.name} failed at {nfe}: {error!r}"[:200], flush=True)
+            continue
+        if used <= nfe and bool(torch.isfinite(end).all()):
+            rated.append((_both(end, case.truth[:few]), peer))
+    good = [
+        peer
+        for place in range(2)
+        for _, peer in sorted(rated, key=lambda item: item[0][place])[:_SEMIFINALISTS]
+    ]
+    ends = {peer.name: peer.run(case.model, nfe, case.x)[0] for peer in dict.fromkeys(good)}
+    return [
+        min(ends.items(), key=lambda item: _both(item[1], case.truth)[place]) for place in range(2)
+    ]
+
+
+def _both(x: Tensor, reference: Tensor) -> list[float]:
+    found = endpoint_errors(x, reference).numpy()
+    return [float(np.sqrt(np.mean(found**2))), float(np.median(found))]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables."""
+    lines = ["# Tuned grids", "", *(__doc__ or "").split("\n\n")[1].split("\n")]
+    for problem, cells in results.items():
+        seed, count, _ = PROBLEMS[problem]
+        lines += [
+            "",
+            f"## {problem}",
+            "",
+            f"{count} held-out starts, seed {seed}. RMS (median).",
+            "",
+            "| NFE | tuned | default | best peer, RMS | best peer, median | tuned / peer, RMS "
+            "| tuned / peer, median | tuned / default, RMS |",
+            "|---" * 8 + "|",
+        ]
+        for nfe, cell in cells.items():
+            own, stock = (f"{cell[k][0]:.1e} ({cell[k][1]:.1e})" for k in ("tuned", "default"))
+            top = [f"{cell[f'peer, {k}'][1]:.1e}: {cell[f'peer, {k}'][0]}" for k in _STATISTICS]
+            keys = ("ratio, rms", "ratio, median", "to default, rms")
+            ratios = [_interval(cell[key]) for key in keys]
+            lines.append("| " + " | ".join([nfe, own, stock, *top, *ratios]) + " |")
+        lines += [
+            "",
+            "| NFE | tuned solver | found from | evaluations | seconds |",
+            "|---" * 5 + "|",
+        ]
+        for nfe, cell in cells.items():
+            shown = [nfe, f"`{_short(cell['solver'])}`", cell["source"]]
+            shown += [f"{cell['evaluations']:,}", str(cell["seconds"])]
+            lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(values: Sequence[float]) -> str:
+    return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
+
+
+def _short(solver: str) -> str:
+    """Without the digits that nobody reads; OUT.json has them."""
+    import re
+
+    return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2g}", solver)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    parser.add_argument("--nfe", nargs="+", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    file = None if arguments.out is None else arguments.out.with_suffix(".json")
+    results: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
+    for problem in arguments.problems:
+        cells, current = results.setdefault(problem, {}), None
+        for nfe in arguments.nfe or PROBLEMS[problem][2]:
+            if str(nfe) in cells:
+                continue
+            current = current or case(problem)
+            cells[str(nfe)] = errors(current, nfe)
+            results[problem] = dict(sorted(cells.items(), key=lambda item: int(item[0])))
+            cells = results[problem]
+            print(problem, nfe, cells[str(nfe)], flush=True)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(results, indent=1) + "\n")
+                file.with_suffix(".md").write_text(markdown(results))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main()
