@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,10 +24,12 @@ from scoresde import (
     from_times,
     isotropic,
     iterate,
+    sample,
+    trailing,
 )
 from scoresde.grid import Grid
 from scoresde.scalar import log, sin
-from scoresde.solvers import Heun
+from scoresde.solvers import Ancestral, DPMSolverPPSDE, Heun
 from scoresde.solvers.exponential import (
     DEIS,
     DPM2,
@@ -39,6 +42,7 @@ from scoresde.solvers.exponential import (
     SASolver,
     UniPC,
 )
+from scoresde.solvers.exponential.forms import form
 
 diffusers = pytest.importorskip("diffusers")
 N, STEPS = 1000, 20
@@ -52,6 +56,11 @@ def mixture(sde):
 def start(x_scale=1.0):
     generator = torch.Generator().manual_seed(0)
     return x_scale * torch.randn(8, 2, generator=generator, dtype=torch.float64)
+
+
+def normals(count):
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(8, 2, generator=generator, dtype=torch.float64) for _ in range(count)]
 
 
 class _Float64Torch:
@@ -71,6 +80,8 @@ def _double(monkeypatch):
         "deis_multistep",
         "sasolver",
         "dpmsolver_singlestep",
+        "euler_discrete",
+        "euler_ancestral_discrete",
     ):
         module = import_module(f"diffusers.schedulers.scheduling_{name}")
         monkeypatch.setattr(module, "torch", _Float64Torch())
@@ -173,8 +184,7 @@ def test_multistep_with_noise(name):
     times = scheduler.timesteps.tolist()
     scheduler.sigmas = levels(scheduler, times)
     model = mixture(table(scheduler))
-    generator = torch.Generator().manual_seed(1)
-    draws = [torch.randn(8, 2, generator=generator, dtype=torch.float64) for _ in times]
+    draws = normals(len(times))
     x, theirs = start(), []
     for t, z in zip(scheduler.timesteps, draws, strict=True):
         eps = model(x, model.sde.at(float(t))).eps
@@ -222,8 +232,7 @@ def test_sa_solver(monkeypatch, predictor, corrector):
     times = scheduler.timesteps.tolist()
     scheduler.sigmas = levels(scheduler, times)
     model = mixture(table(scheduler))
-    generator = torch.Generator().manual_seed(1)
-    draws = [torch.randn(8, 2, generator=generator, dtype=torch.float64) for _ in times]
+    draws = normals(len(times))
     waiting = iter(draws)
     module = import_module("diffusers.schedulers.scheduling_sasolver")
     monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(waiting))
@@ -304,6 +313,119 @@ def test_dpm2():
     scheduler.timesteps = scheduler.timesteps[: len(calls)]
     theirs = scaled_run(scheduler, model, scaled_start(grid), calls)
     compare(scaled_ours(model, DPM2(), grid), theirs[1::2])
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim(eta):
+    scheduler = make("DDIMScheduler", clip_sample=False)
+    model = mixture(table(scheduler))
+    times = scheduler.timesteps.tolist()
+    draws = normals(STEPS)
+    x, theirs = start(), []
+    for t, z in zip(scheduler.timesteps, draws, strict=True):
+        eps = model(x, model.sde.at(float(t))).eps
+        x = scheduler.step(eps, t, x, eta=eta, variance_noise=z if eta else None).prev_sample
+        theirs.append(x)
+    grid = from_times(model.sde, times, clean=False)
+    compare(ours(model, DDIM(eta), grid, start(), Predrawn(tuple(draws))), theirs[:-1])
+
+
+def test_ddim_jumps_where_the_steps_do_not_divide_the_table():
+    """It steps N // n indices down, and is told its next index N / n further down: the state is
+    at another level than the network is told. `trailing` has real-valued indices instead.
+    """
+    for steps, error in ((200, 0.0), (300, 1.0), (400, 1.0)):
+        scheduler = make("DDIMScheduler", clip_sample=False, timestep_spacing="trailing")
+        scheduler.set_timesteps(steps)
+        asked = scheduler.timesteps
+        jumps = (asked[:-1] - N // steps - asked[1:]).abs()
+        assert float(jumps.max()) == error
+        grid = trailing(table(scheduler), steps, clean=False)
+        gaps = torch.tensor([float(t.t - s.t) for t, s in pairwise(grid.knots)])
+        assert torch.allclose(gaps, torch.tensor(N / steps), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variance"), [("fixed_small", "posterior"), ("fixed_large", "forward")]
+)
+def test_ddpm(monkeypatch, kind, variance):
+    scheduler = make("DDPMScheduler", clip_sample=False, variance_type=kind)
+    model = mixture(table(scheduler))
+    times = scheduler.timesteps.tolist()
+    draws = normals(STEPS)
+    waiting = iter(draws)
+    module = import_module("diffusers.schedulers.scheduling_ddpm")
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(waiting))
+    x, theirs = start(), []
+    for t in scheduler.timesteps:
+        x = scheduler.step(model(x, model.sde.at(float(t))).eps, t, x).prev_sample
+        theirs.append(x)
+    grid = from_times(model.sde, times, clean=False)
+    compare(ours(model, Ancestral(variance), grid, start(), Predrawn(tuple(draws))), theirs[:-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "eta"), [("EulerDiscreteScheduler", 0.0), ("EulerAncestralDiscreteScheduler", 1.0)]
+)
+def test_euler(monkeypatch, kind, eta):
+    scheduler = make(kind)
+    rho, grid = scaled_grid(scheduler)
+    scheduler.sigmas = rho
+    model = mixture(grid.sde)
+    draws = normals(STEPS)
+    waiting = iter(draws)
+    if eta:
+        module = import_module("diffusers.schedulers.scheduling_euler_ancestral_discrete")
+        monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: next(waiting))
+    theirs = scaled_run(scheduler, model, scaled_start(grid), rho[:-1])
+    states = ours(model, DDIM(eta), grid, start(), Predrawn(tuple(draws)))
+    mine = [x / float(knot.alpha) for x, knot in zip(states, grid.knots, strict=True)]
+    compare(mine, theirs[:-1])
+
+
+def test_dpm_solver_sde():
+    """Where the noise of a step's two stages is given as one realisation and its continuation.
+
+    The scheduler itself draws both as increments of a Brownian path in sigma, as if the process
+    gave them equal weight.
+    """
+    pytest.importorskip("torchsde")
+    scheduler = make("DPMSolverSDEScheduler")
+    rho, grid = scaled_grid(scheduler)
+    # A state that is not corrected in between is of order 1, that at a step's end of order 2.
+    scheduler.sigmas = torch.cat([rho[:1], rho[1:-1].repeat_interleave(2), rho[-1:]])
+    model, draws = mixture(grid.sde), normals(2 * STEPS)
+    waiting, first, x0 = iter(draws), [], form("x0")
+
+    def noise(high, low):
+        t, s = (grid.sde.at_lambda(-math.log(float(r))) for r in (high, low))
+        if first:
+            middle, n = first.pop()
+            n = n * x0.decay(middle, s, 1.0) + next(waiting) * x0.spread(middle, s, 1.0)
+        else:
+            n = next(waiting) * x0.spread(t, s, 1.0)
+            first.append((s, n))
+        return n / x0.spread(t, s, 1.0)
+
+    scheduler.noise_sampler = noise
+    middle = (rho[:-2] * rho[1:-1]).sqrt()
+    calls = torch.stack([rho[:-2], middle], 1).flatten()
+    scheduler.timesteps = scheduler.timesteps[: len(calls)]
+    theirs = scaled_run(scheduler, model, scaled_start(grid), calls)
+    states = ours(model, DPMSolverPPSDE(), grid, start(), Predrawn(tuple(draws)))
+    mine = [x / float(knot.alpha) for x, knot in zip(states, grid.knots, strict=True)]
+    compare(mine, theirs[1::2])
+
+
+def test_pndm_without_its_runge_kutta_start_asks_twice_at_one_index():
+    """So that n steps cost n + 1 evaluations; with the start, as compared below, it does not."""
+    scheduler = make("PNDMScheduler", skip_prk_steps=True)
+    asked = scheduler.timesteps.tolist()
+    assert len(asked) == STEPS + 1
+    assert asked[1] == asked[2]
+    model = mixture(table(scheduler))
+    info = sample(model, PNDM(), from_times(model.sde, asked[2:], clean=False), x=start())
+    assert info.nfe == STEPS - 2 + 9  # three Runge-Kutta steps of four
 
 
 def test_pndm():

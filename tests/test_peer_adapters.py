@@ -1,0 +1,93 @@
+"""The adapters of benchmarks/peers drive a peer with the same process, start and count."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scoresde import DDIM, VPSDE, Gaussian, isotropic, sample, uniform_t
+from scoresde.problems import ring8
+
+pytest.importorskip("diffusers")
+
+
+@pytest.fixture(autouse=True)
+def _root(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+
+
+def start(model, count=8):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((count, 2), generator=generator, dtype=torch.float64)
+    return float(model.sde.at(1.0).sigma) * x
+
+
+def peer(name, kind="deterministic"):
+    peers = import_module("benchmarks.peers")
+    return next(p for p in peers.available(kind) if p.name == name)
+
+
+def test_the_table_of_diffusers_is_the_process():
+    adapter = import_module("benchmarks.peers.diffusers")
+    sde = VPSDE()
+    product = np.cumprod(1 - adapter.betas(sde))
+    for index in (0, 10, 499, 999):
+        alpha = float(sde.at((index + 1) / 1000).alpha)
+        assert product[index] == pytest.approx(alpha**2, rel=1e-10)
+        assert float(adapter.knot_of(sde, index).alpha) == alpha
+
+
+def test_a_peer_starts_and_ends_where_we_do():
+    """DDIM on ten even steps is the same on both sides, up to diffusers' float32 table."""
+    model = ring8(VPSDE())
+    theirs, used = peer("diffusers DDIM").run(model, 10, start(model))
+    mine = sample(model, DDIM(), uniform_t(model.sde, 10, t_min=0.1), x=start(model))
+    assert used == mine.nfe == 10
+    assert theirs.dtype == torch.float64
+    assert float((theirs - mine.x).abs().max()) < 1e-4
+
+
+def test_budgets_are_kept_and_counted():
+    peers = import_module("benchmarks.peers")
+    model = ring8(VPSDE())
+    rows = [p for p in peers.available() if p.package == "diffusers"]
+    assert len(rows) >= 15
+    for row in rows:
+        if row.name == "diffusers DPM2":  # it takes a minute to set up its times
+            continue
+        _, used = row.run(model, 10, start(model, 2))
+        assert used in (9, 10), row.name
+
+
+def test_seeds_are_the_callers():
+    model, row = ring8(VPSDE()), peer("diffusers DDPM", "stochastic")
+    before = torch.random.get_rng_state()
+    first, again, other = (row.run(model, 10, start(model), seed=k)[0] for k in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_what_is_absent_says_how_to_get_it(monkeypatch):
+    monkeypatch.delenv("SCORESDE_PEERS", raising=False)
+    reasons = import_module("benchmarks.peers").absent()
+    assert "git clone https://github.com/wl-zhao/UniPC" in reasons["unipc"]
+
+
+def test_the_likelihood_baseline_on_a_gaussian():
+    """One probe of signs is exact where the Jacobian is a multiple of the identity; what is left
+    is the prior's N(0, I) and the solver's tolerance.
+    """
+    baseline = import_module("benchmarks.peers.score_sde_likelihood")
+    mean = torch.zeros(
+        2, dtype=torch.float64
+    )  # where alpha is not quite 0, N(0, I) has no place for one
+    model = Gaussian(VPSDE(t_min=1e-5), mean, isotropic(0.25))
+    x = model.sample(8, 1e-5, seed=1)
+    nats, cost = baseline.score_sde_log_likelihood(model, x)
+    assert float((nats - model.log_prob(x, 1e-5)).abs().max()) < 5e-4
+    assert cost.forwards == 2 * cost.evaluations
