@@ -1,4 +1,4 @@
-"""Closed-form problems of three sizes, on which errors of solvers and likelihoods are exact.
+"""Closed-form problems of several sizes, on which errors of solvers and likelihoods are exact.
 
 Each is a family: the seed changes its parameters, so that nothing can be tuned to one instance.
 All are of unit scale, about as wide as images in (-1, 1).
@@ -23,6 +23,40 @@ def ring8(sde: SDE, *, seed: int = 0) -> GaussianMixture:
     means = (0.9 + 0.2 * radius) * torch.stack([angles.cos(), angles.sin()], 1)
     weights = torch.rand(8, generator=generator, dtype=torch.float64) + 0.3
     return GaussianMixture(sde, means, isotropic((0.06 + 0.04 * spread) ** 2), weights)
+
+
+def checkerboard(sde: SDE, *, per_side: int = 8, seed: int = 0) -> GaussianMixture:
+    """The dark squares of a 4 x 4 board over [-1, 1]^2, each of per_side^2 equal Gaussians.
+
+    Their standard deviation is 0.6 of their distance, so that they overlap to a nearly even square.
+    The seed turns the board.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    turn = float(torch.rand(1, generator=generator, dtype=torch.float64)) * math.pi / 2
+    inside = (torch.arange(per_side, dtype=torch.float64) + 0.5) / per_side
+    squares = [(column, 2 * half + column % 2) for column in range(4) for half in range(2)]
+    corners = torch.tensor(squares, dtype=torch.float64)
+    means = corners[:, None] + torch.cartesian_prod(inside, inside)
+    centred = means.reshape(-1, 2) / 2 - 1
+    rotation = torch.tensor(
+        [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64
+    )
+    return GaussianMixture(sde, centred @ rotation.T, isotropic((0.6 * 0.5 / per_side) ** 2))
+
+
+def spiral(sde: SDE, *, components: int = 150, seed: int = 0) -> GaussianMixture:
+    """The swiss roll of `scoresde.data.swiss_roll` as a mixture: Gaussians along one spiral.
+
+    They stand at equal steps of the angle, in which that set is uniform, with its noise of 0.03.
+    The seed turns the spiral.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = float(torch.rand(1, generator=generator, dtype=torch.float64)) * 2 * math.pi
+    steps = (torch.arange(components, dtype=torch.float64) + 0.5) / components
+    turn = 1.5 * math.pi * (1 + 2 * steps)
+    radius = turn / (4.5 * math.pi)
+    means = torch.stack([radius * (turn + start).cos(), radius * (turn + start).sin()], 1)
+    return GaussianMixture(sde, means, isotropic(0.03**2))
 
 
 def digits64(sde: SDE, *, components: int = 20, seed: int = 0) -> GaussianMixture:

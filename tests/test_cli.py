@@ -169,6 +169,55 @@ def test_bench_writes_a_report(run, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
+def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import scoresde as sd\n"
+        "def corners(x):\n"
+        "    return x.sign()\n"
+        "class Peer:\n"
+        "    name, package, version, kind = 'their Euler', 'theirs', '2', 'deterministic'\n"
+        "    def run(self, model, nfe, x, seed=0):\n"
+        "        grid = sd.uniform_lambda(model.sde, nfe)\n"
+        "        return sd.sample(model, sd.DDIM(), grid, x=x).x, nfe\n"
+    )
+    (tmp_path / "others.py").write_text(
+        "from mine import Peer\n"
+        "KINDS = ('deterministic',)\n"
+        "def available(kind): return [Peer()]\n"
+        "def absent(): return {'azula': 'pip install azula'}\n"
+    )
+    code, _, error = run(
+        "tune", "spiral", "--nfe", 6, "--solver", "DDIM", "--starts", 8, "--held-out", 8,
+        "--rounds", 1, "--out", tmp_path / "grid.json",
+    )  # fmt: skip
+    assert code == 0, error
+    args = [
+        "bench", "spiral", "--solver", "DDIM", "--solver", tmp_path / "grid.json", "--nfe", "6",
+        "--samples", 16, "--metric", "rms", "--metric", "frechet", "--truths", 50,
+        "--features", f"{tmp_path}/mine.py:corners", "--peers-from", "others", "--jobs", 2,
+        "--out", tmp_path / "out",
+    ]  # fmt: skip
+    code, said, error = run(*args, "--peer", "their Euler")
+    assert code == 0, error
+    assert "Absent: azula" in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    own, tuned, peer = report["cells"]
+    assert tuned["solver"] == "tuned (grid)"
+    assert tuned["nfe"] == 6
+    assert own["scores"]["rms endpoint error"] == peer["scores"]["rms endpoint error"]
+    assert set(peer["scores"]) == {"rms endpoint error", "Frechet distance"}
+    for wrong, words in (
+        (["--peer", "their Eule"], "did you mean 'their Euler'"),
+        (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),
+        (["--features", "inception:gone.pth"], "no file 'gone.pth'"),
+        (["--metric", "fid"], "unknown measure"),
+    ):
+        code, _, error = run(*args, *wrong)
+        assert code == 2
+        assert words in error
+
+
 def test_own_model_file(run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch, scoresde as sd\n"

@@ -7,11 +7,12 @@ from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
 from .store import StoreWarning
 from .table import Cell, Setup, Table
-from .tasks import Peer
+from .tasks import Fixed, Peer
 
 __all__ = [
     "MEASURES",
     "Cell",
+    "Fixed",
     "GridMaker",
     "Peer",
     "Reference",

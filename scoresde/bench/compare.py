@@ -20,7 +20,6 @@ from ..identity import fingerprint
 from ..metrics import EndpointError, Metric
 from ..model import Predictor
 from ..noise import SampleSeeds
-from ..solvers.base import Solver
 from .budget import GridMaker
 from .live import live
 from .measures import AtHand
@@ -29,14 +28,14 @@ from .run import Job, make_path
 from .schedule import gathered, run
 from .store import Store
 from .table import Setup, Table
-from .tasks import Peer, Task, tasks
+from .tasks import Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
 
 
 def compare(
     model: Predictor | Mapping[str, Predictor],
-    solvers: Sequence[Solver | str | Peer],
+    solvers: Sequence[Row],
     *,
     nfe: Sequence[int],
     metric: Metric | str | Sequence[Metric | str] | None = None,
@@ -65,8 +64,8 @@ def compare(
     Args:
         model: what predicts; or several by name, of the same data on different processes.
         solvers: solvers, or names such as "DDIM(eta=1.0)", or "recommended", which brings its own
-            grid, or samplers of other libraries (`benchmarks/peers`). Those that choose their own
-            steps are run once each.
+            grid, or a `Fixed` solver and grid, or samplers of other libraries
+            (`benchmarks/peers`). Those that choose their own steps are run once each.
         nfe: budgets, in network evaluations per sample.
         metric: measures, or names of `scoresde.bench.MEASURES`, one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at

@@ -38,6 +38,18 @@ class Peer(Protocol):
         """Samples from the start x, shape (B, *), at t_max; and the evaluations that it took."""
 
 
+class Fixed(NamedTuple):
+    """A solver with one grid, such as a tuned one, as a row of one cell."""
+
+    name: str
+    solver: Solver
+    grid: Grid
+
+
+Row = Solver | str | Peer | Fixed
+"""What a comparison takes as a row."""
+
+
 class Task(NamedTuple):
     """One cell to be filled: a solver with its grid, or a peer; neither where there is no grid."""
 
@@ -56,7 +68,7 @@ class Task(NamedTuple):
 
 def tasks(
     sde: SDE,
-    rows: Sequence[Solver | str | Peer],
+    rows: Sequence[Row],
     makers: Sequence[GridMaker],
     nfe: Sequence[int],
     process: str = "",
@@ -73,6 +85,11 @@ def tasks(
                 solver, grid = choose(sde, budget)
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
                 yield Task(cell, solver, grid)
+            continue
+        if isinstance(row, Fixed):
+            cost = evaluations(row.solver, row.grid)
+            cell = Cell(row.name, OWN_GRID, cost, process=process, steps=row.grid.steps)
+            yield Task(cell, row.solver, row.grid)
             continue
         if not isinstance(row, str | Solver):
             if not isinstance(row, Peer):

@@ -14,6 +14,9 @@ def main() -> None:
         require("rich", "cli")
         from .app import app
 
+        if "" not in sys.path:  # `my_solvers:Mine` is looked for where the command is run
+            sys.path.insert(0, "")
+
         app(prog_name="scoresde")
     except ScoreSDEError as error:
         print(f"scoresde: {error}", file=sys.stderr)

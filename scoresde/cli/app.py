@@ -205,37 +205,72 @@ def train(
 @app.command(
     epilog=_examples(
         "scoresde bench ring8 --nfe 5,10,20 --out bench",
+        "scoresde bench mnist --samples 64 --nfe 5,10 --jobs 2 --out bench",
         "scoresde bench ring8 --solver DDIM --solver UniPC --grid karras --grid uniform_t --out b",
-        "scoresde bench mnist --samples 16 --nfe 5,10 --truth heldout --out bench",
+        "scoresde bench checkerboard --metric energy --metric coverage --peer all --out bench",
+        "torchrun --nproc-per-node 4 -m scoresde.cli bench ring8 --out bench",
     )
 )
 def bench(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for report.json, .md, .csv and .html.")],
     solver: Annotated[
-        list[str] | None, typer.Option(help="A solver; repeat it.", show_default="a selection")
+        list[str] | None,
+        typer.Option(help="A solver, or a file of `tune`; repeat it.", show_default="a selection"),
     ] = None,
     grid: Annotated[
         list[str] | None, typer.Option(help="A grid; repeat it.", show_default="uniform_lambda")
     ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A sampler of another library, or `all`; repeat it.", show_default="none"
+        ),
+    ] = None,
+    peers_from: Annotated[
+        str, typer.Option(help="Module of the peers, see the repository's benchmarks/peers.")
+    ] = "benchmarks.peers",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="rms, median, energy, mmd, sliced_w2, w2, nll_gap, mode_weights, frechet, kernel, "
+            "precision, recall, density or coverage; repeat it.",
+            show_default="what there is enough for",
+        ),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="Where images are compared: `digits`, `inception:weights.pth`, `file.py:name`."
+        ),
+    ] = "",
     nfe: Annotated[str, typer.Option(help="Budgets, in evaluations a sample.")] = "5,10,20,50",
     samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
     truth: Annotated[
         str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
     ] = "",
+    truths: Annotated[int, typer.Option(min=2, help="How many true samples, at most.")] = 4000,
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",
-    process: Process = "VPSDE(t_min=1e-5)",
+    process: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Process of a closed-form problem; repeat it to compare several.",
+            show_default="VPSDE(t_min=1e-5)",
+        ),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Compare solvers and grids at equal cost. Finished cells are kept in OUT/cells."""
-    from . import work
+    """Compare solvers and grids at equal cost. Finished work is kept in OUT/cells."""
+    from . import benchmark
 
-    work.bench(
-        model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"], nfe=nfe,
-        samples=samples, truth=truth, seed=seed, dtype=dtype.value, shape=shape, process=process,
-        device=device,
+    benchmark.bench(
+        model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"],
+        peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
+        samples=samples, truth=truth, truths=truths, seed=seed, jobs=jobs, dtype=dtype.value,
+        shape=shape, processes=process or ["VPSDE(t_min=1e-5)"], device=device,
     )  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .. import names
 from .. import tune as tuning
-from ..bench import compare, environment, grid_for, recommendations, write
+from ..bench import environment, grid_for
 from ..checkpoint import pretrained_names
-from ..data import dequantize, heldout_digits
+from ..data import heldout_digits
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
@@ -27,18 +27,6 @@ from ..solvers.relay import evaluations
 from . import models
 
 _PREVIEW = 64
-_SELECTION = (
-    "recommended",
-    "DDIM",
-    "Heun",
-    "DPMSolverPP(order=2)",
-    "DPMSolverPP(order=3)",
-    "DEIS",
-    "IPNDM",
-    "UniPC",
-    "Ancestral",
-    "SASolver",
-)
 
 
 def sample(
@@ -151,47 +139,6 @@ def nll(
         print(f"image {place} failed: {why}")
     if out is not None:
         print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
-
-
-def bench(
-    *,
-    model: str,
-    out: Path,
-    solvers: list[str],
-    grids: list[str],
-    nfe: str,
-    samples: int,
-    truth: str,
-    seed: int,
-    dtype: str,
-    shape: str,
-    process: str,
-    device: str,
-) -> None:
-    """`scoresde bench`."""
-    found = models.load(model, process=process, device=check_device(device))
-    real = None
-    if truth:
-        # The first 2000 are plenty for a distance, and pair counts grow with the square.
-        images = read_images(truth)[: 2000 + samples]
-        real = images.to(torch.float32) if images.is_floating_point() else _as_states(images, seed)
-    table = compare(
-        found.model,
-        solvers or _SELECTION,
-        nfe=[_whole(part) for part in nfe.split(",")],
-        grids=grids,
-        truth=real,
-        samples=samples,
-        shape=event_shape(shape, found),
-        first_seed=seed,
-        dtype=getattr(torch, dtype),
-        cache=out / "cells",
-        progress=True,
-    )
-    write(table, out, title=f"Steps against quality: {model}")
-    print(table)
-    print("\n".join(recommendations(table)))
-    print(f"wrote {out / 'report.html'}, report.md, report.csv and report.json")
 
 
 def tune(
@@ -319,17 +266,6 @@ def read_images(spec: str) -> Tensor:
 def _listed(parts: dict[str, float]) -> str:
     known = [f"{name} {value:.2g}" for name, value in parts.items() if value == value]
     return ", ".join(known) or "nothing that is known"
-
-
-def _as_states(images: Tensor, seed: int) -> Tensor:
-    return dequantize(images, torch.Generator().manual_seed(seed))
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"budgets are whole numbers, as in 5,10,20; got {text!r}") from None
 
 
 def check_device(device: str) -> str:

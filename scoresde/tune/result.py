@@ -63,8 +63,8 @@ class Tuned:
             "source": self.source,
             "measure": self.measure,
             "error": self.error,
-            "ratio": list(self.ratio),
-            "typical": None if self.typical is None else list(self.typical),
+            "ratio": list(self.ratio[:3]),
+            "typical": None if self.typical is None else list(self.typical[:3]),
             "cost": self.cost,
         }
         write_atomic(Path(path), json.dumps(data, indent=1).encode())
