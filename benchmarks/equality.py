@@ -4,7 +4,7 @@ Each row runs a preset of this library and the peer's code over 20 steps of a st
 grid, on a closed-form mixture in float64, and compares the states at its end. Where the two differ
 the reason is named. Equality with diffusers is held by `tests/test_peers.py`.
 
-    SCORESDE_PEERS=clones python benchmarks/equality.py --out benchmarks/results/equality
+    SCORESDE_PEERS=clones python -m benchmarks.equality --out benchmarks/results/equality
 
 `docs/peers.md` says how to install the peers; those that are not here are listed as absent.
 """
@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pairs import Group
-from pairs.azula import azula
-from pairs.dpm_solver import dpm_solver, unipc
-from pairs.edm import diff_sampler, edm
-from pairs.k_diffusion import k_diffusion
-from pairs.score_sde import score_sde
-from pairs.stochastic import er_sde, sa_solver, seeds
-from peers.source import Absent
+
+from benchmarks.pairs import Group
+from benchmarks.pairs.azula import azula
+from benchmarks.pairs.dpm_solver import dpm_solver, unipc
+from benchmarks.pairs.edm import diff_sampler, edm
+from benchmarks.pairs.k_diffusion import k_diffusion
+from benchmarks.pairs.score_sde import score_sde
+from benchmarks.pairs.stochastic import er_sde, sa_solver, seeds
+from benchmarks.peers.source import Absent
 
 GROUPS: dict[str, Callable[[], Group]] = {
     "k-diffusion": k_diffusion,
@@ -73,7 +74,7 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "The same start and the same noise, float64. The largest difference of the states after 20 "
         "steps (45 for score_sde), relative to the largest value. Made by",
-        "`python benchmarks/equality.py --out benchmarks/results/equality`.",
+        "`python -m benchmarks.equality --out benchmarks/results/equality`.",
         "",
         "| package | version | theirs | ours | difference | tolerance | verdict | why |",
         "|---|---|---|---|---|---|---|---|",

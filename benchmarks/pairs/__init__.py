@@ -10,8 +10,6 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
-from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,16 +116,3 @@ def silent() -> Iterator[None]:
     """No progress bars and no prints."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
-
-
-@contextmanager
-def replaced(module: ModuleType, name: str, **functions: Any) -> Iterator[None]:
-    """A module's `torch` with some of its functions replaced."""
-    before = getattr(module, name)
-    shell = ModuleType(name)
-    shell.__dict__.update({**vars(before), **functions})
-    setattr(module, name, shell)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-from peers.azula import Denoiser, Schedule
-from peers.source import package
 from torch import Tensor
 
+from benchmarks.peers.azula import Denoiser, Schedule
+from benchmarks.peers.source import package
 from scoresde import DDIM
 from scoresde.solvers import Ancestral, Heun
 from scoresde.solvers.base import Solver

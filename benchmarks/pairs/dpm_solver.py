@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from peers.noise_schedule import noise, schedule
-from peers.source import clone, double
 from torch import Tensor
 
+from benchmarks.peers.noise_schedule import noise, schedule
+from benchmarks.peers.source import clone, double
 from scoresde import from_times
 from scoresde.solvers import DPMSolverAdaptive, per_sample
 from scoresde.solvers.exponential import DPMSolver, DPMSolverMultistep, DPMSolverPP, UniPC

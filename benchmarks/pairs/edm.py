@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from peers.denoiser import Denoiser
-from peers.edm import load
-from peers.source import clone, double
 from torch import Tensor
 
+from benchmarks.peers.denoiser import Denoiser
+from benchmarks.peers.edm import load
+from benchmarks.peers.source import clone, double
 from scoresde import Grid, sde
 from scoresde.problems import ring8
 from scoresde.scalar import Scalar, log1mexp

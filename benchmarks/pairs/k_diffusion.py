@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from peers.denoiser import Denoiser
-from peers.source import double, part
 from torch import Tensor
 
+from benchmarks.peers.denoiser import Denoiser
+from benchmarks.peers.source import double, part
 from scoresde import DDIM
 from scoresde.solvers import DPMSolverPP2SAncestral, DPMSolverPPSDE, Heun
 from scoresde.solvers.base import Solver

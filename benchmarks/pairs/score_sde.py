@@ -7,17 +7,17 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from peers.score_sde import Net, load
-from peers.score_sde_likelihood import score_sde_log_likelihood
-from peers.source import double
 from torch import Tensor
 
+from benchmarks.peers.score_sde import Net, load
+from benchmarks.peers.score_sde_likelihood import score_sde_log_likelihood
+from benchmarks.peers.source import double, replaced
 from scoresde import VPSDE, EulerMaruyama, from_times
 from scoresde.problems import ring8
 from scoresde.solvers import Ancestral, Langevin, PredictorCorrector, ReverseDiffusion
 from scoresde.solvers.base import Solver
 
-from . import MODEL, SDE, START, Group, Pair, label, ours, replaced, seeded
+from . import MODEL, SDE, START, Group, Pair, label, ours, seeded
 
 
 def score_sde() -> Group:

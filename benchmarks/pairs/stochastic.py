@@ -8,11 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from peers.denoiser import Denoiser
-from peers.noise_schedule import noise, schedule
-from peers.source import clone, double
 from torch import Tensor
 
+from benchmarks.peers.denoiser import Denoiser
+from benchmarks.peers.er_sde import METHODS, one_kind
+from benchmarks.peers.noise_schedule import noise, schedule
+from benchmarks.peers.seeds import load, solver
+from benchmarks.peers.source import clone, double
 from scoresde.prediction import Prediction
 from scoresde.sde.knot import Knot
 from scoresde.solvers import ERSDE, SEEDS2, SEEDS3
@@ -34,7 +36,6 @@ from . import (
     in_order,
     label,
     ours,
-    replaced,
     scaled,
     seeded,
     silent,
@@ -96,7 +97,6 @@ class HundredPoints(ERSDE):
 
 def er_sde() -> Group:
     (module,), commit = clone("ER-SDE-Solver", "QinpengCui/ER-SDE-Solver", "er_sde_solver")
-    methods = {1: "vp_1_order", 2: "vp_2_order_taylor", 3: "vp_3_order_taylor"}
     kinds = {"ode": 1, "sde": 2, "er4": 6, "er5": 7}
 
     def pair(preset: ERSDE, tolerance: float = 1e-9, reason: str = "") -> Pair:
@@ -104,18 +104,14 @@ def er_sde() -> Group:
             theirs = module.ER_SDE_Solver("vp", "x_start")
             alphas = torch.tensor([float(k.alpha) for k in KARRAS.knots], dtype=torch.float64)
             sigmas = torch.tensor([float(k.sigma) for k in KARRAS.knots], dtype=torch.float64)
-            # As published it asks for levels that are numpy's here and torch's there.
-            one_kind = replaced(
-                module, "np", sum=torch.sum, arange=lambda n, dtype: torch.arange(n).double()
-            )
-            with seeded() as drawn, one_kind:
-                y = getattr(theirs, methods[preset.history])(
+            with seeded() as drawn, one_kind(module):
+                y = getattr(theirs, METHODS[preset.history])(
                     lambda x, knot: MODEL(x, knot).x0, START, alphas, sigmas, KARRAS.knots,
                     lambda rho: module.customized_func(rho, kinds[preset.scale]),
                 )  # fmt: skip
             return ours(preset, draws=drawn), y
 
-        return Pair(label(preset), f"{methods[preset.history]}, {preset.scale}", run, tolerance,
+        return Pair(label(preset), f"{METHODS[preset.history]}, {preset.scale}", run, tolerance,
                     reason)  # fmt: skip
 
     left = "ours with its quadrature, a left sum of 100 points"
@@ -126,17 +122,13 @@ def er_sde() -> Group:
 
 
 def seeds() -> Group:
-    (module,), commit = clone("SEEDS", "nfsrules/SEEDS", "seeds_lib.methods.etd_serk")
+    module, commit = load()
 
     def pair(preset: Solver, order: int, quiet: bool = False, reason: str = "") -> Pair:
         def run() -> tuple[Tensor, Tensor]:
             draws = tuple(0.0 * z for z in DRAWS) if quiet else DRAWS
             net = Denoiser(MODEL)
-            theirs = module.ETD_SERK_SOLVER(
-                net, lamb=lambda u: -torch.log(u), lamb_inv=lambda u: torch.exp(-u),
-                class_labels=None, sigma=lambda u: u, s=lambda u: 1.0, order=order, c2=None,
-                noise_pred=True, butcher_type=None, noise_type=None,
-            )  # fmt: skip
+            theirs = solver(module, net, order)
             theirs.randn_like = in_order(tuple(-z for z in draws))
             y = net.start(START)
             for k, (t, s) in enumerate(pairwise(RHOS)):

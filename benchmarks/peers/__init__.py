@@ -32,6 +32,9 @@ ADAPTERS = (
     "diff_sampler",
     "edm",
     "score_sde",
+    "sa_solver",
+    "er_sde",
+    "seeds",
     "torchsde",
 )
 

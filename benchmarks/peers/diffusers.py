@@ -79,7 +79,7 @@ class Scheduler:
         raise ValueError(f"{self.kind} cannot run with {nfe} evaluations")
 
 
-_TWO_STAGES = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler")
+_TWO_STAGES = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "DPMSolverSDEScheduler")
 _MULTISTEP = "DPMSolverMultistepScheduler"
 _DETERMINISTIC: dict[str, tuple[str, dict[str, object], bool]] = {
     "DDIM": (
@@ -131,6 +131,7 @@ _STOCHASTIC: dict[str, tuple[str, dict[str, object], bool]] = {
         {"solver_order": 2, "algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True},
         False,
     ),
+    "DPM++ SDE karras": ("DPMSolverSDEScheduler", {"use_karras_sigmas": True}, True),
     "Euler ancestral": ("EulerAncestralDiscreteScheduler", {}, True),
     "SA-Solver P2C1": ("SASolverScheduler", {}, False),
     "SA-Solver P3C4 tau 1": (

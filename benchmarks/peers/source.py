@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module, metadata, util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -85,6 +86,19 @@ def double() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def replaced(module: ModuleType, name: str, **functions: Any) -> Iterator[None]:
+    """What a module knows as `torch` or `np`, with some of its functions replaced for a while."""
+    before = getattr(module, name)
+    shell = ModuleType(name)
+    shell.__dict__.update({**vars(before), **functions})
+    setattr(module, name, shell)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 class _Stub(ModuleType):
