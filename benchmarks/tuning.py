@@ -87,10 +87,9 @@ def errors(case: Case, nfe: int) -> dict[str, Any]:
     for place, (name, end) in enumerate(best_peers(case, nfe)):
         statistic = _STATISTICS[place]
         found[f"peer, {statistic}"] = [name, _both(end, case.truth)[place]]
-        found[f"ratio, {statistic}"] = list(error_ratio(best, end, case.truth, statistic=statistic))
-        found[f"to default, {statistic}"] = list(
-            error_ratio(best, stock, case.truth, statistic=statistic)
-        )
+        for key, other in (("ratio", end), ("to default", stock)):
+            ratio = error_ratio(best, other, case.truth, statistic=statistic)
+            found[f"{key}, {statistic}"] = [ratio.value, ratio.low, ratio.high]
     return found
 
 

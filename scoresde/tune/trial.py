@@ -65,13 +65,16 @@ class Trial:
         """Endpoint errors, shape (B, D), scaled so that a row's norm is its RMS over coordinates;
         very large where the candidate cannot be run at all.
         """
-        size = self.reference[0].numel()
         try:
-            moved = self.run(candidate.solver, candidate.grid).to(torch.float64)
+            return self.difference(self.run(candidate.solver, candidate.grid))
         except ScoreSDEError:
-            moved = torch.full_like(self.reference, torch.nan)
-        difference = (moved - self.reference).reshape(len(self.x), size)
-        return difference.nan_to_num(_LOST, _LOST, -_LOST).clamp(-_LOST, _LOST) / math.sqrt(size)
+            return self.difference(torch.full_like(self.reference, torch.nan))
+
+    def difference(self, x: Tensor) -> Tensor:
+        """The errors of endpoints x, shape (B, D)."""
+        size = self.reference[0].numel()
+        found = (x.to(torch.float64) - self.reference).reshape(len(x), size)
+        return found.nan_to_num(_LOST, _LOST, -_LOST).clamp(-_LOST, _LOST) / math.sqrt(size)
 
     def objective(self, errors: Tensor) -> float:
         """log RMS + 1/2 log of the geometric mean: the few starts that rule the RMS, and the many
