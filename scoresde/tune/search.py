@@ -255,7 +255,6 @@ def _decide(choose: Trial, candidates: list[Candidate]) -> Candidate:
     better = [
         (choose.objective(choose.difference(end)), candidate)
         for end, candidate in zip(ends[1:], candidates[1:], strict=True)
-        if bool(torch.isfinite(end).all())
-        and error_ratio(end, ends[0], choose.reference).high < 1
+        if bool(torch.isfinite(end).all()) and error_ratio(end, ends[0], choose.reference).high < 1
     ]
     return min(better, key=_value)[1] if better else candidates[0]
