@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -26,9 +28,8 @@ def start(model, count=8):
     return float(model.sde.at(1.0).sigma) * x
 
 
-def peer(name, kind="deterministic"):
-    peers = import_module("benchmarks.peers")
-    return next(p for p in peers.available(kind) if p.name == name)
+def peer(name):
+    return import_module("benchmarks.peers").named(name)
 
 
 def test_the_table_of_diffusers_is_the_process():
@@ -64,7 +65,7 @@ def test_budgets_are_kept_and_counted():
 
 
 def test_seeds_are_the_callers():
-    model, row = ring8(VPSDE()), peer("diffusers DDPM", "stochastic")
+    model, row = ring8(VPSDE()), peer("diffusers DDPM")
     before = torch.random.get_rng_state()
     first, again, other = (row.run(model, 10, start(model), seed=k)[0] for k in (1, 1, 2))
     assert torch.equal(first, again)
@@ -72,8 +73,36 @@ def test_seeds_are_the_callers():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_peers_reach_worker_processes_by_name():
+    peers = import_module("benchmarks.peers")
+    rows = [row for kind in peers.KINDS for row in peers.available(kind)]
+    assert len({row.name for row in rows}) == len(rows)
+    assert pickle.loads(pickle.dumps(rows)) == rows
+
+
+def test_a_clone_is_imported_without_leaving_its_modules_behind(monkeypatch, tmp_path):
+    """`utils` is a name that many repositories use, and others must go on finding theirs."""
+    source = import_module("benchmarks.peers.source")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "utils.py").write_text("ANSWER = 42\n")
+    (folder / "sampler.py").write_text(
+        "from pictures_that_nobody_needs import draw\nimport utils\nANSWER = utils.ANSWER\n"
+    )
+    monkeypatch.setenv("SCORESDE_PEERS", str(tmp_path))
+    stubs = ("pictures_that_nobody_needs",)
+    (sampler,), commit = source.clone("theirs", "them/theirs", "sampler", stubs=stubs)
+    assert sampler.ANSWER == 42
+    assert commit == "unknown"
+    left = {"utils", "sampler", *stubs} & set(sys.modules)
+    assert not left
+    with pytest.raises(source.Absent, match=r"github\.com/them/other"):
+        source.clone("other", "them/other", "sampler")
+
+
 def test_what_is_absent_says_how_to_get_it(monkeypatch):
     monkeypatch.delenv("SCORESDE_PEERS", raising=False)
+    import_module("benchmarks.peers.source").clone.cache_clear()
     reasons = import_module("benchmarks.peers").absent()
     assert "git clone https://github.com/wl-zhao/UniPC" in reasons["unipc"]
 

@@ -70,8 +70,8 @@ class Peer:
         (except for adaptive methods). Peers draw from torch's global generator; it is seeded here
         and given back as it was.
         """
-        counted = Counted(model)
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():
+        counted, devices = Counted(model), [x.device] if x.is_cuda else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
             out = self.sample(counted, nfe, x.double())
@@ -79,12 +79,25 @@ class Peer:
         assert isinstance(used, int)
         return out.double().reshape(x.shape), used
 
+    def __reduce__(self) -> tuple[Callable[[str], Peer], tuple[str]]:
+        """Modules cannot be pickled: another process finds the sampler by its name."""
+        return named, (self.name,)
+
 
 def available(kind: str = "deterministic") -> list[Peer]:
     """The samplers of this kind whose package is here."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}")
     return [peer for peer in _find()[0] if peer.kind == kind]
+
+
+def named(name: str) -> Peer:
+    """The sampler with this name.
+
+    Raises:
+        KeyError: if its package is not here.
+    """
+    return {peer.name: peer for peer in _find()[0]}[name]
 
 
 def absent() -> dict[str, str]:
