@@ -481,3 +481,30 @@ def test_a_corrector_is_part_of_the_rule():
     run = sample(model, solver, grid, x=x, keep=[1, 2]).trajectory
     assert torch.equal(run[0].x, sample(model, plain, grid, x=x, keep=[1]).trajectory[0].x)
     assert torch.allclose(run[1].x, at_t, rtol=1e-13, atol=1e-14)
+
+
+def test_caps_limit_the_values_of_single_steps():
+    model = mixture(VPSDE())
+    grid = uniform_lambda(model.sde, 8)
+    x = randn(4, *model.event_shape)
+    whole, part = (
+        sample(model, ExponentialMultistep(4, caps=caps), grid, x=x).x
+        for caps in ((), (1, 2, 3, 4, 4, 4, 4, 4))
+    )
+    torch.testing.assert_close(part, whole, rtol=0, atol=0)
+    low, capped = (
+        sample(model, solver, grid, x=x).x
+        for solver in (ExponentialMultistep(2), ExponentialMultistep(4, caps=(2,) * 8))
+    )
+    torch.testing.assert_close(capped, low, rtol=0, atol=0)
+    # One step alone: the same up to it, another state after it.
+    one = ExponentialMultistep(4, caps=(1, 2, 3, 4, 4, 1))
+    paths = [
+        sample(model, solver, grid, x=x, keep=True).trajectory
+        for solver in (ExponentialMultistep(4), one)
+    ]
+    same = [bool((a.x == b.x).all()) for a, b in zip(*paths, strict=True)]
+    assert same == [True] * 6 + [False] * 3
+    assert one.order == 1
+    with pytest.raises(ConfigError, match="caps"):
+        ExponentialMultistep(4, caps=(0,))

@@ -290,7 +290,7 @@ def tune(
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
     starts: Annotated[
         int | None,
-        typer.Option(min=2, help="Starts to tune on.", show_default="256; closed forms: 2048 up"),
+        typer.Option(min=2, help="Starts to tune on.", show_default="192; closed forms: 2048 up"),
     ] = None,
     held_out: Annotated[
         int | None,
@@ -300,7 +300,7 @@ def tune(
             show_default="half as many",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Jacobians for each finalist.")] = 4,
+    rounds: Annotated[int, typer.Option(min=0, help="Jacobians for each finalist.")] = 3,
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",

@@ -27,13 +27,13 @@ from .candidates import Motion, families, stock_grids
 from .kl_bound import Signal
 from .path import equidistributed, shortest
 from .pilot import Pilot
-from .refine import refine
+from .refine import refine, with_orders
 from .result import Tuned
 from .trial import Candidate, Trial
 
 _PILOTS = 16
 _SEMIFINALISTS, _FINALISTS = 6, 2
-_NEGLIGIBLE = 0.02  # error of the reference, in units of the default's
+_NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
 
 
 def tune(
@@ -46,7 +46,7 @@ def tune(
     held_out: int | None = None,
     first_seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    rounds: int = 4,
+    rounds: int = 3,
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
     stochastic solver, the smallest bound on the KL divergence of its samples.
@@ -58,7 +58,7 @@ def tune(
             against is then the recommended solver on its own grid.
         nfe: the budget; the nearest that the solver can meet is taken.
         shape: of one sample; that of a closed-form model by default.
-        starts: starts to tune on, of which those with large errors are used most; 256 by default,
+        starts: starts to tune on, of which those with large errors are used most; 192 by default,
             and 2,048 for a closed-form model (4,096 up to 16 dimensions).
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default.
@@ -77,7 +77,7 @@ def tune(
     if not event:
         raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
     if starts is None:
-        starts = 256 if not closed else 4096 if math.prod(event) <= 16 else 2048
+        starts = 192 if not closed else 4096 if math.prod(event) <= 16 else 2048
     held_out = starts // 2 if held_out is None else held_out
     total = starts + 2 * held_out
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + total)))
@@ -243,7 +243,8 @@ def _refined(
     further = []
     for _, start in sorted(rated, key=_value)[:_FINALISTS]:
         motion = Motion(start, free=free)
-        further.append(motion(refine(train, motion, motion.start, rounds)))
+        moved = motion(refine(train, motion, motion.start, rounds))
+        further += [moved, with_orders(train, moved)] if free else [moved]
     return further
 
 

@@ -90,6 +90,8 @@ class ExponentialMultistep(Solver):
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
         tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
         tau_min, tau_max: range of rho in which tau applies; outside it is 0.
+        caps: the most values that each step of a grid may use, as `scoresde.tune` finds them for
+            one grid; steps beyond have no cap.
     """
 
     values: int = 3
@@ -101,6 +103,7 @@ class ExponentialMultistep(Solver):
     tau: float = 0.0
     tau_min: float = 0.0
     tau_max: float = math.inf
+    caps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         form(self.prediction)
@@ -115,6 +118,8 @@ class ExponentialMultistep(Solver):
             raise ConfigError(f"values must be a whole number from 1 to 12, got {self.values!r}")
         if not isinstance(self.corrector, int) or not 0 <= self.corrector <= 12:
             raise ConfigError(f"corrector must be 0 (none) to 12, got {self.corrector!r}")
+        if not all(isinstance(cap, int) and cap >= 1 for cap in self.caps):
+            raise ConfigError(f"caps must be whole numbers, 1 or more, got {self.caps!r}")
         if not self.tau >= 0 or not 0 <= self.tau_min <= self.tau_max:
             raise ConfigError(
                 "need tau >= 0 and 0 <= tau_min <= tau_max, got "
@@ -144,7 +149,7 @@ class ExponentialMultistep(Solver):
         if self.values == 1 and not self.corrector:
             return 1
         first = tableau(self.start).order if self.start else 1 + (self.corrector > 0)
-        return min(order, first + 1)
+        return min(order, first + 1, *self.caps[1:])
 
     @property
     def stochastic(self) -> bool:
@@ -195,10 +200,14 @@ class ExponentialMultistep(Solver):
         """Whether step k is one of the start's."""
         return bool(self.start) and k < self.values - 1 and not grid.knots[k + 1].is_clean
 
+    def _cap(self, k: int) -> int:
+        return self.caps[k] if k < len(self.caps) else 12
+
     def _predict(self, grid: Grid, k: int) -> Rule:
         """The rule for the next state, from the state at knot k as it is."""
         t, s = grid.knots[k : k + 2]
         count = max(self.values, self.corrector + 1) if s.is_clean else self.values
+        count = min(count, self._cap(k))
         return self._rule(grid, t, s, range(k, max(k - count, -1), -1))
 
     def _correct(self, grid: Grid, k: int, predict: Rule) -> tuple[float, ...]:
@@ -206,7 +215,7 @@ class ExponentialMultistep(Solver):
         of each prediction, newest first.
         """
         t, s = grid.knots[k : k + 2]
-        earlier = range(k - 1, max(k - self.corrector, -1), -1)
+        earlier = range(k - 1, max(k - min(self.corrector, self._cap(k)), -1), -1)
         weights = self._rule(grid, t, s, (k, k + 1, *earlier)).weights
         if len(weights) == 1:
             return ()  # from alpha = 0
