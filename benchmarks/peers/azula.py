@@ -1,7 +1,7 @@
 """azula's samplers, which step evenly in t, on the model's own process.
 
-A schedule of azula's is any function of t, so that another clock is another schedule: t itself,
-t^2, or one in which steps are even in log-SNR.
+Two clocks, as in the schedules that it ships: even steps in t (its VPSchedule) and in log-SNR (its
+VESchedule).
 """
 
 from __future__ import annotations
@@ -51,10 +51,8 @@ class Schedule:
             return self.sde.clean if self.to_clean else low
         if self.clock == "uniform lambda":
             return self.sde.at_lambda(float(low.lam + u * (high.lam - low.lam)))
-        power = 2 if self.clock == "quadratic" else 1
-        root = 0.0 if self.to_clean else self.sde.t_min ** (1 / power)
-        t = (root + u * (self.sde.t_max ** (1 / power) - root)) ** power
-        return self.sde.at(min(t, self.sde.t_max))
+        start = 0.0 if self.to_clean else self.sde.t_min
+        return self.sde.at(min(start + u * (self.sde.t_max - start), self.sde.t_max))
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Alpha and sigma at a time or at several."""
@@ -101,12 +99,12 @@ class Sampler:
 def peers() -> list[Peer]:
     """All of them; those that step to sigma = 0 on clocks that reach it."""
     azula, version = package("azula.sample", "azula")
-    clocks = ("uniform t", "quadratic", "uniform lambda")
+    clocks = ("uniform t", "uniform lambda")
     return [
         Peer(
             f"azula {name} {clock}", "azula", version,
             Sampler(
-                azula, cls, tuple(options.items()), per_step, clean and clock != clocks[2], clock
+                azula, cls, tuple(options.items()), per_step, clean and clock == clocks[0], clock
             ),
             kind, _NOTES.get(cls),
         )
