@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import CONTINUOUS, DISCRETE, gaussian, mixture, randn
@@ -13,9 +14,11 @@ from scoresde.errors import ConfigError, DtypeError, ShapeError, TimeRangeError,
 from scoresde.latents import decode, encode
 from scoresde.likelihood import (
     Exact,
+    FixedGrid,
     Hutchinson,
     MomentMatched,
     NoFrame,
+    PerSample,
     TimeRangeWarning,
     log_likelihood,
 )
@@ -215,6 +218,7 @@ def test_seeds_decide_and_batch_mates_do_not() -> None:
     assert float((other.nats - together.nats).abs().min()) > 1e-4
 
 
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
 def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
     model = mixture(VPSDE(), 3)
     x = model.sample(5, 1e-3, seed=1)
@@ -230,6 +234,7 @@ def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
             assert "not finite" in got.failures[2]
 
 
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
 def test_per_sample_conditions_follow_their_rows() -> None:
     shift = torch.tensor([0.0, 1.0, math.nan, 3.0], dtype=torch.float64)
     model = ScoreModel(lambda x, t, m: 0.3 * (x - m[:, None]), VPSDE(), time="t").bind(m=shift)
@@ -311,8 +316,37 @@ def test_states_that_cannot_be_right() -> None:
         log_likelihood(model, torch.zeros(2, 3, dtype=torch.uint8))
     with pytest.raises(ShapeError, match=r"x\[None\]"):
         log_likelihood(model, torch.zeros(3))
+    with pytest.raises(DtypeError, match=r"torch.as_tensor\(x\)"):
+        log_likelihood(model, np.zeros((2, 3)))
     with pytest.raises(ShapeError, match="2 seeds for a batch of 3"):
         log_likelihood(model, randn(3, 3), seeds=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"divergence": "exact"}, r"divergence=Exact\(\)"),
+        ({"divergence": 8}, r"divergence=Hutchinson\(probes=8\)"),
+        ({"divergence": Exact}, r"the class Exact; write divergence=Exact\(\)"),
+        ({"method": "dopri5"}, r"method=TorchDiffEq\(method='dopri5'\)"),
+        ({"method": ProbabilityFlow(SciPy())}, r"got ProbabilityFlow; write method=SciPy\("),
+        ({"method": PerSample}, r"method=PerSample\(\)"),
+        ({"frame": randn(5, 3)}, r"frame=estimate_frame\(data\)"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_told_what_to_write(settings, hint: str) -> None:
+    with pytest.raises(ConfigError, match=hint):
+        log_likelihood(gaussian(VPSDE()), randn(2, 3), **settings)
+
+
+def test_the_divergence_is_exact_by_default_where_that_is_cheap() -> None:
+    def net(x, t):
+        return torch.tanh(x.roll(1, 1))
+
+    model = ScoreModel(net, VPSDE(), time="t")
+    exact = log_likelihood(model, randn(2, 64), method=FixedGrid(9)).stderr
+    assert exact.tolist() == [0.0, 0.0]
+    assert float(log_likelihood(model, randn(2, 65), method=FixedGrid(9)).stderr.min()) > 0
 
 
 def test_an_empty_batch() -> None:

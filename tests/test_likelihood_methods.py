@@ -24,6 +24,7 @@ from scoresde.likelihood import (
 )
 from scoresde.likelihood.fixed_grid import quadrature
 from scoresde.problems import digits64, ring8
+from scoresde.sampling import NonFiniteWarning
 
 METHODS = {"per sample": PerSample(1e-5), "fixed": FixedGrid(61)}
 
@@ -263,6 +264,7 @@ def test_neither_batch_mates_nor_their_order_matter(method: str, divergence) -> 
     assert torch.as_tensor(apart.nfe).expand(2).tolist() == nfe[order].tolist()
 
 
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
@@ -302,7 +304,8 @@ class Poisoned:
 def test_a_network_that_fails_on_the_way(method: str) -> None:
     model = mixture(VPSDE(), 3)
     x = model.sample(12, 1e-3, seed=1)
-    got = log_likelihood(Poisoned(model), x, method=METHODS[method], divergence=Exact())
+    with pytest.warns(NonFiniteWarning, match="the network's output is not finite at t = 0.3"):
+        got = log_likelihood(Poisoned(model), x, method=METHODS[method], divergence=Exact())
     bad = sorted(got.failures)
     assert 0 < len(bad) < 12
     assert got.nats.isnan().nonzero().flatten().tolist() == bad
@@ -311,7 +314,8 @@ def test_a_network_that_fails_on_the_way(method: str) -> None:
 
 def test_there_is_a_cap_on_evaluations_per_sample() -> None:
     wild = ScoreModel(lambda x, t: torch.sin(300 * x), VPSDE(), time="t")
-    got = log_likelihood(wild, randn(2, 3), method=PerSample(1e-8, max_evals=50))
+    with pytest.warns(NonFiniteWarning, match="2 of 2"):
+        got = log_likelihood(wild, randn(2, 3), method=PerSample(1e-8, max_evals=50))
     assert got.nats.isnan().all()
     assert "50 evaluations, at log rho" in got.failures[0]
     assert int(torch.as_tensor(got.nfe).max()) <= 50

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..model import Predictor
 from .divergence import Divergence, Hutchinson
-from .fixed_grid import FixedGrid
+from .door import check_divergence
+from .fixed_grid import FixedGrid, graded
 from .frame import Frame
 from .log_likelihood import density_flow
 
@@ -48,7 +49,7 @@ def calibrated_grid(
     Raises:
         NonFiniteError: if a pilot sample fails.
     """
-    rule = divergence if divergence is not None else Hutchinson()
+    rule = check_divergence(divergence, pilot.shape[1:].numel())
     if isinstance(rule, Hutchinson):
         rule = replace(rule, fresh=False)
     flow, _, x = density_flow(model, pilot, t_min=t_min, divergence=rule, frame=frame, seeds=seeds)
@@ -59,7 +60,7 @@ def calibrated_grid(
         truth, local = even.follow(flow, start)
         if truth.failures:
             raise NonFiniteError(f"pilot samples failed: {truth.failures}; choose others")
-        grid = FixedGrid(nodes, order, _places(local.mean(1).cpu().numpy(), nodes, order))
+        grid = FixedGrid(nodes, order, _places(even, local.mean(1).cpu().numpy(), nodes, order))
         found = grid.run(flow, start)
     # A density error of the state moves the end prior too, so the two go together.
     off = (found.log_det - truth.log_det) + _end(found.z) - _end(truth.z)
@@ -71,14 +72,15 @@ def _end(z: Tensor) -> Tensor:
     return -0.5 * z.flatten(1).square().sum(1)
 
 
-def _places(errors: np.ndarray, nodes: int, order: int) -> tuple[float, ...]:
+def _places(dense: FixedGrid, errors: np.ndarray, nodes: int, order: int) -> tuple[float, ...]:
     """Fractions between which (local error)^(1/(order + 1)) has equal shares."""
-    # A local error grows as the step to the power order + 1, so its root is a density of nodes.
-    density = np.maximum(errors, 0.0) ** (1 / (order + 1))
-    padded = np.pad(density, 1, mode="edge")
-    density = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    density = (1 - _FLOOR) * density / max(density.mean(), 1e-300) + _FLOOR
-    share = np.concatenate([[0.0], np.cumsum(density)])
-    fractions = np.linspace(0, 1, len(share))
-    places = np.interp(np.linspace(0, share[-1], nodes), share, fractions)
-    return (0.0, *places[1:-1].tolist(), 1.0)
+    # A local error grows as the step to the power order + 1, so its root is a share of nodes.
+    at = np.asarray(dense.taus(0.0, 1.0))
+    share = np.maximum(errors, 0.0) ** (1 / (order + 1)) / np.diff(at)
+    share[: order - 1] = share[order - 1]  # the start is of lower order, and graded
+    padded = np.pad(share, 1, mode="edge")
+    share = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:]) * np.diff(at)
+    share = (1 - _FLOOR) * share / max(share.sum(), 1e-300) + _FLOOR * np.diff(at)
+    total = np.concatenate([[0.0], np.cumsum(share)])
+    inner = nodes - (order - 1 if nodes > 2 * order else 0)
+    return graded(nodes, order, np.interp(np.linspace(0, total[-1], inner), total, at))

@@ -103,7 +103,9 @@ class Hutchinson(Divergence):
     """v^T J v with random v.
 
     Attributes:
-        probes: probes a sample; two or more give a standard error.
+        probes: probes a sample; two or more give a standard error. Where they are fixed, two leave
+            it one degree of freedom, and in few dimensions two signs often agree by chance: take
+            8 or more there, or the exact divergence. Fresh ones are pooled over the nodes.
         distribution: "rademacher" or "gaussian".
         fresh: new probes as the integration goes on, whose errors average out along the way;
             methods of other libraries need a field without chance and always keep the first.

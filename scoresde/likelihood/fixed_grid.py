@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .flow import DensityFlow
-from .method import Method, Path, variance_of_mean
+from .method import CAUTION, Method, Path, variance_of_mean
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class FixedGrid(Method):
         nodes: evaluations, the two ends included.
         order: p, from 1 to 5.
         places: where the nodes are, as fractions of the interval in log rho, ascending from 0 to
-            1; even where None. `calibrated_grid` finds good ones on a pilot.
+            1; where None even, but for a graded start. `calibrated_grid` finds good ones on a
+            pilot.
         pilot_error: error found on the pilot, in nats per dimension; the error estimate is not
             allowed below it.
     """
@@ -55,8 +56,8 @@ class FixedGrid(Method):
 
     def taus(self, first: float, last: float) -> list[float]:
         """The nodes in log rho."""
-        places = np.linspace(0, 1, self.nodes) if self.places is None else np.asarray(self.places)
-        taus: list[float] = (first + (last - first) * places).tolist()
+        places = graded(self.nodes, self.order) if self.places is None else self.places
+        taus: list[float] = (first + (last - first) * np.asarray(places)).tolist()
         return [first, *taus[1:-1], last]
 
     def run(self, flow: DensityFlow, z: Tensor) -> Path:
@@ -67,25 +68,25 @@ class FixedGrid(Method):
         """`run`, and local errors of the log-density on each interval, shape (nodes - 1, B)."""
         if not getattr(flow.divergence, "fresh", False):
             flow = flow.fixed()
-        taus = self.taus(*flow.ends)
-        slopes: list[Tensor] = []  # the latest `order` ones
+        taus, p = self.taus(*flow.ends), self.order
+        slopes: list[Tensor] = []  # the latest p
         traces: list[Tensor] = []
         drifts: list[Tensor] = []
         for n, tau in enumerate(taus):
             guess = z
             if n:
-                past = taus[max(0, n - self.order) : n]
+                past = taus[max(0, n - p) : n]
                 guess = z + _along(_weights(past, taus[n - 1], tau), slopes)
             probes = flow.probes if flow.probes is not None else flow.stream.draw()
             slope, trace = flow.velocity_and_traces(tau, guess, probes)
+            slopes = [*slopes, slope][-p:]
             traces.append(trace)
             if n:
-                past = taus[max(0, n - self.order + 1) : n + 1]
-                fixed = z + _along(_weights(past, taus[n - 1], tau), [*slopes, slope][-len(past) :])
+                past = taus[max(0, n - p + 1) : n + 1]
+                z = z + _along(_weights(past, taus[n - 1], tau), slopes)
                 score = flow.frame.score(slope, guess, tau)
-                drifts.append((score * (fixed - guess)).flatten(1).sum(1).detach().abs())
-                z = fixed
-            slopes = [*slopes, slope][-self.order :]
+                drift = (score * (z - guess)).flatten(1).sum(1).detach()
+                drifts.append(_error_share(taus, n, p) * drift.abs())
         return self._path(flow, z, taus, torch.stack(traces), torch.stack(drifts))
 
     def _path(
@@ -97,19 +98,20 @@ class FixedGrid(Method):
             for p in (self.order, max(self.order - 1, 1))
         )
         columns = torch.einsum("n,nbp->bp", full.sum(0), traces)
-        local = ((full - less) @ traces.detach().mean(2)).abs()
-        gap = torch.einsum("n,nb->b", (full - less).sum(0), traces.detach().mean(2)).square()
+        gaps = (full - less) @ traces.detach().mean(2)
+        square = gaps.square().sum(0)
         if fresh:
             each = torch.stack([variance_of_mean(t, exact=False) for t in traces])
             variance = full.sum(0).square() @ each
-            # What chance alone would make of the gap between the two orders.
-            gap = gap - ((full - less).sum(0).square() @ each).nan_to_num()
+            # What chance alone would make of the gaps between the two orders.
+            square = square - ((full - less).square().sum(0) @ each).nan_to_num()
         else:
             variance = variance_of_mean(columns, exact=exact)
-        drifts = _MILNE[self.order] * drifts
         size = z[0].numel() if len(z) else 1
-        error = (gap.clamp_min(0.0).sqrt() + drifts.sum(0)).clamp_min(self.pilot_error * size)
-        return _with_failures(Path(z, columns.mean(1), variance, error)), local + drifts
+        # Signs are as good as random: local errors add up in the square.
+        error = square.clamp_min(0.0).sqrt() + CAUTION * drifts.square().sum(0).sqrt()
+        error = error.clamp_min(self.pilot_error * size)
+        return _with_failures(Path(z, columns.mean(1), variance, error)), gaps.abs() + drifts
 
     def with_nodes(self, nodes: int) -> FixedGrid:
         """The same density of nodes, more or fewer of them."""
@@ -119,8 +121,25 @@ class FixedGrid(Method):
         return replace(self, nodes=nodes, places=tuple(at.tolist()), pilot_error=0.0)
 
 
-# Error of the corrector in units of corrector less predictor, for both of order p.
-_MILNE = {1: 1.0, 2: 1 / 6, 3: 1 / 10, 4: 19 / 270, 5: 27 / 502}
+def _error_share(taus: list[float], n: int, order: int) -> float:
+    """Error of the corrected state at node n in units of corrected less predicted.
+
+    Both are integrals of polynomials through as many slopes, whose errors are the same divided
+    difference times an integral of the node polynomial (Milne's device, on any grid). At the
+    start, where the corrector has one slope more, the whole difference stands for the error.
+    """
+    if n < order:
+        return 1.0
+    step = taus[n - 1], taus[n]
+    predicted = _node_integral(taus[n - order : n], *step)
+    corrected = _node_integral(taus[n - order + 1 : n + 1], *step)
+    return abs(corrected / (predicted - corrected))
+
+
+def _node_integral(nodes: list[float], start: float, end: float) -> float:
+    """The integral of the product of (tau - node)."""
+    power = np.poly1d(np.asarray(nodes), r=True).integ()
+    return float(power(end) - power(start))
 
 
 def quadrature(taus: list[float], order: int) -> np.ndarray:
@@ -145,6 +164,17 @@ def _weights(nodes: list[float], start: float, end: float) -> list[float]:
     weights = np.linalg.solve(at[None, :] ** powers[:, None], moments)
     result: list[float] = ((end - start) * weights).tolist()
     return result
+
+
+def graded(nodes: int, order: int, places: np.ndarray | None = None) -> tuple[float, ...]:
+    """`nodes` fractions, the first step halved order - 1 times towards the start, where the
+    formulas are still of low order; the others as `places` has them, even by default.
+    """
+    extra = order - 1 if nodes > 2 * order else 0
+    if places is None:
+        places = np.linspace(0, 1, nodes - extra)
+    start = places[1] * 0.5 ** np.arange(extra, 0, -1)
+    return (0.0, *start.tolist(), *places[1:-1].tolist(), 1.0)
 
 
 def _along(weights: list[float], slopes: list[Tensor]) -> Tensor:

@@ -19,19 +19,26 @@ import torch
 from torch import Tensor
 
 from ..counting import Counted
-from ..errors import DtypeError, ShapeError, TimeRangeError, ZeroSNRError
+from ..diagnosis import Checked
+from ..door import check_model, check_tensor
+from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
 from ..model import Predictor
 from ..ode import Backend
+from ..sampling import NonFiniteWarning
 from ..sde import SDE
 from ..sde.knot import Knot
-from .divergence import Divergence, Hutchinson
+from .divergence import Divergence
+from .door import check_divergence, check_frame, check_method
 from .flow import DensityFlow, closed_form
-from .frame import Frame, Whitened
+from .frame import Frame
 from .method import BlackBox, Method
 from .per_sample import PerSample
 from .prior import prior_log_prob
 from .probes import ProbeStream
 from .seeds import per_sample
+
+_EXPLAINED = 8
+"""Failed samples that are run again to find out why."""
 
 
 class TimeRangeWarning(UserWarning):
@@ -87,7 +94,7 @@ def log_likelihood(
             `TimeRangeWarning` says so.
         method: what integrates; `PerSample()` by default. Also `FixedGrid(...)`, `TwoPhase(...)`,
             and the `Backend`s of `scoresde.ode`.
-        divergence: `Hutchinson()` by default, or `Exact()`.
+        divergence: `Exact()` by default up to 64 dimensions, `Hutchinson()` beyond.
         prior: density at t_max, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default.
         frame: variables of the integration, see `scoresde.likelihood.frame`; whitening for one
             variance, 1, by default. `estimate_frame(data)` serves data better.
@@ -102,12 +109,11 @@ def log_likelihood(
         TimeRangeError: for a t_min outside the process, or without noise.
         DtypeError, ShapeError: for x that cannot be right.
     """
-    rule = PerSample() if method is None else method
+    rule = check_method(PerSample() if method is None else method)
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
-    flow, counted, x = density_flow(
-        model, x, t_min=t_min, divergence=divergence, frame=frame, seeds=seeds, grad=grad
-    )
+    settings: dict[str, Any] = {"t_min": t_min, "divergence": divergence, "frame": frame}
+    flow, counted, x = density_flow(model, x, seeds=seeds, grad=grad, **settings)
     with torch.set_grad_enabled(grad):
         path = rule.run(flow, flow.start(x))
         z = flow.finish(path.z)
@@ -115,6 +121,16 @@ def log_likelihood(
     failures = dict(path.failures)
     for place in (~torch.isfinite(nats)).nonzero().flatten().tolist():
         failures.setdefault(place, "the density at the noisy end is not finite")
+    if failures:
+        own = per_sample(seeds, len(x))
+        _name_the_times(failures, rule, model, x, own, settings)
+        first = min(failures)
+        warnings.warn(
+            f"{len(failures)} of {len(x)} likelihoods failed and are NaN; sample {first}: "
+            f"{failures[first]}; `failures` has the others",
+            NonFiniteWarning,
+            stacklevel=2,
+        )
     return LogLikelihood(
         nats=nats,
         z=z.detach(),
@@ -137,18 +153,21 @@ def density_flow(
     grad: bool = False,
 ) -> tuple[DensityFlow, Counted, Tensor]:
     """What `log_likelihood` hands to its method: the ODE, the counter, and x in float64."""
-    divergence = divergence if divergence is not None else Hutchinson()
-    low, high = likelihood_ends(model.sde, t_min)
-    if not x.is_floating_point():
+    check_model(model)
+    if isinstance(x, Tensor) and not x.is_floating_point():
         raise DtypeError(f"x must be floating point, got {x.dtype}; use bits_per_dim for integers")
+    check_tensor(x, "x")
+    low, high = likelihood_ends(model.sde, t_min)
     if x.ndim < 2:
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
+    divergence = check_divergence(divergence, x.shape[1:].numel())
+    frame = check_frame(frame)
     x = x.to(torch.float64)
     counted = Counted(model)
     flow = DensityFlow(
         model=counted,
         divergence=divergence,
-        frame=frame or Whitened(0.0, 1.0, assumed=True),
+        frame=frame,
         low=low,
         high=high,
         stream=ProbeStream(divergence, per_sample(seeds, len(x)), x),
@@ -183,6 +202,29 @@ def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
             stacklevel=4,
         )
     return low, high
+
+
+def _name_the_times(
+    failures: dict[int, str],
+    rule: Method,
+    model: Predictor,
+    x: Tensor,
+    seeds: Sequence[int],
+    settings: dict[str, Any],
+) -> None:
+    """Say what was not finite and at which t: samples are run again alone, with checks on."""
+    for place in sorted(failures)[:_EXPLAINED]:
+        if "not finite" not in failures[place] or not bool(torch.isfinite(x[place]).all()):
+            continue
+        index = torch.tensor([place], device=x.device)
+        checked = Checked(model.rows(index))
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", TimeRangeWarning)  # told before
+                flow, _, one = density_flow(checked, x[index], seeds=[seeds[place]], **settings)
+                rule.run(flow, flow.start(one))
+        except NonFiniteError as error:
+            failures[place] = str(error)
 
 
 def _density(flow: DensityFlow, prior: Any, z: Tensor, log_det: Tensor) -> Tensor:
