@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .grid import uniform_lambda
 from .likelihood import Divergence, Exact, Frame, Method, log_likelihood
 from .model import Predictor
 from .ode import Backend, TorchDiffEq
-from .sampling import sample
+from .sampling import NonFiniteWarning, sample
 from .solvers.probability_flow import ProbabilityFlow
 
 
@@ -101,7 +102,9 @@ class ScoreDistribution(Distribution):
             )
         flat = value.reshape(-1, *self.event_shape)
         grad = torch.is_grad_enabled() and value.requires_grad
-        found = log_likelihood(self.model, flat, grad=grad, **self.settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NonFiniteWarning)  # an error here
+            found = log_likelihood(self.model, flat, grad=grad, **self.settings)
         if found.failures:
             place, reason = next(iter(found.failures.items()))
             raise NonFiniteError(

@@ -14,6 +14,7 @@ from scoresde.errors import ConfigError, DtypeError, ShapeError
 from scoresde.likelihood import (
     Exact,
     FixedGrid,
+    Hutchinson,
     NoDequantization,
     PerSample,
     Pixels,
@@ -143,7 +144,9 @@ def test_without_noise_it_is_the_density_at_the_middle_of_the_bin() -> None:
 def test_the_parts_add_up() -> None:
     model = mixture(VPSDE(t_min=1e-3), 3)
     images = integers(4, 32, 3)
-    got = bits_per_dim(model, images, levels=4, dequantize=Uniform(draws=2))
+    got = bits_per_dim(
+        model, images, levels=4, dequantize=Uniform(draws=2), divergence=Hutchinson(2)
+    )
     squares = sum(got.parts[k] ** 2 for k in ("images", "trace", "draws"))
     assert squares == pytest.approx(got.stderr**2, rel=1e-9)
     assert got.stderr == pytest.approx(float(got.per_image.std()) / math.sqrt(32))
@@ -275,7 +278,7 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
     images = torch.tensor([[10, 20, 30], [255, 3, 4], [100, 100, 100]])
     with pytest.warns(NonFiniteWarning, match="1 of 3 images failed; image 1: "):
         got = bits_per_dim(Poisoned(model), images, divergence=Exact())
-    assert str(got).startswith("1 of 3 images failed; image 1: not finite")
+    assert str(got).startswith("1 of 3 images failed; image 1: the network's output is not finite")
     assert list(got.failures) == [1]
     assert got.per_image.isnan().tolist() == [False, True, False]
     assert math.isnan(got.mean)

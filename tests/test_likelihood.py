@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from support import CONTINUOUS, DISCRETE, gaussian, mixture, randn
+from torch import Tensor
 
 from scoresde import VPSDE, FlowSDE, ScoreModel, sample, uniform_lambda
 from scoresde.errors import ConfigError, DtypeError, ShapeError, TimeRangeError, ZeroSNRError
@@ -249,15 +251,7 @@ def test_per_sample_conditions_follow_their_rows() -> None:
 
 
 def test_gradients_with_respect_to_data_and_parameters() -> None:
-    class Net(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.w = torch.nn.Parameter(randn(3, 3, seed=2) * 0.3)
-
-        def forward(self, x, t):
-            return torch.tanh(x @ self.w)
-
-    net = Net()
+    net = TanhNet()
     model = ScoreModel(net, VPSDE(t_min=1e-2), time="t")
     x = randn(2, 3, seed=5)
     method = TorchDiffEq(method="rk4", steps=12)
@@ -280,6 +274,57 @@ def test_gradients_with_respect_to_data_and_parameters() -> None:
             down = value(x)
             net.w[i, j] += step
         assert float(by_w[i, j]) == pytest.approx(float((up - down) / (2 * step)), rel=1e-5)
+
+
+class TanhNet(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(randn(3, 3, seed=2) * 0.3)
+
+    def forward(self, x, t):
+        return torch.tanh(x @ self.w)
+
+
+class Box:
+    """A saved tensor that can be counted as long as somebody holds it."""
+
+    def __init__(self, value) -> None:
+        self.value = value
+
+
+@pytest.mark.parametrize("steps", [None, 30], ids=["dopri5", "rk4"])
+def test_gradients_by_the_adjoint(steps: int | None) -> None:
+    """Those of backpropagation to the tolerance, and no memory that grows with the steps."""
+    net = TanhNet()
+    model = Plain(ScoreModel(net, VPSDE(t_min=1e-2), time="t"))
+    x = randn(2, 3, seed=5).requires_grad_()
+
+    def run(adjoint: bool, steps: int | None) -> tuple[Tensor, int]:
+        rule = (
+            TorchDiffEq(rtol=1e-7, atol=1e-7, adjoint=adjoint)
+            if steps is None
+            else TorchDiffEq(method="rk4", steps=steps, adjoint=adjoint)
+        )
+        kept: weakref.WeakSet[Box] = weakref.WeakSet()
+
+        def pack(value: Tensor) -> Box:
+            box = Box(value)
+            kept.add(box)
+            return box
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.value):
+            nats = log_likelihood(model, x, divergence=Exact(), method=rule, grad=True).nats
+        return nats.sum(), len(kept)
+
+    plain, _ = run(False, steps)
+    value, kept = run(True, steps)
+    for got, want in zip(
+        torch.autograd.grad(value, [x, net.w]), torch.autograd.grad(plain, [x, net.w]), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-3 if steps else 1e-5, atol=1e-4)
+    if steps:
+        assert run(True, 3 * steps)[1] == kept
+        assert run(False, 3 * steps)[1] > 2 * run(False, steps)[1] > 4 * kept
 
 
 def test_a_field_that_does_not_depend_on_the_state() -> None:

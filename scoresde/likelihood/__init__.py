@@ -4,6 +4,7 @@ from .bits_per_dim import bits_per_dim
 from .bounds import Bound, ddpm_bound, measured_times, variational_bound
 from .budget import AccuracyWarning, BitsPerDim
 from .calibrate import calibrated_grid
+from .control import chosen_control
 from .dequantization import (
     Dequantization,
     NoDequantization,
@@ -22,6 +23,7 @@ from .method import Method
 from .per_sample import PerSample
 from .pixels import Pixels
 from .prior import MomentMatched, Prior
+from .two_phase import TwoPhase
 
 __all__ = [
     "AccuracyWarning",
@@ -44,11 +46,13 @@ __all__ = [
     "Reconstruction",
     "TimeRangeWarning",
     "TruncatedNormal",
+    "TwoPhase",
     "Uniform",
     "Variational",
     "Whitened",
     "bits_per_dim",
     "calibrated_grid",
+    "chosen_control",
     "ddpm_bound",
     "estimate_frame",
     "log_likelihood",

@@ -109,11 +109,18 @@ class Hutchinson(Divergence):
         distribution: "rademacher" or "gaussian".
         fresh: new probes as the integration goes on, whose errors average out along the way;
             methods of other libraries need a field without chance and always keep the first.
+        control: how much of the Gaussian part is taken out as a control variate, in frames that
+            know one: v^T J v - control (v^T A v - tr A), with A the Jacobian of Gaussian data's
+            flow. `chosen_control` finds what serves a model.
+        forward: J v by forward mode in place of v^T J by a backward pass. It costs about twice as
+            much on a U-Net, and no memory for a graph.
     """
 
     probes: int = 2
     distribution: str = "rademacher"
     fresh: bool = True
+    control: float = 0.0
+    forward: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.probes, int) or self.probes < 1:
@@ -160,6 +167,8 @@ def value_and_traces(
         probes: from `divergence.draw`.
         grad: keep the graph of both results.
     """
+    if isinstance(divergence, Hutchinson) and divergence.forward:
+        return _forward(fn, x, probes)
     with torch.enable_grad():
         inputs = x if grad and x.requires_grad else x.detach().requires_grad_()
         value = fn(inputs)
@@ -167,6 +176,18 @@ def value_and_traces(
             return value, value.new_zeros(len(x), divergence.columns)
         traces = divergence.traces(value, inputs, probes, grad=grad)
     return (value, traces) if grad else (value.detach(), traces.detach())
+
+
+def _forward(fn: Function, x: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same by forward mode: one evaluation carries the tangents of all probes."""
+    assert probes is not None  # for the type checker
+
+    def along(v: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = torch.func.jvp(fn, (x,), (v,))[:2]
+        return value, (slope * v).flatten(1).sum(1)
+
+    values, columns = torch.func.vmap(along)(probes)
+    return values[0], columns.T
 
 
 def _product(value: Tensor, x: Tensor, v: Tensor, grad: bool, keep: bool = True) -> Tensor:

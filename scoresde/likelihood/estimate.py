@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from ..analytic import Diagonal, Spectral
 from ..errors import ConfigError, ShapeError, unknown_name
 from .frame import Whitened
 
-_FORMS = ("low rank", "diagonal", "one variance")
+_FORMS = ("low rank", "diagonal", "dct", "one variance")
 
 
 def estimate_frame(
@@ -21,7 +23,8 @@ def estimate_frame(
         data: clean samples as the model sees them, shape (N, *event), floating point.
         form: "low rank": the leading directions and one variance (the ridge) for all others, by a
             randomized SVD (Halko, Martinsson & Tropp, "Finding Structure with Randomness", 2011,
-            algorithm 4.4); "diagonal": one variance a coordinate; "one variance".
+            algorithm 4.4); "diagonal": one variance a coordinate; "dct": one for each coefficient
+            of the cosine transform over the last two axes, for images; "one variance".
         rank: number of directions; all of them where the data have no more coordinates.
         seed: of the randomized SVD.
 
@@ -46,6 +49,15 @@ def estimate_frame(
         return Whitened(centre, float(variances.mean()))
     if form == "diagonal":
         return Whitened(centre, Diagonal(variances.clamp_min(floor).reshape(1, *centre.shape)))
+    if form == "dct":
+        if data.ndim < 3:
+            raise ShapeError(
+                f"the cosine transform is over two axes, data of shape {tuple(data.shape)} have "
+                "one; write form='diagonal'"
+            )
+        columns = _cosines(*data.shape[-2:], planes=size // math.prod(data.shape[-2:])).to(flat)
+        values = (centred @ columns).square().sum(0) / (count - 1)
+        return Whitened(centre, Spectral(columns[None], values.clamp_min(floor)[None], _zero()))
     columns, values = _leading(centred, min(rank, size, count - 1), seed)
     if columns.shape[1] == size:
         return Whitened(centre, Spectral(columns[None], values.clamp_min(floor)[None], _zero()))
@@ -70,6 +82,17 @@ def _leading(centred: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     values, turn = torch.linalg.eigh(inside.T @ inside / (count - 1))
     columns = torch.linalg.qr(basis.to(torch.float64) @ turn[:, -rank:])[0]
     return columns, values[-rank:]
+
+
+def _cosines(height: int, width: int, *, planes: int) -> Tensor:
+    """Orthonormal cosines over each plane as columns, shape (D, D): the DCT of type II."""
+
+    def axis(n: int) -> Tensor:
+        k = torch.arange(n, dtype=torch.float64)
+        waves = torch.cos(math.pi * torch.outer(k + 0.5, k) / n)
+        return waves / waves.square().sum(0).sqrt()
+
+    return torch.kron(torch.eye(planes).double(), torch.kron(axis(height), axis(width)))
 
 
 def _zero() -> Tensor:

@@ -18,7 +18,10 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .flow import DensityFlow
-from .method import CAUTION, Method, Path, variance_of_mean
+from .method import Method, Path, variance_of_mean
+
+_CAUTION = 3.0
+"""Of the error that comes from the states: what Milne's device misses on coarse grids."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class FixedGrid(Method):
             variance = variance_of_mean(columns, exact=exact)
         size = z[0].numel() if len(z) else 1
         # Signs are as good as random: local errors add up in the square.
-        error = square.clamp_min(0.0).sqrt() + CAUTION * drifts.square().sum(0).sqrt()
+        error = square.clamp_min(0.0).sqrt() + _CAUTION * drifts.square().sum(0).sqrt()
         error = error.clamp_min(self.pilot_error * size)
         return _with_failures(Path(z, columns.mean(1), variance, error)), gaps.abs() + drifts
 

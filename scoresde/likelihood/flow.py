@@ -83,7 +83,15 @@ class DensityFlow:
         known = self.frame.trace(tau, z[0].numel())
         if isinstance(known, Tensor):
             known = known.reshape(-1, 1)
+        control = getattr(self.divergence, "control", 0.0)
+        if control and probes is not None:
+            traces = traces - control * (self.gaussian_traces(tau, probes) - known)
         return self.frame.velocity(dy, z, tau), traces - known
+
+    def gaussian_traces(self, tau: Scalar, probes: Tensor) -> Tensor:
+        """v^T A v for A = rho^2 S^(-1), the frame's Gaussian in place of the model; (B, P)."""
+        columns = [(self.frame.pull(v, tau) * v).flatten(1).sum(1) for v in probes]
+        return torch.stack(columns, 1)
 
     def _closed_trace(self, prediction: Prediction) -> Tensor:
         # d(rho eps)/dy = rho alpha d eps/dx, with eps = -sigma score and rho alpha = sigma.
@@ -95,6 +103,10 @@ class DensityFlow:
     def __call__(self, tau: float, parts: Parts) -> Parts:
         """As a `Field` for a backend: parts are z and the integral of the traces."""
         return self.velocity_and_traces(tau, parts[0], self.probes)
+
+    def parameters(self) -> tuple[Tensor, ...]:
+        """See `VectorField.parameters`."""
+        return self.field.parameters()
 
     def fixed(self) -> DensityFlow:
         """The same flow with probes drawn once and kept; itself, if they are already."""

@@ -52,6 +52,10 @@ class Frame(ABC):
         """Gradient of the log-density of z, from dz/dtau."""
 
     @abstractmethod
+    def pull(self, v: Tensor, tau: Scalar) -> Tensor:
+        """rho^2 S^(-1) v, the Jacobian of dy/dtau for the frame's Gaussian times v."""
+
+    @abstractmethod
     def trace(self, tau: Scalar, size: int) -> Scalar:
         """rho^2 tr S^(-1), the part of the trace that is known: a number, or shape (B,)."""
 
@@ -84,6 +88,10 @@ class NoFrame(Frame):
     def score(self, dz: Tensor, z: Tensor, tau: Scalar) -> Tensor:
         """See `Frame`: dy/dtau is -rho^2 times the score of y."""
         return -_times(1.0 / _rho2(tau, z), dz)
+
+    def pull(self, v: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`: there is no Gaussian."""
+        return torch.zeros_like(v)
 
     def trace(self, tau: Scalar, size: int) -> Scalar:
         """See `Frame`."""
@@ -132,14 +140,17 @@ class Whitened(Frame):
 
     def velocity(self, dy: Tensor, z: Tensor, tau: Scalar) -> Tensor:
         """See `Frame`."""
-        rho2 = _rho2(tau, z)
-        pull = self._apply(z, lambda v: rho2 / (v + rho2))
-        return self._power(dy, tau, -0.5) - pull
+        return self._power(dy, tau, -0.5) - self.pull(z, tau)
 
     def score(self, dz: Tensor, z: Tensor, tau: Scalar) -> Tensor:
         """See `Frame`: -S dz/dtau / rho^2 - z."""
         rho2 = _rho2(tau, z)
         return -self._apply(dz, lambda v: (v + rho2) / rho2) - z
+
+    def pull(self, v: Tensor, tau: Scalar) -> Tensor:
+        """See `Frame`."""
+        rho2 = _rho2(tau, v)
+        return self._apply(v, lambda c: rho2 / (c + rho2))
 
     def trace(self, tau: Scalar, size: int) -> Scalar:
         """See `Frame`."""

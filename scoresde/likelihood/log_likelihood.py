@@ -59,6 +59,8 @@ class LogLikelihood:
         nfe: network evaluations per sample: a number, or shape (B,) where they differ.
         t_min: the time at which x has this density.
         failures: reasons, by place in the batch.
+        divergences: those of the evaluations with which the divergence was taken too, which cost
+            more than a plain forward; a number, or shape (B,).
     """
 
     nats: Tensor
@@ -68,6 +70,7 @@ class LogLikelihood:
     nfe: int | Tensor
     t_min: float
     failures: dict[int, str] = field(default_factory=dict)
+    divergences: int | Tensor = 0
 
 
 def log_likelihood(
@@ -139,6 +142,7 @@ def log_likelihood(
         nfe=counted.nfe(len(x)),
         t_min=float(flow.low.t),
         failures=failures,
+        divergences=counted.nfe(len(x)) if path.traced is None else path.traced,
     )
 
 

@@ -12,10 +12,6 @@ from torch import Tensor
 from ..ode import Backend, integrate_rows
 from .flow import DensityFlow, no_traces
 
-CAUTION = 3.0
-"""Error estimates are this many times the sum of embedded local ones, which know nothing of how
-errors grow further on. Chosen so that 95% of true errors lie well below 3 estimates."""
-
 
 @dataclass(eq=False)
 class Path:
@@ -25,9 +21,11 @@ class Path:
         z: the state at the noisy end, shape (B, *).
         log_det: the integral of the traces, shape (B,): the mean over probes.
         variance: of `log_det` from the choice of probes, shape (B,); NaN where unknown.
-        error: estimate of the integration's own error of the log-density, in nats, shape (B,);
-            NaN where the method has none.
+        error: estimate of the integration's own error of the log-density, in nats, shape (B,),
+            meant to lie above a third of the true one for 95% of samples; NaN where the method
+            has none.
         failures: reasons, by place in the batch; their values are NaN.
+        traced: evaluations with which the divergence was taken, shape (B,); None for all of them.
     """
 
     z: Tensor
@@ -35,6 +33,7 @@ class Path:
     variance: Tensor
     error: Tensor
     failures: dict[int, str] = field(default_factory=dict)
+    traced: Tensor | None = None
 
 
 class Method(ABC):

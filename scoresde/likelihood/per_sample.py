@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from .flow import DensityFlow
-from .method import CAUTION, Method, Path, variance_of_mean
+from .method import Method, Path, variance_of_mean
 
 _C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _A = (
@@ -30,6 +31,12 @@ _A = (
 _B = (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0)
 _E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
+_CAUTION = 5.0
+"""The error estimate is this many times the root of the sum of squares of local errors, each as
+large as what the control of the step made of it. An error of the state moves the log-density by
+its product with the score, whatever comes after, so that local errors add up with signs, which
+are as good as random; the factor allows for what an embedded formula misses."""
+
 
 @dataclass(frozen=True)
 class PerSample(Method):
@@ -40,34 +47,65 @@ class PerSample(Method):
             (relative to 1 + its own size), and nats per dimension of the log-density. Where
             probes are fresh the log-density has chance in it, and the state alone decides.
         max_evals: evaluations after which a sample is given up.
+        max_step: longest step in log rho. What a mixture does as its modes part takes about one
+            unit, and the few stages of a longer step can miss it altogether.
     """
 
     tol: float = 1e-4
     max_evals: int = 2000
+    max_step: float = 1.5
 
     def __post_init__(self) -> None:
-        if not (self.tol > 0 and self.max_evals > 6):
+        if not (self.tol > 0 and self.max_evals > 6 and self.max_step > 0):
             raise ConfigError(
-                f"need tol > 0 and max_evals > 6, got tol={self.tol!r}, "
-                f"max_evals={self.max_evals!r}"
+                f"need tol > 0, max_evals > 6 and max_step > 0, got tol={self.tol!r}, "
+                f"max_evals={self.max_evals!r}, max_step={self.max_step!r}"
             )
 
     def run(self, flow: DensityFlow, z: Tensor) -> Path:
         """See `Method`."""
-        return _Run(self, flow, z).finish()
+        return Run(self, flow, z).finish()
 
 
-class _Run:
-    """One batch on its way. Tensors without a star are per active sample, shape (b,) or (b, P)."""
+class Step(NamedTuple):
+    """An accepted step of some samples.
 
-    def __init__(self, rule: PerSample, flow: DensityFlow, z: Tensor) -> None:
+    Attributes:
+        places: which samples, shape (b,).
+        tau, h: where it starts and how long it is, shape (b,).
+        inside: states at the fractions asked for, each of shape (b, *).
+    """
+
+    places: Tensor
+    tau: Tensor
+    h: Tensor
+    inside: list[Tensor]
+
+
+class Run:
+    """One batch on its way: tensors have a row for each active sample, of shape (b,) or (b, P).
+
+    Args:
+        rule: tolerances.
+        flow: the ODE.
+        z: shape (B, *), at the clean end.
+        fractions: of each step, where the states of accepted ones are wanted, in `steps`.
+    """
+
+    def __init__(
+        self, rule: PerSample, flow: DensityFlow, z: Tensor, fractions: tuple[float, ...] = ()
+    ) -> None:
         self.rule, batch = rule, len(z)
+        self.fractions, self.steps = fractions, list[Step]()
         fresh = getattr(flow.divergence, "fresh", False)
         self.flow = flow if fresh else flow.fixed()
         self.fresh, self.exact = fresh, flow.divergence.exact
         columns = flow.divergence.columns
         nan = z.new_full((batch,), math.nan)
-        self.out = Path(torch.full_like(z, math.nan), nan, nan.clone(), nan.clone())
+        self.out = Path(
+            torch.full_like(z, math.nan), nan, nan.clone(), nan.clone(),
+            traced=torch.zeros(batch, dtype=torch.long),
+        )  # fmt: skip
         self.first, self.last = flow.ends
         self.size = z[0].numel() if batch else 1
         self.index = torch.arange(batch, device=z.device)
@@ -76,11 +114,12 @@ class _Run:
         self.h = z.new_full((batch,), 0.02 * (self.last - self.first))
         self.traces = z.new_zeros(batch, columns)
         self.spread = z.new_zeros(batch)
-        self.error = z.new_zeros(batch)
+        self.square = z.new_zeros(batch)  # of the local errors
         self.evals = z.new_zeros(batch)
         self.rejected = torch.zeros(batch, dtype=torch.bool, device=z.device)
 
     def finish(self) -> Path:
+        """Go on until every sample has arrived or is given up."""
         whole = torch.isfinite(self.z.flatten(1)).all(1)
         self._leave(~whole, "not finite at the start")
         if len(self.index):
@@ -95,6 +134,8 @@ class _Run:
 
     def _evaluate(self, tau: Tensor, z: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
         self.evals = self.evals + 1
+        assert self.out.traced is not None  # for the type checker
+        self.out.traced[self.index.cpu()] += 1
         return self.flow.velocity_and_traces(tau, z, probes)
 
     def _step(self) -> None:
@@ -126,18 +167,25 @@ class _Run:
         off = wide * _combine(_E, ks)
         wrong = off.flatten(1).square().mean(1).sqrt()
         drift = (self.flow.frame.score(k7, z, end) * off).flatten(1).sum(1)
-        slip = drift if self.fresh else drift + h * _combine(_E, ts).mean(1)
+        slip = drift.abs()  # no comfort from errors that cancel by chance
+        if not self.fresh:
+            slip = slip + (h * _combine(_E, ts).mean(1)).abs()
         scale = 1.0 + z.flatten(1).square().mean(1).sqrt()
         ratio = wrong / (self.rule.tol * scale)
-        ratio = torch.maximum(ratio, slip.abs() / (self.rule.tol * self.size)).detach()
+        ratio = torch.maximum(ratio, slip / (self.rule.tol * self.size)).detach()
         good = ratio <= 1.0
-        self.h = h * self._factor(ratio)
+        self.h = (h * self._factor(ratio)).clamp_max(self.rule.max_step)
         pick = good.reshape(wide.shape)
+        if self.fractions and bool(good.any()):
+            rows = good.nonzero().flatten()
+            inside = [(self.z + wide * _combine(_dense(c), ks))[rows] for c in self.fractions]
+            self.steps.append(Step(self.index[rows], self.tau[rows], h[rows], inside))
         self.z = torch.where(pick, z, self.z)
         self.k1 = torch.where(pick, k7, self.k1)
         self.t1 = torch.where(good[:, None], t7[:, -columns:], self.t1)
         self.traces = torch.where(good[:, None], self.traces + gain, self.traces)
-        self.error = torch.where(good, self.error + slip.detach().abs(), self.error)
+        local = ratio * self.rule.tol * self.size  # what decided over the step, in nats
+        self.square = torch.where(good, self.square + local.square(), self.square)
         if self.fresh and following is not None and self.probes is not None:
             self.probes = torch.where(good.reshape(1, *pick.shape), following, self.probes)
             spread = variance_of_mean(gain, exact=False)
@@ -164,7 +212,7 @@ class _Run:
         out.z = out.z.index_copy(0, index, self.z[done])
         out.log_det = out.log_det.index_copy(0, index, self.traces[done].mean(1))
         out.variance = out.variance.index_copy(0, index, variance[done])
-        out.error = out.error.index_copy(0, index, CAUTION * self.error[done])
+        out.error = out.error.index_copy(0, index, _CAUTION * self.square[done].sqrt())
         at = self.tau.tolist()
         for k in (late | tiny).nonzero().flatten().tolist():
             why = (
@@ -183,12 +231,48 @@ class _Run:
     def _keep(self, rows: Tensor) -> None:
         places = rows.nonzero().flatten()
         self.index, self.flow = self.index[places], self.flow.rows(places)
-        for name in ("z", "tau", "h", "traces", "spread", "error", "evals", "rejected", "k1", "t1"):
+        for name in (
+            "z",
+            "tau",
+            "h",
+            "traces",
+            "spread",
+            "square",
+            "evals",
+            "rejected",
+            "k1",
+            "t1",
+        ):
             if hasattr(self, name):
                 setattr(self, name, getattr(self, name)[places])
         probes = getattr(self, "probes", None)
         if probes is not None:
             self.probes = probes[:, places]
+
+
+def _dense(c: float) -> tuple[float, ...]:
+    """Weights of the slopes in the state a fraction c into the step, of order 4 (Hairer, Norsett &
+    Wanner 1993, II.6, the continuous extension by Shampine).
+    """
+    a, b = c * c * (3 - 2 * c), (c * (c - 1)) ** 2
+    ends = (c * (c - 1) ** 2, 0.0, 0.0, 0.0, 0.0, 0.0, c * c * (c - 1))
+    return tuple(
+        a * weight + end + b * (p - q * c)
+        for weight, end, (p, q) in zip(_B, ends, _DENSE, strict=True)
+    )
+
+
+_DENSE = (
+    (-12793612615 / 11282082432, -157015080 / 11282082432),
+    (0.0, 0.0),
+    (88272555100 / 32700410799, 1570150800 / 32700410799),
+    (-11083301675 / 1880347072, -785075400 / 1880347072),
+    (759212249535 / 199316789632, 114463993320 / 199316789632),
+    (-1648467425 / 822651844, -389220480 / 822651844),
+    (74144470 / 29380423, 8293050 / 29380423),
+)
+
+_ROWS = ("z", "tau", "h", "traces", "spread", "square", "evals", "rejected", "k1", "t1")
 
 
 def _combine(weights: tuple[float, ...], terms: list[Tensor]) -> Tensor:
