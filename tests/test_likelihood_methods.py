@@ -22,9 +22,11 @@ from scoresde.likelihood import (
     TwoPhase,
     Whitened,
     calibrated_grid,
+    choose_method,
     chosen_control,
     estimate_frame,
     log_likelihood,
+    round_off,
 )
 from scoresde.likelihood.fixed_grid import quadrature
 from scoresde.likelihood.per_sample import _A, _B, _dense
@@ -181,6 +183,41 @@ def test_a_calibrated_grid_on_a_ring() -> None:
     assert float(error.mean()) < 1e-3
     assert float(bits(even.nats - model.log_prob(x, 1e-5), 2).mean()) > 10 * float(error.mean())
     assert got.nfe == 51
+
+
+def test_the_chooser_takes_the_smallest_grid_that_will_do() -> None:
+    model = digits64(VPSDE(t_min=1e-5))
+    frame = estimate_frame(model.sample(2000, seed=5))
+    settings = {"frame": frame, "divergence": Exact()}
+    pilot, x = model.sample(8, 1e-5, seed=77), model.sample(32, 1e-5, seed=1)
+    chosen = choose_method(model, pilot, error=3e-3, **settings)
+    assert isinstance(chosen.method, FixedGrid)
+    assert f"grid of {chosen.method.nodes} nodes" in str(chosen)
+    got = log_likelihood(model, x, method=chosen.method, prior=model, **settings)
+    error = float(bits(got.nats - model.log_prob(x, 1e-5), 64).mean())
+    assert error < 3 * 3e-3
+    strict = choose_method(model, pilot, error=1e-7, **settings)
+    assert isinstance(strict.method, PerSample)
+    assert strict.method.tol == pytest.approx(0.3e-7 * math.log(2))
+    with pytest.raises(ConfigError, match="positive"):
+        choose_method(model, pilot, error=0.0)
+
+
+def test_round_off_is_that_of_the_networks_numbers() -> None:
+    """A network with a ripple as fine as float32 is told from a smooth one."""
+
+    def net(x, t):
+        return torch.tanh(x.roll(1, 1))
+
+    def rough(x, t):
+        return torch.tanh(x.roll(1, 1)) + 1e-3 * torch.sin(1e5 * x)
+
+    x = randn(8, 5)
+    fine, coarse = (
+        round_off(ScoreModel(f, VPSDE(), time="t"), x, divergence=Exact()) for f in (net, rough)
+    )
+    assert fine < 1e-6
+    assert coarse > 10 * fine
 
 
 def test_the_pilot_error_is_that_of_the_integration_alone() -> None:

@@ -4,6 +4,7 @@ from .bits_per_dim import bits_per_dim
 from .bounds import Bound, ddpm_bound, measured_times, variational_bound
 from .budget import AccuracyWarning, BitsPerDim
 from .calibrate import calibrated_grid
+from .choose import Choice, choose_method, round_off
 from .control import chosen_control
 from .dequantization import (
     Dequantization,
@@ -29,6 +30,7 @@ __all__ = [
     "AccuracyWarning",
     "BitsPerDim",
     "Bound",
+    "Choice",
     "Dequantization",
     "Divergence",
     "Exact",
@@ -52,11 +54,13 @@ __all__ = [
     "Whitened",
     "bits_per_dim",
     "calibrated_grid",
+    "choose_method",
     "chosen_control",
     "ddpm_bound",
     "estimate_frame",
     "log_likelihood",
     "measured_times",
     "nll_dataset",
+    "round_off",
     "variational_bound",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,23 +50,53 @@ def calibrated_grid(
     Raises:
         NonFiniteError: if a pilot sample fails.
     """
-    rule = check_divergence(divergence, pilot.shape[1:].numel())
-    if isinstance(rule, Hutchinson):
-        rule = replace(rule, fresh=False)
-    flow, _, x = density_flow(model, pilot, t_min=t_min, divergence=rule, frame=frame, seeds=seeds)
-    flow = flow.fixed()
-    even = FixedGrid(dense or 4 * nodes, order)
-    with torch.no_grad():
-        start = flow.start(x)
-        truth, local = even.follow(flow, start)
-        if truth.failures:
-            raise NonFiniteError(f"pilot samples failed: {truth.failures}; choose others")
-        grid = FixedGrid(nodes, order, _places(even, local.mean(1).cpu().numpy(), nodes, order))
-        found = grid.run(flow, start)
-    # A density error of the state moves the end prior too, so the two go together.
-    off = (found.log_det - truth.log_det) + _end(found.z) - _end(truth.z)
-    size = max(pilot[0].numel(), 1)
-    return replace(grid, pilot_error=float(off.abs().median()) / size)
+    seen = Pilot(
+        model, pilot, dense or 4 * nodes, order,
+        t_min=t_min, divergence=divergence, frame=frame, seeds=seeds,
+    )  # fmt: skip
+    return seen.grid(nodes)[0]
+
+
+class Pilot:
+    """A pilot batch on a dense even grid, from which coarser ones are made.
+
+    Args:
+        model, pilot: see `calibrated_grid`.
+        dense: nodes.
+        order: of all grids.
+        settings: t_min, divergence, frame, seeds.
+
+    Raises:
+        NonFiniteError: if a sample fails.
+    """
+
+    def __init__(
+        self, model: Predictor, pilot: Tensor, dense: int, order: int = 4, **settings: Any
+    ) -> None:
+        rule = check_divergence(settings.pop("divergence", None), pilot.shape[1:].numel())
+        if isinstance(rule, Hutchinson):
+            rule = replace(rule, fresh=False)
+        flow, _, x = density_flow(model, pilot, divergence=rule, **settings)
+        self.flow, self.size = flow.fixed(), max(pilot[0].numel(), 1)
+        self.dense = FixedGrid(dense, order)
+        with torch.no_grad():
+            self.start = self.flow.start(x)
+            self.truth, local = self.dense.follow(self.flow, self.start)
+        if self.truth.failures:
+            raise NonFiniteError(f"pilot samples failed: {self.truth.failures}; choose others")
+        self.local = local.mean(1).cpu().numpy()
+        self.error = float(self.truth.error.mean()) / self.size
+
+    def grid(self, nodes: int) -> tuple[FixedGrid, float]:
+        """The grid of so many nodes, and its mean error on the pilot in nats per dimension."""
+        order = self.dense.order
+        grid = FixedGrid(nodes, order, _places(self.dense, self.local, nodes, order))
+        with torch.no_grad():
+            found = grid.run(self.flow, self.start)
+        # A density error of the state moves the end prior too, so the two go together.
+        off = (found.log_det - self.truth.log_det) + _end(found.z) - _end(self.truth.z)
+        off = off.abs() / self.size
+        return replace(grid, pilot_error=float(off.median())), float(off.mean())
 
 
 def _end(z: Tensor) -> Tensor:

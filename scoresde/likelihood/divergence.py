@@ -169,6 +169,7 @@ def value_and_traces(
     """
     if isinstance(divergence, Hutchinson) and divergence.forward:
         return _forward(fn, x, probes)
+    grad = grad and torch.is_grad_enabled()  # not on the adjoint's way forward
     with torch.enable_grad():
         inputs = x if grad and x.requires_grad else x.detach().requires_grad_()
         value = fn(inputs)
