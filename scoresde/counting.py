@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import TimeRangeError
 from .model import Predictor
@@ -42,6 +44,10 @@ class Counted:
         prediction = self._model(x, knot)
         self._tally.add(prediction.cost, self._index)
         return prediction
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the model, for adjoints; none where it has none."""
+        yield from getattr(self._model, "parameters", tuple)()
 
     def rows(self, index: Tensor) -> Counted:
         """See `Predictor`; samples keep their place in the count."""

@@ -160,22 +160,18 @@ class PredictsF(Parametrization):
         """See `Parametrization`."""
         _need_signal(knot, "EDM's F")
         rho, d, alpha = knot.rho, self.sigma_data, knot.alpha
-        q = hypot(rho, _like(d, rho))
+        q = hypot(rho, d)
         return Coefficients(rho / q / q / alpha, -d / q, d * d / q / q / alpha, rho * d / q)
 
     def input_scale(self, knot: Knot) -> Scalar:
         """1 / (alpha sqrt(rho^2 + sigma_data^2))."""
-        return 1.0 / (knot.alpha * hypot(knot.rho, _like(self.sigma_data, knot.rho)))
+        return 1.0 / (knot.alpha * hypot(knot.rho, self.sigma_data))
 
     def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
         """(x0 - c_skip x/alpha) / c_out, with x/alpha = x0 + rho eps."""
         rho, d = knot.rho, self.sigma_data
-        q = hypot(rho, _like(d, rho))
+        q = hypot(rho, d)
         return affine(rho / (d * q), x0, -d / q, eps)
-
-
-def _like(value: float, other: Scalar) -> Scalar:
-    return other.new_tensor(value) if isinstance(other, Tensor) else value
 
 
 EPS = PredictsEps()

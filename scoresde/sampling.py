@@ -134,7 +134,11 @@ def iterate(
 
 
 def _follow(
-    model: Predictor, relay: list[tuple[Solver, Grid]], x: Tensor, stream: NoiseStream, grad: bool
+    model: Predictor,
+    relay: tuple[tuple[Solver, Grid], ...],
+    x: Tensor,
+    stream: NoiseStream,
+    grad: bool,
 ) -> Iterator[StepInfo]:
     counted, batch, done = Counted(model), x.shape[0], 0
     steps = sum(part.steps for _, part in relay)

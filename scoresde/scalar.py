@@ -70,16 +70,24 @@ def asinh(x: Scalar) -> Scalar:
 
 def hypot(x: Scalar, y: Scalar) -> Scalar:
     """sqrt(x^2 + y^2) without overflow."""
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return torch.hypot(x, y)
-    return math.hypot(float(x), float(y))
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        return torch.hypot(*_both(x, y))
+    return math.hypot(x, y)
 
 
 def atan2(y: Scalar, x: Scalar) -> Scalar:
     """Angle of the point (x, y)."""
-    if isinstance(x, Tensor) and isinstance(y, Tensor):
-        return torch.atan2(y, x)
-    return math.atan2(float(y), float(x))
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        return torch.atan2(*_both(y, x))
+    return math.atan2(y, x)
+
+
+def _both(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
+    """Both as tensors, of which at least one is."""
+    if isinstance(x, Tensor):
+        return x, y if isinstance(y, Tensor) else x.new_tensor(y)
+    assert isinstance(y, Tensor)  # for the type checker
+    return y.new_tensor(x), y
 
 
 def log1mexp(x: Scalar) -> Scalar:

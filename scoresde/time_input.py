@@ -69,6 +69,8 @@ _QUANTITIES: dict[str, Callable[[Knot], Scalar]] = {
     "log_rho": lambda k: k.log_sigma - k.log_alpha,
 }
 
+_LARGEST = 1e4  # networks that know a table's times by another unit count to 1000 at most
+
 _BY_NAME: dict[str, TimeInput] = {
     **{name: scaled(1.0, name) for name in _QUANTITIES},
     "c_noise": scaled(0.25, "log_rho"),
@@ -103,6 +105,14 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
         return _BY_NAME[time]
     if not callable(time):
         raise ConfigError(f"time must be a name or a function of a Knot, got {time!r}")
+    if isinstance(sde, DiscreteVPSDE) and isinstance(time, scaled) and time.of == "t":
+        largest = time.factor * sde.t_max
+        if largest > _LARGEST:
+            raise ConfigError(
+                f"the t of a DiscreteVPSDE is the index itself, up to {sde.t_max:g}: scaled("
+                f"{time.factor:g}) would tell the network times up to {largest:g}; write time='t', "
+                "or VPSDE() with scaled(999) for a network of continuous time"
+            )
     if isinstance(time, index) and sde.t_max > time.t_max * (1 + 1e-9):
         raise ConfigError(
             f"index({time.n}) spreads its entries over times up to {time.t_max:g}, and "

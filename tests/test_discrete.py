@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import DISCRETE, ZERO_SNR_TABLE
 
-from scoresde import DiscreteVPSDE, cosine_betas, linear_betas, sigmoid_betas
+from scoresde import SDE, DiscreteVPSDE, cosine_betas, linear_betas, sigmoid_betas
 from scoresde.errors import ConfigError, TimeRangeError
 
 mp.mp.dps = 40
@@ -133,6 +133,22 @@ def test_times_between_the_indices_as_floats_and_tensors():
     t = torch.tensor(times, dtype=torch.float64)
     for fn in (sde.log_alpha, sde.log_sigma, sde.f, sde.g2):
         np.testing.assert_allclose(fn(t).numpy(), [fn(u) for u in times], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_the_time_of_a_log_snr_is_found_to_round_off(name):
+    """Against the base class's bisection, at the indices, between them, at the ends and beyond."""
+    sde = DISCRETE[name]
+    last = sde.t_max - (1e-3 if sde.zero_terminal_snr else 0.0)
+    times = [0.0, 1e-9, 0.5, 1.0, 1.75, 50.0, 77.3, last - 0.25, last]
+    lams = [float(sde.lam(t)) for t in times]
+    found = [sde.t_at_lambda(lam) for lam in lams]
+    np.testing.assert_allclose(found, times, rtol=1e-12, atol=1e-11)
+    np.testing.assert_allclose(found, [SDE.t_at_lambda(sde, lam) for lam in lams], atol=1e-11)
+    tensor = torch.tensor(lams, dtype=torch.float64).reshape(-1, 1)
+    np.testing.assert_allclose(sde.t_at_lambda(tensor)[:, 0], found, rtol=1e-12, atol=1e-11)
+    assert sde.t_at_lambda(lams[0] + 5.0) == pytest.approx(0.0, abs=1e-6)
+    assert sde.t_at_lambda(-200.0) == pytest.approx(sde.t_max, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE, names
 from scoresde.errors import ContractError
 from scoresde.scalar import affine, sqrt
 from scoresde.solvers import (
+    SEEDS2,
     AnnealedLangevin,
+    ExponentialMultistep,
+    ExponentialRK,
     PredictorCorrector,
     ProbabilityFlow,
     ReverseDiffusion,
@@ -350,6 +353,69 @@ def test_a_planted_defect_is_found(make, check):
     assert any(finding.check.startswith(check) for finding in report.findings), str(report)
     with pytest.raises(ContractError, match="breaks the contract"):
         report.raise_if_failed()
+
+
+# -- wrong coefficients planted in the library's own solvers ---------------------------------------
+
+
+@dataclass(frozen=True)
+class BentWeights(ExponentialMultistep):
+    """The oldest value of the predictor and of the corrector weighs 3% more."""
+
+    def _rule(self, grid, t, s, places):
+        rule = super()._rule(grid, t, s, places)
+        return rule._replace(weights=(*rule.weights[:-1], 1.03 * rule.weights[-1]))
+
+
+@dataclass(frozen=True)
+class BentNoise(ExponentialMultistep):
+    """The noise is 2% too wide."""
+
+    def _rule(self, grid, t, s, places):
+        rule = super()._rule(grid, t, s, places)
+        return rule._replace(spread=1.02 * rule.spread)
+
+
+@dataclass(frozen=True)
+class BentStages(SEEDS2):
+    """The last stage weighs 1% less."""
+
+    def rows(self, h):
+        return (1.0,), (0.0, 0.99)
+
+
+@dataclass(frozen=True)
+class BentTableau(ExponentialRK):
+    """The last stage weighs 2% less, in steps within the grid."""
+
+    def init(self, model, grid):
+        run = super().init(model, grid)
+        bent = []
+        for plan in run.plans:
+            weights = plan.last.weights
+            if plan.inner:
+                weights = (*weights[:-1], 0.98 * weights[-1])
+            bent.append(plan._replace(last=plan.last._replace(weights=weights)))
+        return run._replace(plans=tuple(bent))
+
+
+@pytest.mark.parametrize(
+    ("solver", "check"),
+    [
+        (BentWeights(2, "x0", "lambda", "dpm++"), "order, VPSDE, even"),
+        (BentWeights(3, "x0", "lambda", "bh2", corrector=3), "order, VPSDE, even"),
+        (BentWeights(4, "eps", "t"), "order, VPSDE, even"),
+        (BentNoise(3, "x0", "lambda", "bh1", corrector=3, tau=1.0), "weak order, VPSDE, even"),
+        (BentStages(), "weak order, VPSDE, even"),
+        (BentTableau("dpm3", "eps"), "order, VPSDE, even"),
+        (BentTableau("krogstad4", "x0"), "order, VPSDE, even"),
+    ],
+    ids=str,
+)
+def test_a_wrong_coefficient_is_found(solver, check):
+    findings = check_solver(solver, [VPSDE()]).findings
+    assert check in {finding.check for finding in findings}
+    assert all("order" in finding.message for finding in findings if finding.check == check)
 
 
 def test_a_wrong_process_is_the_only_one_named():

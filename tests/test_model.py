@@ -101,6 +101,15 @@ def test_a_silent_mistake_about_time_is_impossible():
             ScoreModel(Recorder(), sde)
 
 
+def test_a_table_is_told_its_index_and_not_999_of_it():
+    sde = DiscreteVPSDE.from_betas(linear_betas())
+    with pytest.raises(ConfigError, match=r"up to 998001; write time='t'"):
+        ScoreModel(Recorder(), sde, time=scaled(999))
+    recorder = Recorder()
+    ScoreModel(recorder, sde, time=scaled(0.001))(randn(2, 3), sde.at(500.0))
+    assert float(recorder.seen[0]["time"][0]) == 0.5
+
+
 @pytest.mark.parametrize("state", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("net", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_network_runs_in_its_own_dtype_and_the_state_keeps_its(state, net):

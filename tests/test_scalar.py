@@ -60,6 +60,12 @@ def test_hypot_and_angle():
     assert scalar.hypot(*both).item() == 5.0
     assert scalar.atan2(1.0, 0.0) == math.pi / 2
     assert scalar.atan2(*both).item() == math.atan2(3.0, 4.0)
+    for mixed in ((both[0], 4.0), (3.0, both[1])):
+        assert scalar.hypot(*mixed).item() == 5.0
+        assert scalar.atan2(*mixed).item() == math.atan2(3.0, 4.0)
+        assert scalar.hypot(*mixed).dtype == torch.float64
+    many = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    assert scalar.hypot(many, 12.0)[1].item() == 13.0
 
 
 def test_gradients_are_finite_on_both_branches():

@@ -133,6 +133,37 @@ def test_the_last_step_keeps_the_order(name):
     assert last < 0.2 * tweedie, (last, tweedie)
 
 
+@pytest.mark.parametrize("name", ["DPM-Solver-3", "DPM-Solver++(3S)"])
+def test_third_order_single_steps_written_out(name):
+    """Lu et al., "DPM-Solver", 2022, algorithm 5, and its ++ form (2S's argument once more)."""
+    model, x, r1, r2 = mixture(VPSDE()), randn(5, 2), 1 / 3, 2 / 3
+    sde, want = model.sde, x
+    grid = uniform_lambda(sde, 4, clean=False)
+    for t, s in zip(grid.knots, grid.knots[1:], strict=False):
+        h = s.lam - t.lam
+        a, b = sde.at_lambda(t.lam + r1 * h), sde.at_lambda(t.lam + r2 * h)
+        if name == "DPM-Solver-3":
+            e = model(want, t).eps
+            at_a = a.alpha / t.alpha * want - a.sigma * math.expm1(r1 * h) * e
+            d = model(at_a, a).eps - e
+            at_b = b.alpha / t.alpha * want - b.sigma * math.expm1(r2 * h) * e
+            at_b = at_b - b.sigma * r2 / r1 * (math.expm1(r2 * h) / (r2 * h) - 1) * d
+            d = model(at_b, b).eps - e
+            want = s.alpha / t.alpha * want - s.sigma * math.expm1(h) * e
+            want = want - s.sigma / r2 * (math.expm1(h) / h - 1) * d
+        else:
+            e = model(want, t).x0
+            at_a = a.sigma / t.sigma * want - a.alpha * math.expm1(-r1 * h) * e
+            d = model(at_a, a).x0 - e
+            at_b = b.sigma / t.sigma * want - b.alpha * math.expm1(-r2 * h) * e
+            at_b = at_b + b.alpha * r2 / r1 * (math.expm1(-r2 * h) / (r2 * h) + 1) * d
+            d = model(at_b, b).x0 - e
+            want = s.sigma / t.sigma * want - s.alpha * math.expm1(-h) * e
+            want = want + s.alpha / r2 * (math.expm1(-h) / h + 1) * d
+    got = sample(model, SOLVERS[name][0], grid, x=x).x
+    assert torch.allclose(got, want, rtol=1e-11, atol=1e-12)
+
+
 # -- Heun --------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,50 @@ def test_torchsde_differentiates_by_the_adjoint():
     assert grads[1] == pytest.approx(grads[0], rel=0.02)
 
 
+def test_torchsde_differentiates_whole_runs_by_the_adjoint():
+    """Through `sample`, whose counting must let the parameters through."""
+    pytest.importorskip("torchsde")
+    grads = []
+    for adjoint in (False, True):
+        net = torch.nn.Linear(3, 3).double()
+        torch.nn.init.eye_(net.weight)
+        torch.nn.init.zeros_(net.bias)
+        model = ScoreModel(lambda x, t, net=net: net(x), VPSDE(), time="t")
+        model.net_module = net
+        grid = lambda_grid(model.sde, 2, -0.5, 0.0)
+        solver = TorchSDE("midpoint", substeps=25, adjoint=adjoint)
+        out = sample(model, solver, grid, x=rows(2, 3), seeds=(1, 2), grad=True)
+        out.x.square().sum().backward()
+        grads.append(net.bias.grad.clone())
+    torch.testing.assert_close(grads[1], grads[0], rtol=0.03, atol=0.03)
+    with pytest.raises(ConfigError, match="adjoint=False"):
+        sample(LinearModel(VPSDE()), solver, grid, x=rows(2, 3))
+
+
+def test_torchsde_chooses_its_own_steps_for_each_sample():
+    pytest.importorskip("torchsde")
+    sde = VPSDE()
+    grid = lambda_grid(sde, 1)
+    solver, x = TorchSDE("srk", adaptive=True, rtol=1e-2, atol=1e-2), 2.0 * rows(3, 2)
+    together = sample(LinearModel(sde), solver, grid, x=x, seeds=(1, 2, 3)).x
+    for k in range(3):
+        alone = sample(LinearModel(sde), solver, grid, x=x[k : k + 1], seeds=(k + 1,)).x
+        assert torch.equal(alone[0], together[k])
+    models = {tol: LinearModel(sde) for tol in (1e-1, 1e-3)}
+    for tol, model in models.items():
+        solver = TorchSDE("srk", adaptive=True, rtol=tol, atol=tol)
+        sample(model, solver, grid, x=x, seeds=(1, 2, 3))
+    assert len(models[1e-3].asked) > 1.5 * len(models[1e-1].asked)
+    many = 4000  # coordinates of one sample
+    (mean, variance), (want, spread) = map(true_moments, (grid.knots[0], grid.knots[-1]))
+    x = mean + math.sqrt(variance) * rows(1, many)
+    out = sample(LinearModel(sde), TorchSDE("srk", adaptive=True), grid, x=x, seeds=(1,)).x
+    assert float(out.mean()) == pytest.approx(want, abs=4.5 * math.sqrt(spread / many))
+    assert float(out.var()) == pytest.approx(spread, rel=4.5 * math.sqrt(2 / many))
+    with pytest.raises(ConfigError, match="not both 0"):
+        TorchSDE(adaptive=True, rtol=0.0, atol=0.0)
+
+
 # -- the step to sigma = 0 -------------------------------------------------------------------------
 
 

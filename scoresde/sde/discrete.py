@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..scalar import Scalar, log, sin, softplus
+from ..scalar import Scalar, atan2, exp, log, sin, softplus
 from .base import SDE
 
 
@@ -134,6 +134,11 @@ class DiscreteVPSDE(SDE):
         u = self._spline(t)
         return log(sin(u)) if self.zero_terminal_snr else -0.5 * softplus(2.0 * u)
 
+    def t_at_lambda(self, lam: Scalar) -> Scalar:
+        """From the spline: its piece is looked up, its cubic solved."""
+        u = atan2(exp(-lam), 1.0) if self.zero_terminal_snr else lam
+        return self._spline.inverse(u)
+
     def _inside(self, t: Scalar) -> bool:
         # cos(pi/2) is 6e-17 in floating point; at the last index alpha is exactly 0.
         return isinstance(t, Tensor) or t < len(self.log_alphas) - 1
@@ -166,6 +171,47 @@ class _Spline:
             return _cubic(t - piece, *table[piece].unbind(-1))
         i = min(max(int(t), 0), last)
         return _cubic(t - i, *self.coefficients[i].tolist())
+
+    def inverse(self, value: Scalar) -> Scalar:
+        """Where the spline has this value, within the table, to round-off.
+
+        Newton's method within the piece, held inside a bracket that every iterate narrows.
+        """
+        rising = self.coefficients[-1, 0] > self.coefficients[0, 0]
+        sign = 1.0 if rising else -1.0
+        starts = sign * self.coefficients[:, 0]
+        last = len(starts) - 1
+        if isinstance(value, Tensor):
+            known = torch.from_numpy(starts).to(value.device)
+            places = torch.searchsorted(known, (sign * value.detach()).contiguous(), right=True)
+            pieces = (places - 1).clamp(0, last)
+            c = torch.from_numpy(self.coefficients).to(value.device)[pieces].unbind(-1)
+            v, low, high = (torch.full_like(value, start) for start in (0.5, 0.0, 1.0))
+            for _ in range(_NEWTON):
+                off = torch.as_tensor(_cubic(v, *c) - value)
+                low, high = (
+                    torch.where(sign * off < 0, v, low),
+                    torch.where(sign * off < 0, high, v),
+                )
+                v = v - off / _slope(v, *c)
+                v = torch.where((v > low - _SPARE) & (v < high + _SPARE), v, 0.5 * (low + high))
+            return pieces + v
+        piece = min(max(int(np.searchsorted(starts, sign * value, side="right")) - 1, 0), last)
+        k, (u, bottom, top) = self.coefficients[piece].tolist(), (0.5, 0.0, 1.0)
+        for _ in range(_NEWTON):
+            gap = float(_cubic(u, *k) - value)
+            bottom, top = (u, top) if sign * gap < 0 else (bottom, u)
+            u -= gap / float(_slope(u, *k))
+            u = u if bottom - _SPARE < u < top + _SPARE else 0.5 * (bottom + top)
+        return piece + u
+
+
+_SPARE = 1e-13  # a root at an end of the bracket is met from outside it too
+_NEWTON = 24  # 6 do for published tables; a bracket that is only ever halved comes down to 6e-8
+
+
+def _slope(u: Scalar, c0: Scalar, c1: Scalar, c2: Scalar, c3: Scalar) -> Scalar:
+    return (3.0 * c3 * u + 2.0 * c2) * u + c1
 
 
 def _cubic(u: Scalar, c0: Scalar, c1: Scalar, c2: Scalar, c3: Scalar) -> Scalar:

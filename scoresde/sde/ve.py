@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from ..errors import ConfigError
 from ..scalar import Scalar, exp, log
@@ -62,6 +62,16 @@ class EDMSDE(_Exploding):
 
     t_min: float = field(default=0.002, kw_only=True)
     t_max: float = field(default=80.0, kw_only=True)
+    sigma_min: InitVar[float | None] = field(default=None, kw_only=True)
+    sigma_max: InitVar[float | None] = field(default=None, kw_only=True)
+
+    def __post_init__(self, sigma_min: float | None, sigma_max: float | None) -> None:
+        if sigma_min is not None or sigma_max is not None:
+            raise ConfigError(
+                "sigma is the time itself in EDMSDE; write EDMSDE(t_min=0.002, t_max=80.0) for "
+                "sigma_min and sigma_max"
+            )
+        super().__post_init__()
 
     def log_sigma(self, t: Scalar) -> Scalar:
         """log t."""

@@ -47,6 +47,7 @@ class AnalyticDPM(Solver):
 
     order = 1
     stochastic = True
+    compiles = True
 
     def __post_init__(self) -> None:
         if len(self.lams) != len(self.energies):

@@ -40,6 +40,7 @@ class Ancestral(Solver):
 
     order = 1
     stochastic = True
+    compiles = True
 
     def __post_init__(self) -> None:
         if self.variance not in _VARIANCES:

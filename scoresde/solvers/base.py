@@ -54,6 +54,13 @@ class Solver(ABC):
         """
         return False
 
+    @property
+    def compiles(self) -> bool:
+        """Whether a whole run over a fixed grid is known to be one graph for `torch.compile`, with
+        `fullgraph=True`. A claim, which `check_solver` tests.
+        """
+        return False
+
     @abstractmethod
     def step(
         self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream

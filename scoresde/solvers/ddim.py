@@ -30,6 +30,7 @@ class DDIM(Solver):
 
     order = 1
     starts_at_zero_snr = True
+    compiles = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:

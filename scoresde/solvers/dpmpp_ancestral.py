@@ -37,6 +37,7 @@ class DPMSolverPP2SAncestral(Solver):
     eta: float = 1.0
 
     order = 2
+    compiles = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:

@@ -51,6 +51,8 @@ class ERSDE(Solver):
     history: int = 3
     scale: str = "er5"
 
+    compiles = True
+
     def __post_init__(self) -> None:
         if self.history not in (1, 2, 3):
             raise ConfigError(f"history must be 1, 2 or 3, got {self.history!r}")

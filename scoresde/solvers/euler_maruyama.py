@@ -30,6 +30,7 @@ class EulerMaruyama(Solver):
     stochasticity: float = 1.0
 
     order = 1  # strong order 1, since the noise is additive
+    compiles = True
 
     def __post_init__(self) -> None:
         if not self.stochasticity >= 0:

@@ -50,6 +50,7 @@ class Heun(Solver):
     s_noise: float = 1.0
 
     order = 2
+    compiles = True
 
     def __post_init__(self) -> None:
         if not self.s_churn >= 0 or not self.s_noise >= 0 or not 0 <= self.s_min <= self.s_max:

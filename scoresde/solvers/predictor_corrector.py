@@ -57,6 +57,11 @@ class PredictorCorrector(Solver):
         """As the predictor: a corrector can do so with any network that has a prediction there."""
         return self.predictor.starts_at_zero_snr
 
+    @property
+    def compiles(self) -> bool:
+        """As the predictor: correctors have no data-dependent branch."""
+        return self.predictor.compiles
+
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """The predictor's."""
         return self.predictor.init(model, grid)

@@ -15,7 +15,7 @@ from .ddim import DDIM
 FINALS = ("solver", "none", "denoise")
 
 
-def parts(solver: Solver, grid: Grid, final: str = "solver") -> list[tuple[Solver, Grid]]:
+def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solver, Grid], ...]:
     """The solvers that follow a grid, each with the grid of its own steps, in order.
 
     Args:
@@ -41,7 +41,7 @@ def parts(solver: Solver, grid: Grid, final: str = "solver") -> list[tuple[Solve
             "the grid's only step goes to sigma = 0, and final='none' leaves it out; write "
             "final='solver', or a grid of 2 steps or more"
         )
-    return found
+    return tuple(found)
 
 
 def evaluations(solver: Solver, grid: Grid, final: str = "solver") -> int | None:

@@ -30,6 +30,7 @@ class ReverseDiffusion(Solver):
     stochasticity: float = 1.0
 
     order = 1
+    compiles = True
 
     def __post_init__(self) -> None:
         if not self.stochasticity >= 0:

@@ -40,6 +40,7 @@ class StagedSDE(Solver):
     tau: float = 1.0
 
     prediction: ClassVar[str]
+    compiles = True
 
     def __post_init__(self) -> None:
         if not self.tau >= 0:

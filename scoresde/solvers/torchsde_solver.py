@@ -46,6 +46,9 @@ class TorchSDE(Solver):
         method: "euler", "milstein", "srk", "euler_heun", "heun" or "midpoint".
         tau: share of noise; 1 is the reverse SDE.
         substeps: torchsde's steps, all equal, in one step of the grid.
+        adaptive: let torchsde choose its steps, `substeps` being the first guess. Since it chooses
+            one step for all samples that it is given, it is given one at a time.
+        rtol, atol: tolerances of adaptive steps.
         adjoint: gradients by the adjoint SDE, without the graph of the whole run; the model must be
             a module, and `sample(..., grad=True)` keeps what is needed.
     """
@@ -53,6 +56,9 @@ class TorchSDE(Solver):
     method: str = "srk"
     tau: float = 1.0
     substeps: int = 1
+    adaptive: bool = False
+    rtol: float = 1e-3
+    atol: float = 1e-3
     adjoint: bool = False
 
     stochastic = True
@@ -64,6 +70,12 @@ class TorchSDE(Solver):
             raise ConfigError(
                 "need tau > 0 and a whole number of substeps, 1 or more, got "
                 f"tau={self.tau!r}, substeps={self.substeps!r}"
+            )
+
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
+            raise ConfigError(
+                f"tolerances must be 0 or more and not both 0, got rtol={self.rtol!r}, "
+                f"atol={self.atol!r}; write for example rtol=1e-3, atol=1e-3"
             )
 
     @property
@@ -83,13 +95,22 @@ class TorchSDE(Solver):
             return to_clean(model, model(x, t)), None
         if x.shape[0] == 0:
             return x, None  # torchsde takes no empty batch
+        z = noise.normal()
+        if not self.adaptive:
+            return self._solve(model, x, t, s, z), None
+        alone = torch.arange(len(x), device=x.device)[:, None]
+        return torch.cat([self._solve(model.rows(i), x[i], t, s, z[i]) for i in alone]), None
+
+    def _solve(self, model: Predictor, x: Tensor, t: Knot, s: Knot, z: Tensor) -> Tensor:
         torchsde = require("torchsde", "torchsde")
         y = scale(1.0 / t.alpha, x).reshape(x.shape[0], x.shape[1:].numel())
         start, stop = float(t.lam), float(s.lam)
         settings: dict[str, Any] = {
-            "bm": _Paths(torchsde, start, stop, y, noise.normal(), self.method),
+            "bm": _Paths(torchsde, start, stop, y, z, self.method),
             "dt": (stop - start) / self.substeps * (1 + 1e-9),
         }
+        if self.adaptive:
+            settings |= {"adaptive": True, "rtol": self.rtol, "atol": self.atol}
         reverse = _Reverse(model, x.shape, self.tau, t, s, _METHODS[self.method][1])
         times = torch.tensor([start, stop], dtype=torch.float64, device=y.device)
         if self.adjoint:
@@ -98,7 +119,7 @@ class TorchSDE(Solver):
         else:
             solve = torchsde.sdeint
         y = solve(reverse, y, times, method=self.method, **settings)[-1]
-        return scale(s.alpha, y.reshape(x.shape)), None
+        return scale(s.alpha, y.reshape(x.shape))
 
 
 class _Reverse(nn.Module):
@@ -171,10 +192,10 @@ class _Paths:
 
 
 def _parameters(model: Predictor) -> Any:
-    found = getattr(model, "parameters", None)
-    if found is None:
+    found = list(getattr(model, "parameters", tuple)())
+    if not found:
         raise ConfigError(
             f"adjoint=True needs a model with parameters, not {type(model).__name__}; "
             "write adjoint=False"
         )
-    return found()
+    return found

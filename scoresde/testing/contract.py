@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..grid import from_times
-from ..noise import BatchSeed, SampleSeeds
-from ..sampling import iterate
+from ..noise import BatchSeed, Predrawn, SampleSeeds
+from ..sampling import StepInfo, iterate
 from ..sde import SDE, VPSDE, FlowSDE
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
-from .convergence import SHARES, check_accuracy, check_float32, check_order
+from .convergence import FLOAT32, SHARES, check_accuracy, check_float32, check_order
 from .ends import check_clean_end, check_clean_moments, check_no_signal
 from .problem import Bimodal
 from .report import Report
@@ -33,7 +33,8 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
 
     - It is a value: frozen, hashable, picklable, equal to its copy.
     - `step` is pure: the same call gives the same result; nothing is kept in the solver, changed in
-      place, or taken from a global generator; it holds no data-dependent branch.
+      place, or taken from a global generator; it holds no data-dependent branch, so that the host
+      need not wait for a device. A whole run is one graph where `compiles` says so.
     - It draws noise if and only if it says so, and from the stream that it is given.
     - It evaluates the network as often as `evals` says, inside the process's times, never at
       sigma = 0, with one step, two, and more, to sigma = 0 or not, from alpha = 0 too.
@@ -41,7 +42,8 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
     - A sample depends neither on its batch-mates nor on its place among them.
     - It has the order that it states on VP, sub-VP, VE, EDM, cosine and flow processes, on even
       and strongly uneven grids, for data that are not Gaussian; in float32, down to round-off.
-      Stochastic ones: mean and variance, the distance along one Brownian path, the distribution.
+      Stochastic ones: bias and order of mean and variance, the distance along one Brownian path,
+      the distribution.
       Adaptive ones: the error that their settings lead to.
 
     Args:
@@ -62,6 +64,7 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
     _cost(solver, report)
     _shapes(solver, report)
     _batch(solver, report)
+    _compiled(solver, report)
     if solver.stochastic and adaptive:
         check_distribution(solver, report, processes, steps=20)
     elif solver.stochastic:
@@ -73,7 +76,7 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
         check_accuracy(solver, report, processes)
     else:
         check_clean_end(solver, report, processes, steps=(1, 2, 40))
-        check_float32(solver, report, processes, steps=32, limit=3e-5)
+        check_float32(solver, report, processes, steps=32, limit=FLOAT32)
         check_order(solver, report, processes)
     check_no_signal(solver, report, steps=8 if adaptive else 32)
     return report
@@ -97,7 +100,7 @@ def _value(solver: Solver, report: Report) -> None:
         require(pickle.loads(pickle.dumps(solver)) == solver, "a pickled copy is not equal")
 
 
-class _Syncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Syncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operations that make the host wait for a device."""
 
     def __init__(self) -> None:
@@ -133,7 +136,7 @@ def _purity(solver: Solver, report: Report, adaptive: bool) -> None:
         model, grid = Bimodal(VPSDE()), to_clean(VPSDE(), 6)
         x = model.quantiles(SHARES, grid.knots[0])
         rng = _generators()
-        tape, history, syncs = Tape(x.shape), [], _Syncs()
+        tape, history, syncs = Tape(x.shape), [], Syncs()
         carry = solver.init(model, grid)
         for t, s in pairwise(grid.knots):
             kept, began = x.clone(), tape.played
@@ -230,4 +233,31 @@ def _batch(solver: Solver, report: Report) -> None:
         require(
             torch.equal(runs[0], runs[2]) != solver.stochastic,
             "another seed gives " + ("the same" if solver.stochastic else "another") + " result",
+        )
+
+
+def _compiled(solver: Solver, report: Report) -> None:
+    """With backend "eager", which traces a run and needs no compiler."""
+    if not solver.compiles:
+        return
+    with report.check("a compiled run") as require:
+        model, grid = Bimodal(VPSDE()), to_clean(VPSDE(), 3)
+        x = Tape((2, 2)).normal()
+        draws = Predrawn(tuple(Tape((2, 2), seed=k).normal() for k in range(16)))
+
+        def run(x: Tensor) -> StepInfo:
+            return end(model, solver, grid, x, draws)
+
+        plain = run(x)
+        torch.compiler.reset()
+        try:
+            compiled = torch.compile(run, fullgraph=True, backend="eager")(x)
+        except Exception as error:
+            first = str(error).strip().splitlines()[0]
+            require(False, f"says that it compiles, but its run is not one graph: {first}")
+            return
+        gap = float((compiled.x - plain.x).abs().max())
+        require(gap < 1e-12, f"a compiled run ends {gap:.2g} from the plain one")
+        require(
+            bool(compiled.nfe == plain.nfe), f"{compiled.nfe} evaluations, {plain.nfe} when plain"
         )

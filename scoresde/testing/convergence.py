@@ -13,7 +13,7 @@ from ..sde import SDE
 from ..solvers.base import Solver
 from .problem import Bimodal
 from .report import Report
-from .runs import end, even, observed_order, rms, uneven
+from .runs import Tape, end, even, observed_order, rms, uneven
 
 SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)
 """The quantiles that are followed: both modes, what lies between, and both tails."""
@@ -21,6 +21,7 @@ SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)
 LADDER = (16, 32, 64, 128)
 FURTHER = (256, 512)  # for solvers that are late to reach their order
 FLOOR = 1e-11  # of float64 along 100 steps, with room for the weights of high orders
+FLOAT32 = 1e-5  # where solvers end 1e-6 apart in the two dtypes
 SLACK = 0.3  # an order is missed if the slope falls short of it by more
 
 Maker = Callable[[SDE, int], Grid]
@@ -89,8 +90,8 @@ def check_float32(
         for sde in processes:
             model, grid = Bimodal(sde), uneven(sde, steps)
             x = model.quantiles(SHARES, grid.knots[0]).to(torch.float32)
-            exact = end(model, solver, grid, x.double()).x
-            gap = end(model, solver, grid, x).x.double() - exact
+            exact = end(model, solver, grid, x.double(), Tape(x.shape)).x
+            gap = end(model, solver, grid, x, Tape(x.shape, x.dtype)).x.double() - exact
             worst = max(worst, float(gap.abs().max()))
         report.measured["float32 round-off"] = worst
         require(

@@ -27,12 +27,13 @@ from ..noise import NoiseStream
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..solvers.base import Solver
-from .convergence import FLOOR, GRIDS, SLACK, Maker, climb
+from .convergence import FLOAT32, FLOOR, GRIDS, LADDER, SLACK, Maker, check_float32, climb
 from .problem import Bimodal
 from .report import Report
 from .runs import Tape, end, even
 
 MEAN, VARIANCE = 0.5, 0.3  # of the Gaussian data that linear schemes are checked on
+BIAS = 0.1  # of the marginal's deviation; Euler-Maruyama leaves 0.01
 LIMIT = 0.03  # Kolmogorov-Smirnov; chance alone reaches 0.017 once in a thousand
 
 
@@ -163,6 +164,7 @@ def check_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> N
         check_distribution(solver, report, processes)
         return
     check_distribution(solver, report, processes[:1])
+    check_float32(solver, report, processes, steps=32, limit=FLOAT32)
     kinds = {"weak": "mean and variance converge with order {:.2f}; expected at least {:g}"}
     if None not in probe.spans:  # fresh draws belong to no path
         kinds["strong"] = (
@@ -181,8 +183,20 @@ def check_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> N
                     floor = FLOOR if kind == "weak" else 1e3 * FLOOR
                     order = climb(getattr(ladder, kind), claims[kind], floor)
                     report.measured[what] = order
+                    if kind == "weak":
+                        _check_bias(ladder, f"bias, {type(sde).__name__}, {name}", report)
                     missed = order < claims[kind] - SLACK
                     require(not missed, message.format(order, claims[kind]))
+
+
+def _check_bias(ladder: _Ladder, what: str, report: Report) -> None:
+    with report.check(what) as require:
+        bias = report.measured[what] = ladder.weak(LADDER[-1])
+        require(
+            bias < BIAS,
+            f"mean and deviation are off by {bias:.2g} deviations after {LADDER[-1]} steps; "
+            f"expected less than {BIAS:g}",
+        )
 
 
 def distribution_distance(solver: Solver, grid: Grid) -> float:

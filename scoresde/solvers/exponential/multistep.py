@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -24,12 +23,14 @@ from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
 from ...noise import NoiseStream
+from ...sde import SDE
 from ...sde.knot import Knot
+from ..ahead import ahead
 from ..base import Carry, Solver
 from ..last_step import further_evals, to_clean
 from .forms import form
 from .rule import Rule, apply
-from .single_step import Stages, stages, through
+from .single_step import stages, through
 from .tableaus import tableau
 from .weights import PUBLISHED, step_weights
 
@@ -38,15 +39,15 @@ class Plan(NamedTuple):
     """One step, with its coefficients.
 
     Attributes:
-        t, s: from where to where.
+        t, s: from which time to which.
         rule: the rule for x_s, the correction of x_t included.
-        start: stages of a Runge-Kutta step that is taken instead, if any.
+        inner: later stages of a Runge-Kutta step that is taken instead, if any.
     """
 
-    t: Knot
-    s: Knot
+    t: float
+    s: float
     rule: Rule
-    start: Stages | None = None
+    inner: tuple[tuple[Knot, Rule], ...] = ()
 
 
 class Run(NamedTuple):
@@ -104,6 +105,8 @@ class ExponentialMultistep(Solver):
     tau_min: float = 0.0
     tau_max: float = math.inf
     caps: tuple[int, ...] = ()
+
+    compiles = True
 
     def __post_init__(self) -> None:
         form(self.prediction)
@@ -163,7 +166,7 @@ class ExponentialMultistep(Solver):
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """The coefficients of every step, in float64."""
-        return Run(_plans(self, grid))
+        return Run(_plans(self, grid.sde, grid.knots))
 
     def evals(self, grid: Grid) -> int:
         """One a step, one for every further stage of the start, and those of `last_step`."""
@@ -179,9 +182,9 @@ class ExponentialMultistep(Solver):
         """See `Solver.step`."""
         run: Run = carry
         plan = run.plans[run.done]
-        if plan.t != t or plan.s != s:
+        if plan.t != t.t or plan.s != s.t:
             raise ConfigError(
-                f"step {run.done} was prepared from t = {plan.t.t:g} to {plan.s.t:g}, not from "
+                f"step {run.done} was prepared from t = {plan.t:g} to {plan.s:g}, not from "
                 f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
             )
         kind = form(self.prediction)
@@ -190,7 +193,7 @@ class ExponentialMultistep(Solver):
         if s.is_clean and self.stochastic:
             return apply(plan.rule, to_clean(model, prediction), past, None), run
         z = noise.increment(t, s) if plan.rule.spread else None
-        values = past if plan.start is None else through(plan.start, model, kind, x, past[0])
+        values = through(plan.inner, model, kind, x, past[0]) if plan.inner else past
         x = apply(plan.rule, x, values, z)
         # A correction takes back what the last prediction added: it reaches as far as that did.
         keep = max(self.values, self.corrector) if self.corrector else self.values - 1
@@ -238,21 +241,24 @@ class ExponentialMultistep(Solver):
         return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
 
 
-@lru_cache(maxsize=64)
-def _plans(solver: ExponentialMultistep, grid: Grid) -> tuple[Plan, ...]:
-    """All steps; remembered, since both are values and a grid is used again and again."""
+@ahead
+def _plans(solver: ExponentialMultistep, sde: SDE, knots: tuple[Knot, ...]) -> tuple[Plan, ...]:
+    """All steps."""
+    grid = Grid(sde, knots)
     plans: list[Plan] = []
     correction: tuple[float, ...] = ()  # of the state at t, by the predictions at t and before
-    for k, (t, s) in enumerate(pairwise(grid.knots)):
+    for k, (t, s) in enumerate(pairwise(knots)):
+        times = float(t.t), float(s.t)
         if solver._started(grid, k):
-            start = stages(form(solver.prediction), tableau(solver.start), grid.sde, t, s)
-            plans.append(Plan(t, s, start.last, start))
+            start = stages(form(solver.prediction), tableau(solver.start), sde, t, s)
+            plans.append(Plan(*times, start.last, start.inner))
         elif s.is_clean and solver.stochastic:
             # `to_clean` goes on from the state at t as it was predicted.
-            plans.append(Plan(t, s, Rule(1.0, (), 0.0).after(correction, 1.0 / float(t.alpha))))
+            due = Rule(1.0, (), 0.0).after(correction, 1.0 / float(t.alpha))
+            plans.append(Plan(*times, due))
         else:
             rule = solver._predict(grid, k)
-            plans.append(Plan(t, s, rule.after(correction, rule.decay)))
+            plans.append(Plan(*times, rule.after(correction, rule.decay)))
             if solver.corrector and not s.is_clean:
                 correction = solver._correct(grid, k, rule)
     return tuple(plans)

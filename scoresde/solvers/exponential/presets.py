@@ -71,6 +71,12 @@ def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep
     """Exponential Adams-Bashforth with exact weights: x0 and eps in lambda, v in the angle.
 
     Hochbruck & Ostermann, "Exponential integrators", 2010, section 2.5.
+
+    With few steps, v in the angle wants another grid than one uniform in log-SNR: its steps h grow
+    by e^h in the angle from the noisy end (2.9 for ten steps of `VPSDE`), the polynomial through
+    short steps is continued over a long one, and a higher order gains next to nothing. A grid in
+    the polynomial's own coordinate has no such ratio: `focused(sde, n, Focus())` with
+    `ExponentialMultistep(order, "v", Focus())`, as `recommended` has it.
     """
     return ExponentialMultistep(order, prediction, "angle" if prediction == "v" else "lambda")
 

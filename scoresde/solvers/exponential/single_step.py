@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from ...model import Predictor
 from ...noise import NoiseStream
 from ...sde import SDE
 from ...sde.knot import Knot
+from ..ahead import ahead
 from ..base import Carry, Solver
 from .forms import Form, form
 from .rule import Rule, apply
@@ -50,6 +52,8 @@ class ExponentialRK(Solver):
     method: str = "dpm3"
     prediction: str = "x0"
 
+    compiles = True
+
     def __post_init__(self) -> None:
         tableau(self.method)
         form(self.prediction)
@@ -70,20 +74,7 @@ class ExponentialRK(Solver):
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
         """The coefficients of every step, in float64."""
-        knots = grid.knots
-        kind, table = form(self.prediction), tableau(self.method)
-        plans = []
-        for k in range(len(knots) - 1):
-            t, s = knots[k], knots[k + 1]
-            if s.is_clean:
-                nodes = [(i, knots[i]) for i in range(k, max(k - table.order, -1), -1)]
-                weights = step_weights(
-                    kind, grid.sde, t, s, nodes, coordinate="rho", rule="exact", tau=0.0
-                )
-                plans.append(Stages((), Rule(kind.decay(t, s, 0.0), weights, 0.0)))
-            else:
-                plans.append(stages(kind, table, grid.sde, t, s))
-        return _Run(tuple(plans))
+        return _Run(_plans(self, grid.sde, grid.knots))
 
     def step(
         self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
@@ -93,17 +84,32 @@ class ExponentialRK(Solver):
         plan, kind = run.plans[run.done], form(self.prediction)
         first = kind.read(model(x, t))
         past = (first, *run.past)[: self.order]
-        values = past if s.is_clean else through(plan, model, kind, x, first)
+        values = past if s.is_clean else through(plan.inner, model, kind, x, first)
         return apply(plan.last, x, values, None), _Run(run.plans, run.done + 1, past)
+
+
+@ahead
+def _plans(solver: ExponentialRK, sde: SDE, knots: tuple[Knot, ...]) -> tuple[Stages, ...]:
+    """All steps."""
+    plans = []
+    kind, table = form(solver.prediction), tableau(solver.method)
+    for k, (t, s) in enumerate(pairwise(knots)):
+        if s.is_clean:
+            nodes = [(i, knots[i]) for i in range(k, max(k - table.order, -1), -1)]
+            weights = step_weights(kind, sde, t, s, nodes, coordinate="rho", rule="exact", tau=0.0)
+            plans.append(Stages((), Rule(kind.decay(t, s, 0.0), weights, 0.0)))
+        else:
+            plans.append(stages(kind, table, sde, t, s))
+    return tuple(plans)
 
 
 def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
     """The rules of one Runge-Kutta step from t to s, neither of them the clean end."""
     start, h = kind.clock(t), kind.clock(s) - kind.clock(t)
     if table.coordinate == "t":
-        inner = [s if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
+        inner = [_copy(s) if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
     else:
-        inner = [s if c == 1 else _at(sde, kind, start + c * h) for c in table.nodes]
+        inner = [_copy(s) if c == 1 else _at(sde, kind, start + c * h) for c in table.nodes]
     fractions = [(kind.clock(knot) - start) / h for knot in (t, *inner)]
     rules = [
         Rule(kind.decay(t, to, 0.0), tuple(h * kind.scale(to) * a for a in row), 0.0)
@@ -113,13 +119,18 @@ def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
 
 
 def through(
-    plan: Stages, model: Predictor, kind: Form, x: Tensor, first: Tensor
+    inner: tuple[tuple[Knot, Rule], ...], model: Predictor, kind: Form, x: Tensor, first: Tensor
 ) -> tuple[Tensor, ...]:
     """The predictions of all stages, of which the first is known."""
     values: tuple[Tensor, ...] = (first,)
-    for knot, rule in plan.inner:
+    for knot, rule in inner:
         values = (*values, kind.read(model(apply(rule, x, values, None), knot)))
     return values
+
+
+def _copy(knot: Knot) -> Knot:
+    """Another object: a constant of a compiled run that is also one of its inputs breaks it."""
+    return Knot(*knot)
 
 
 def _at(sde: SDE, kind: Form, clock: float) -> Knot:
