@@ -200,7 +200,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     ]  # fmt: skip
     code, said, error = run(*args, "--peer", "their Euler")
     assert code == 0, error
-    assert "Absent: azula" in said
+    assert "not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     own, tuned, peer = report["cells"]
     assert tuned["solver"] == "tuned (grid)"

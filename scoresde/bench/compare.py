@@ -109,7 +109,7 @@ def compare(
         reference = _reference(one, start, tolerance, store) if needed else None
         at_hand = AtHand(one, None if reference is None else reference.x, truth, features)
         metrics = at_hand.all(metric)
-        path = make_path(one, start) if needed else None
+        path = None if all(task.stochastic for task in todo) else make_path(one, start)
         job = Job(one, start, seeds, metrics, path, None if cache is None else str(cache))
         work += [(job, task) for task in todo]
         about[process] = {"model": fingerprint(one), "sde": one.sde.to_dict()}

@@ -78,13 +78,21 @@ class ReferencePath:
 
     Solved on a fine grid by a method of order 4; between its knots, a cubic spline of
     x / sqrt(alpha^2 + sigma^2) against the angle atan(sigma / alpha), along which it is smooth.
+
+    Raises:
+        NonFiniteError: if the model is not finite on the way.
     """
 
     def __init__(self, model: Predictor, x: Tensor) -> None:
         focus = Focus(1.0, 3.0, 0.12)
         solver = ExponentialMultistep(4, "v", focus, corrector=4)
         grid = focused(model.sde, _FINE, focus)
-        steps = sample(model, solver, grid, x=x.to(torch.float64), keep=True).trajectory[::-1]
+        out = sample(model, solver, grid, x=x.to(torch.float64), keep=True)
+        if out.failures:
+            raise NonFiniteError(
+                f"the exact path is not finite: {next(iter(out.failures.values()))}"
+            )
+        steps = out.trajectory[::-1]
         angles = [float(info.knot.angle) for info in steps]
         states = torch.stack([normalised(info.x, info.knot) for info in steps])
         self._spline = require("scipy.interpolate", "bench").CubicSpline(angles, states.numpy())

@@ -25,7 +25,7 @@ from .table import Cell
 from .tasks import Task
 
 _VERSION = 1  # of what is kept; a change makes old files absent
-_SHOWN = 16
+_SHOWN, _POINTS = 16, 1000  # images, and points of the plane
 
 
 class Run(NamedTuple):
@@ -93,8 +93,9 @@ class Job:
                     store.keep_score(own, score)
                 scores[metric.name] = score
         nfe, seconds, memory = run.numbers.tolist()
+        shown = _SHOWN if run.x[0].numel() > 2 else _POINTS
         cell = replace(
-            task.cell, nfe=nfe, seconds=seconds, memory=memory, scores=scores, shown=run.x[:_SHOWN]
+            task.cell, nfe=nfe, seconds=seconds, memory=memory, scores=scores, shown=run.x[:shown]
         )
         return self._with_path(cell, task, run.states)
 
@@ -151,9 +152,12 @@ class Job:
         return replace(cell, path_error=pairs)
 
 
-def make_path(model: Predictor, start: Tensor) -> ReferencePath:
-    """The exact path of the first few starts."""
-    return ReferencePath(model, start[: _few(start)])
+def make_path(model: Predictor, start: Tensor) -> ReferencePath | None:
+    """The exact path of the first few starts; None where the model is not finite on it."""
+    try:
+        return ReferencePath(model, start[: _few(start)])
+    except NonFiniteError:
+        return None
 
 
 def _few(start: Tensor) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from pickle import PicklingError
 
 from ..errors import ConfigError, require
 from .table import Cell
@@ -40,16 +42,19 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
             yield place, work[place]()
         return
     joblib = require("joblib", "bench")
+    pool = require("joblib.externals.loky", "bench")
     calls = (joblib.delayed(_placed)(place, work[place]) for place in mine)
     try:
         # Its workers take functions and models that are defined in a script or a notebook too.
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
-    except (TypeError, AttributeError, ImportError) as error:  # how pickling fails
+    except (PicklingError, BrokenExecutor) as error:
         raise ConfigError(
-            f"the model, a solver or a measure cannot be sent to another process ({error}); write "
-            "jobs=1, or start the command with torchrun"
+            "a worker process died, or the model, a solver or a measure cannot be sent to it "
+            f"({error}); write jobs=1, or start the command with torchrun"
         ) from error
+    finally:  # they would keep their memory, and the search path that they began with
+        pool.get_reusable_executor(max_workers=jobs).shutdown(wait=True)
 
 
 @contextmanager

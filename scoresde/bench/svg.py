@@ -1,4 +1,4 @@
-"""A plot of series with intervals as plain SVG: no script, readable in light and dark.
+"""A plot of series with intervals as plain SVG, readable in light and dark.
 
 Colours come from the page's style sheet (classes s0, s1, ... and the text's own colour), so that
 the same drawing suits both; a `<title>` on every point is what a browser shows when it is pointed
@@ -13,6 +13,7 @@ from html import escape
 from typing import NamedTuple
 
 from ..metrics import Estimate
+from ..metrics.estimate import badness
 
 _WIDTH, _HEIGHT = 560, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 44
@@ -65,9 +66,20 @@ class Scale(NamedTuple):
 
 
 def plot(
-    series: Mapping[str, Sequence[Point]], *, x_label: str, y_label: str, floor: float | None = None
+    series: Mapping[str, Sequence[Point]],
+    *,
+    x_label: str,
+    y_label: str,
+    floor: float | None = None,
+    front: str | None = None,
 ) -> str:
-    """An `<svg>` of the series, a class and a marker each, by their place in the mapping."""
+    """An `<svg>` of the series, a class and a marker each, by their place in the mapping.
+
+    Args:
+        floor: a level drawn across.
+        front: what is better, "lower", "higher" or "zero", to underlay the points that no cheaper
+            one surpasses.
+    """
     points = [p for marks in series.values() for p in marks]
     if not points:
         return "<p>No cell has this measure.</p>"
@@ -86,8 +98,11 @@ def plot(
         out.append(f'<line class="floor" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" '
                    f'y2="{y:.1f}"/><text class="small" x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" '
                    'text-anchor="end">true samples</text>')  # fmt: skip
+    if front is not None:
+        out.append(_front(points, front, across, up))
     for k, marks in enumerate(series.values()):
-        out += _series(k, marks, across, up)
+        if marks:
+            out += _series(k, marks, across, up)
     return "\n".join([*out, "</svg>"])
 
 
@@ -124,6 +139,16 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
     return out
 
 
+def _front(points: Sequence[Point], better: str, across: Scale, up: Scale) -> str:
+    """A stroke below the Pareto front: points that are better than all that cost no more."""
+    best, kept = math.inf, []
+    for p in sorted(points, key=lambda p: (p.x, badness(p.y.value, better))):
+        if badness(p.y.value, better) < best:
+            best = badness(p.y.value, better)
+            kept.append(f"{across(p.x):.1f},{up(p.y.value):.1f}")
+    return f'<polyline class="front" points="{" ".join(kept)}"/>'
+
+
 def _series(k: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[str]:
     line = " ".join(f"{across(p.x):.1f},{up(p.y.value):.1f}" for p in marks)
     out = [f'<g class="s{k}"><polyline points="{line}"/>']
@@ -131,21 +156,27 @@ def _series(k: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[st
         x, y = across(p.x), up(p.y.value)
         if math.isfinite(p.y.low) and math.isfinite(p.y.high):
             out.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{up(p.y.low):.1f}" y2="{up(p.y.high):.1f}"/>'
+                f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{up(p.y.low):.1f}" '
+                f'y2="{up(p.y.high):.1f}"/>'
             )
-        out.append(_mark(k, x, y, escape(p.label)))
+        out.append(_shape(k, x, y, f"<title>{escape(p.label)}</title>"))
     return [*out, "</g>"]
 
 
-def _mark(k: int, x: float, y: float, label: str) -> str:
-    title = f"<title>{label}</title>"
-    shape = _SHAPES[k % len(_SHAPES)]
+def swatch(k: int) -> str:
+    """The mark of series k, for a legend."""
+    return f'<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{_shape(k, 0, 0)}</svg>'
+
+
+def _shape(k: int, x: float, y: float, inside: str = "") -> str:
+    """The mark of series k; a colour that comes again has another shape."""
+    shape = _SHAPES[(k + k // 6) % len(_SHAPES)]
     if shape == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2">{title}</circle>'
+        return f'<circle class="mark mark{k}" cx="{x:.1f}" cy="{y:.1f}" r="4.2">{inside}</circle>'
     corners = {
         "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
         "triangle": ((0, -5), (5, 4), (-5, 4)),
         "diamond": ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
     }[shape]
     path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon points="{path}">{title}</polygon>'
+    return f'<polygon class="mark mark{k}" points="{path}">{inside}</polygon>'

@@ -190,9 +190,8 @@ class Table:
         ]:
             out.append("Failed: " + "; ".join(failures) + ".")
         if self.setup.absent:
-            out.append(
-                "Absent: " + "; ".join(f"{k} ({v})" for k, v in self.setup.absent.items()) + "."
-            )
+            names = ", ".join(self.setup.absent)
+            out.append(f"Absent, since not installed: {names}; report.json has how to get each.")
         return out
 
     def to_dict(self) -> dict[str, Any]:

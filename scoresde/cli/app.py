@@ -251,6 +251,12 @@ def bench(
     ] = "",
     truths: Annotated[int, typer.Option(min=2, help="How many true samples, at most.")] = 4000,
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the reference endpoints.", show_default="1e-6, for float64 states 1e-9"
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",
@@ -269,7 +275,8 @@ def bench(
     benchmark.bench(
         model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"],
         peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
-        samples=samples, truth=truth, truths=truths, seed=seed, jobs=jobs, dtype=dtype.value,
+        samples=samples, truth=truth, truths=truths, seed=seed, tolerance=tolerance, jobs=jobs,
+        dtype=dtype.value,
         shape=shape, processes=process or ["VPSDE(t_min=1e-5)"], device=device,
     )  # fmt: skip
 

@@ -157,7 +157,7 @@ class SlicedWasserstein:
 
     reference: Tensor
     projections: int = 128
-    resamples: int = 40
+    resamples: int = 50
     seed: int = 0
     name: str = "sliced W2"
 
