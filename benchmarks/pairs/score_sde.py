@@ -13,8 +13,17 @@ from benchmarks.peers.score_sde import Net, load
 from benchmarks.peers.score_sde_likelihood import score_sde_log_likelihood
 from benchmarks.peers.source import double, replaced
 from scoresde import VPSDE, EulerMaruyama, from_times
+from scoresde.ode import SciPy
 from scoresde.problems import ring8
-from scoresde.solvers import Ancestral, Langevin, PredictorCorrector, ReverseDiffusion
+from scoresde.solvers import (
+    Ancestral,
+    AnnealedLangevin,
+    Corrector,
+    Langevin,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+)
 from scoresde.solvers.base import Solver
 
 from . import MODEL, SDE, START, Group, Pair, label, ours, seeded
@@ -56,8 +65,8 @@ def score_sde() -> Group:
 
         return Pair(label(preset), name, run, 1e-10, reason, differs)
 
-    def corrected(flat: bool, reason: str) -> Pair:
-        preset = PredictorCorrector(EulerMaruyama(), Langevin(0.16))
+    def corrected(corrector: Corrector, theirs: str, flat: bool, reason: str) -> Pair:
+        preset = PredictorCorrector(EulerMaruyama(), corrector)
 
         def run() -> tuple[Tensor, Tensor]:
             made, x = process(False), START[:1]
@@ -66,11 +75,27 @@ def score_sde() -> Group:
             with seeded():
                 drawn = tuple(torch.randn_like(x) for _ in range(2 * count))
             with seeded(), double():
-                y = stepwise(made, "euler_maruyama", "langevin", x)
+                y = stepwise(made, "euler_maruyama", theirs, x)
             return ours(preset, grid, drawn, x=x), y
 
-        name = "euler_maruyama + langevin, one sample"
+        name = f"euler_maruyama + {theirs}, one sample"
         return Pair(label(preset), name, run, 1e-6, reason, not flat)
+
+    def flow() -> Pair:
+        preset = ProbabilityFlow(SciPy(rtol=1e-6, atol=1e-6), clock="t")
+
+        def run() -> tuple[Tensor, Tensor]:
+            x = START[:, :, None, None]
+            theirs = code.sampling.get_ode_sampler(
+                code.process(MODEL, 1000), x.shape, lambda y: y, rtol=1e-6, atol=1e-6,
+                eps=SDE.t_min, device="cpu",
+            )  # fmt: skip
+            y, _ = theirs(Net(MODEL, START.shape), x)
+            ends = from_times(SDE, [1.0, SDE.t_min], clean=False)
+            return ours(preset, ends), y.double().reshape(START.shape)
+
+        reason = "its state is float32, and each adapts its own steps"
+        return Pair(label(preset), "get_ode_sampler", run, 1e-3, reason)
 
     def likelihoods() -> Pair:
         def run() -> tuple[Tensor, Tensor]:
@@ -91,6 +116,7 @@ def score_sde() -> Group:
         return Pair("benchmarks' score_sde_log_likelihood", "get_likelihood_fn", run, 1e-3, reason)
 
     beta = "it takes beta(t)/N for the transition of a step, ours is exact"
+    flat = "its factor 1 - beta/N set to 1"
     given = "its beta(t)/N replaced by the exact transition"
     pairs = [predictor(EulerMaruyama(), "euler_maruyama", False, "", False)]
     for preset, name in (
@@ -99,8 +125,10 @@ def score_sde() -> Group:
         pairs.append(predictor(preset, name, True, given, False))
         pairs.append(predictor(preset, name, False, beta, True))
     pairs += [
-        corrected(True, "its factor 1 - beta/N set to 1; long Langevin steps magnify round-off"),
-        corrected(False, "its factor 1 - beta/N, which belongs to the grid"),
+        corrected(Langevin(0.16), "langevin", True, f"{flat}; its long steps magnify round-off"),
+        corrected(AnnealedLangevin(0.16), "ald", True, flat),
+        corrected(Langevin(0.16), "langevin", False, "its factor 1 - beta/N belongs to the grid"),
+        flow(),
         likelihoods(),
     ]
     return Group("score_sde_pytorch", commit, pairs)
