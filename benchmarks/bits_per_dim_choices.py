@@ -42,7 +42,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--nodes", type=int, default=61)
+    parser.add_argument("--nodes", type=int, default=41)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     images, _ = heldout_digits()
@@ -60,15 +60,20 @@ def main() -> None:
             }
         )
         print(line(rows[-1], rows[0]), flush=True)
+        save(rows, given.out, given.n)
+
+
+def save(rows: list[dict[str, Any]], out: Path, count: int) -> None:
+    """The table so far, as Markdown and JSON."""
     head = (
-        f"Means over {given.n} images; behind +-, the standard error of the mean (first row) or of "
+        f"Means over {count} images; behind +-, the standard error of the mean (first row) or of "
         "the paired difference.\n\n"
         "| choice | bits/dim | less the first row | evaluations |\n| --- | --- | --- | --- |\n"
     )
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     table = head + "\n".join(line(row, rows[0]) for row in rows) + "\n"
-    given.out.with_suffix(".md").write_text(table)
+    out.with_suffix(".md").write_text(table)
 
 
 def line(row: dict[str, Any], first: dict[str, Any]) -> str:
@@ -99,8 +104,11 @@ def variants(
     yield "uniform dequantization, `t_min=1e-5`, 2 fresh probes", *found()
     yield "`t_min=1e-4`", *found(t_min=1e-4)
     yield "`t_min=1e-3`", *found(t_min=1e-3)
-    yield "`TruncatedNormal()`", *found(dequantize=TruncatedNormal())
-    yield "`Reconstruction()`", *found(dequantize=Reconstruction())
+    for rule in (TruncatedNormal(), Reconstruction()):
+        yield f"`{type(rule).__name__}()`", *found(dequantize=rule)
+        wide = float(model.sde.at_rho(0.25 * Pixels().width).t)
+        name = f"the same, noise at `t_min={wide:.2g}` a quarter of a bin"
+        yield name, *found(dequantize=rule, t_min=wide)
     yield "`NoDequantization()`: middles of the bins", *found(dequantize=NoDequantization())
     bare = {"pixels": "centres", "dequantize": NoDequantization()}
     yield "bare k/127.5 - 1, not what it was trained on", *found(**bare)
@@ -108,7 +116,7 @@ def variants(
     yield "2 fixed probes", *found(divergence=Hutchinson(2, fresh=False))
     euler = {"frame": None, "divergence": Hutchinson(2)}
     for steps in (20, 100):
-        method = TorchDiffEq("euler", steps=steps)
+        method = TorchDiffEq(method="euler", steps=steps)
         yield f"{steps} Euler steps in log rho", *found(method=method, **euler)
     middle = Pixels()
     bound = variational_bound(model, images, pixels=middle, evaluations=128, draws=2)

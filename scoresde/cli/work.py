@@ -190,6 +190,7 @@ def info(model: str, process: str) -> None:
         "solvers": names.SOLVERS,
         "grids": names.GRIDS,
         "processes": names.PROCESSES,
+        "methods of nll": names.METHODS,
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
