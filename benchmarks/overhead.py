@@ -2,8 +2,10 @@
 
 State (16, 3, 32, 32) in float32 on one thread; the network returns a fixed tensor. Every round
 times each solver once, so that all see the same machine; the median and the least over rounds are
-shown, with the ratio to diffusers' DDIM of the same run. "mixed" networks predict another variable
-than the solver's, which costs its conversion.
+shown, with the ratio to diffusers' DDIM of the same run, and for solvers of this library how many
+tensor operations an evaluation takes, which no machine's load changes. "mixed" networks predict
+another variable than the solver's, which costs its conversion. Noise is drawn by torch's generator;
+what that takes alone has its own row, and is taken off in the last column.
 
     python benchmarks/overhead.py --out benchmarks/results/overhead
 """
@@ -15,16 +17,18 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from scoresde import DDIM, SDE, VPSDE, EulerMaruyama, sample, uniform_t
+from scoresde import DDIM, SDE, VPSDE, EulerMaruyama, iterate, sample, uniform_t
 from scoresde.prediction import Prediction, parametrization
 from scoresde.sde.knot import Knot
-from scoresde.solvers import Heun
+from scoresde.solvers import SEEDS2, Ancestral, Heun
 from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import (
     DEIS,
@@ -33,6 +37,7 @@ from scoresde.solvers.exponential import (
     DPMSolverPP,
     ExponentialAB,
     ExponentialMultistep,
+    SASolver,
     UniPC,
 )
 
@@ -52,7 +57,10 @@ SOLVERS: dict[str, tuple[Solver, str]] = {
     "v 4 + 4": (ExponentialMultistep(4, "v", "angle", corrector=4), "v"),
     "DPM-Solver-3": (DPMSolver(3), "eps"),
     "Euler-Maruyama": (EulerMaruyama(), "eps"),
+    "ancestral": (Ancestral(), "eps"),
     "DPM-Solver++(2M) SDE": (DPMSolverPP(2, tau=1.0), "x0"),
+    "SA-Solver 3 + 4": (SASolver(3, 4, tau_min=0.0), "x0"),
+    "SEEDS-2": (SEEDS2(), "eps"),
 }
 
 
@@ -84,6 +92,33 @@ def own(solver: Solver, predicts: str) -> Callable[[], float]:
         return (time.process_time() - began) / int(result.nfe) * 1e6
 
     return run
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches torch."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """One more."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(solver: Solver, predicts: str) -> float:
+    """Tensor operations per evaluation, of a long run's middle, a draw of noise being one."""
+    sde = VPSDE()
+    run = iterate(Constant(sde, predicts), solver, uniform_t(sde, STEPS), shape=SHAPE)
+    for before in run:
+        if before.step == 10:
+            break
+    with Operations() as seen:
+        for after in run:
+            if after.step == 30:
+                break
+    return seen.count / (int(after.nfe) - int(before.nfe))
 
 
 def theirs(kind: str, **config: object) -> Callable[[], float]:
@@ -131,12 +166,23 @@ def main() -> None:
         "",
         "Microseconds of processor time at state (16, 3, 32, 32), float32, one thread, no network.",
         "",
-        "| solver | median | least | least, relative to diffusers' DDIM |",
-        "|---|---|---|---|",
+        "| solver | operations | median | least | relative to diffusers' DDIM | less the noise |",
+        "|---|---|---|---|---|---|",
     ]
+    noise = rows["drawing the noise"]["least"]
     for name, row in rows.items():
-        ratio = row["least"] / base["least"]
-        lines.append(f"| {name} | {row['median']:.0f} | {row['least']:.0f} | {ratio:.2f} |")
+        ratio, own_work, count = row["least"] / base["least"], "", ""
+        if name in SOLVERS:
+            solver, predicts = SOLVERS[name]
+            row["operations"] = operations(solver, predicts)
+            count = f"{row['operations']:.1f}"
+            if solver.stochastic:
+                row["less the noise"] = row["least"] - noise
+                own_work = f"{row['less the noise']:.0f}"
+        lines.append(
+            f"| {name} | {count} | {row['median']:.0f} | {row['least']:.0f} | {ratio:.2f} "
+            f"| {own_work} |"
+        )
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.out is not None:
