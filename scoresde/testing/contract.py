@@ -64,7 +64,6 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
     _cost(solver, report)
     _shapes(solver, report)
     _batch(solver, report)
-    _compiled(solver, report)
     if solver.stochastic and adaptive:
         check_distribution(solver, report, processes, steps=20)
     elif solver.stochastic:
@@ -79,6 +78,8 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
         check_float32(solver, report, processes, steps=32, limit=FLOAT32)
         check_order(solver, report, processes)
     check_no_signal(solver, report, steps=8 if adaptive else 32)
+    if solver.compiles and report.ok:  # the slowest check, of no interest before the others
+        _compiled(solver, report)
     return report
 
 
@@ -238,8 +239,6 @@ def _batch(solver: Solver, report: Report) -> None:
 
 def _compiled(solver: Solver, report: Report) -> None:
     """With backend "eager", which traces a run and needs no compiler."""
-    if not solver.compiles:
-        return
     with report.check("a compiled run") as require:
         model, grid = Bimodal(VPSDE()), to_clean(VPSDE(), 3)
         x = Tape((2, 2)).normal()
