@@ -97,6 +97,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
     assert [float(r["value"]) for r in rows if r["value"]] == [0.5, 0.1, 0.2, 0.09]
     assert rows[-1]["failed"].startswith("NonFiniteError")
     assert "| **0.2** |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_recommendation_says_whether_the_lead_is_clear(table):

@@ -3,6 +3,7 @@
 report.json   everything
 report.md     tables
 report.csv    one line a cell and measure
+report.png    the first two measures against evaluations
 report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.page`
 """
 
@@ -12,12 +13,13 @@ import json
 from pathlib import Path
 
 from ..jobs import write_atomic
+from ..plots import steps_quality
 from .page import html
 from .table import Table
 
 
 def write(table: Table, folder: str | Path, *, title: str = "Steps against quality") -> None:
-    """Write all four files to a folder."""
+    """Write all five files to a folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     said = recommendations(table)
@@ -32,6 +34,8 @@ def write(table: Table, folder: str | Path, *, title: str = "Steps against quali
     }
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
+    if table.measures:
+        steps_quality(table, folder / "report.png", measures=table.measures[:2])
 
 
 def recommendations(table: Table) -> list[str]:

@@ -213,7 +213,7 @@ def train(
 )
 def bench(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for report.json, .md, .csv and .html.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, .json, .md, .csv and .png.")],
     solver: Annotated[
         list[str] | None,
         typer.Option(help="A solver, or a file of `tune`; repeat it.", show_default="a selection"),

@@ -90,7 +90,7 @@ def bench(
     write(table, out, title=f"Steps against quality: {model}")
     print(f"\n{table}\n")
     print("\n".join(recommendations(table)))
-    print(f"wrote {out / 'report.html'}, report.md, report.csv and report.json")
+    print(f"wrote {out / 'report.html'}, and report.md, .csv, .json and .png beside it")
 
 
 def _row(spec: str, model: Predictor) -> Row:
