@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,9 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.sampling import TABLE, truth
 from scoresde import load_pretrained, names, problems, recommended, sample
-from scoresde.metrics import endpoint_errors, error_ratio
+from scoresde.data import dequantize, heldout_digits
+from scoresde.features import digit_features
+from scoresde.metrics import FrechetDistance, endpoint_errors, error_ratio
 from scoresde.model import Predictor
 from scoresde.tune import tune
 
@@ -39,6 +42,8 @@ PROBLEMS = {  # seed, held-out starts, budgets
     "lowrank3072": (31, 512, (5, 10, 20, 50)),
     "mnist": (31, 256, (5, 8, 10)),
 }
+Sampler = Callable[[Tensor], Tensor]
+
 _SEMIFINALISTS = 4
 _STATISTICS = ("rms", "median")
 
@@ -67,8 +72,8 @@ def case(problem: str) -> Case:
     return Case(exact, x, truth(problem, seed, x, (400, 300))[0])
 
 
-def errors(case: Case, nfe: int) -> dict[str, Any]:
-    """Tuned, default and the best peers at one budget."""
+def errors(case: Case, nfe: int, images: int) -> dict[str, Any]:
+    """Tuned, default and the best peers at one budget, with `images` for a Frechet distance."""
     began = time.perf_counter()
     shape = tuple(case.x.shape[1:])
     tuned = tune(case.model, "recommended", nfe, shape=shape, dtype=case.x.dtype)
@@ -84,17 +89,42 @@ def errors(case: Case, nfe: int) -> dict[str, Any]:
         "tuned": _both(best, case.truth),
         "default": _both(stock, case.truth),
     }
-    for place, (name, end) in enumerate(best_peers(case, nfe)):
-        statistic = _STATISTICS[place]
+    rivals, ends = best_peers(case, nfe)
+    for place, statistic in enumerate(_STATISTICS):
+        name, end = min(ends.items(), key=lambda item: _both(item[1], case.truth)[place])
         found[f"peer, {statistic}"] = [name, _both(end, case.truth)[place]]
         for key, other in (("ratio", end), ("to default", stock)):
             ratio = error_ratio(best, other, case.truth, statistic=statistic)
             found[f"{key}, {statistic}"] = [ratio.value, ratio.low, ratio.high]
+    if images:
+        samplers: dict[str, Sampler] = {
+            "tuned": lambda x: sample(case.model, tuned.solver, tuned.grid, x=x).x,
+            "default": lambda x: sample(case.model, nfe=nfe, x=x).x,
+            "60 evaluations": lambda x: sample(case.model, nfe=60, x=x).x,
+        }
+        for peer in rivals:
+            samplers[peer.name] = lambda x, peer=peer: peer.run(case.model, nfe, x)[0]
+        found["frechet"] = frechet(case, samplers, images)
     return found
 
 
-def best_peers(case: Case, nfe: int) -> list[tuple[str, Tensor]]:
-    """The peer with the smallest RMS, and the one with the smallest median, with their samples."""
+def frechet(case: Case, samplers: dict[str, Sampler], count: int) -> dict[str, list[float]]:
+    """Frechet distance of the same starts' samples to held-out digits, in the features of the
+    digit classifier, with its interval.
+    """
+    generator = torch.Generator().manual_seed(PROBLEMS["mnist"][0] + 1)
+    digits = dequantize(heldout_digits()[0], generator)
+    distance = FrechetDistance(digits, digit_features())
+    x = torch.randn((count, *case.x.shape[1:]), generator=generator)
+    x = float(case.model.sde.at(case.model.sde.t_max).sigma) * x
+    return {
+        name: list(distance(torch.cat([run(part) for part in torch.split(x, 100)]).float())[:3])
+        for name, run in samplers.items()
+    }
+
+
+def best_peers(case: Case, nfe: int) -> tuple[list[peers.Peer], dict[str, Tensor]]:
+    """The peers with the smallest errors on few starts, and their samples of all."""
     few = len(case.x) // 8
     rated: list[tuple[list[float], peers.Peer]] = []
     for peer in peers.available():
@@ -110,10 +140,8 @@ def best_peers(case: Case, nfe: int) -> list[tuple[str, Tensor]]:
         for place in range(2)
         for _, peer in sorted(rated, key=lambda item: item[0][place])[:_SEMIFINALISTS]
     ]
-    ends = {peer.name: peer.run(case.model, nfe, case.x)[0] for peer in dict.fromkeys(good)}
-    return [
-        min(ends.items(), key=lambda item: _both(item[1], case.truth)[place]) for place in range(2)
-    ]
+    good = list(dict.fromkeys(good))
+    return good, {peer.name: peer.run(case.model, nfe, case.x)[0] for peer in good}
 
 
 def _both(x: Tensor, reference: Tensor) -> list[float]:
@@ -151,6 +179,11 @@ def markdown(results: dict[str, Any]) -> str:
             shown = [nfe, f"`{_short(cell['solver'])}`", cell["source"]]
             shown += [f"{cell['evaluations']:,}", str(cell["seconds"])]
             lines.append("| " + " | ".join(shown) + " |")
+        if any("frechet" in cell for cell in cells.values()):
+            lines += ["", "Frechet distance in the features of the digit classifier:", ""]
+        for nfe, cell in cells.items():
+            for name, found in sorted(cell.get("frechet", {}).items(), key=lambda row: row[1]):
+                lines.append(f"- {nfe} NFE, {name}: {_interval(found)}")
     return "\n".join(lines) + "\n"
 
 
@@ -160,8 +193,6 @@ def _interval(values: Sequence[float]) -> str:
 
 def _short(solver: str) -> str:
     """Without the digits that nobody reads; OUT.json has them."""
-    import re
-
     return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2g}", solver)
 
 
@@ -170,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--nfe", nargs="+", type=int, default=None)
+    parser.add_argument("--images", type=int, default=1000, help="for Frechet distances; 0: none")
     parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -182,7 +214,7 @@ def main() -> None:
             if str(nfe) in cells:
                 continue
             current = current or case(problem)
-            cells[str(nfe)] = errors(current, nfe)
+            cells[str(nfe)] = errors(current, nfe, arguments.images * (problem == "mnist"))
             results[problem] = dict(sorted(cells.items(), key=lambda item: int(item[0])))
             cells = results[problem]
             print(problem, nfe, cells[str(nfe)], flush=True)
