@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,6 +33,7 @@ from .result import Tuned
 from .trial import Candidate, Trial
 
 _PILOTS = 16
+_TRAINED = 1024  # starts in most runs, at most
 _SEMIFINALISTS, _FINALISTS = 6, 2
 _NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
 
@@ -105,9 +107,11 @@ def _by_endpoints(
         Trial(model, x[a:b], reference[a:b], torch.ones(b - a, dtype=torch.float64))
         for a, b in pairwise(ends)
     )
-    screen = drawn.subset(max(starts // 8, 16))
+    screen = drawn.subset(min(max(starts // 8, 16), _TRAINED))
     screened = _screen(screen, base, pilot, free=free)
-    train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
+    train = _informative(
+        drawn, [base, *screened[:2]], min(max(starts // 4, min(starts, 32)), _TRAINED)
+    )
     candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
     best, stock = _decide(choose, candidates), test.run(base.solver, base.grid)
     chosen = test.run(best.solver, best.grid)
@@ -241,21 +245,31 @@ def _refined(
         rated.append((few.objective(few.errors(moved)), moved))
     train.cost += few.cost
     further = []
+    bold = dataclasses.replace(train, typical=0.0)  # for the RMS alone
     for _, start in sorted(rated, key=_value)[:_FINALISTS]:
         motion = Motion(start, free=free)
         moved = motion(refine(train, motion, motion.start, rounds))
-        further += [moved, with_orders(train, moved)] if free else [moved]
+        again = Motion(moved._replace(name=f"{moved.name} for the RMS"), free=free)
+        further += [moved, again(refine(bold, again, again.start, 1))]
+        if free:
+            further.append(with_orders(train, moved))
+    train.cost += bold.cost
     return further
 
 
 def _decide(choose: Trial, candidates: list[Candidate]) -> Candidate:
-    """The smallest objective among those whose RMS is below the default's, which comes first, by
-    more than chance; else the default. (The RMS alone hangs on a handful of starts.)
+    """The smallest objective among those whose RMS is no worse than the smallest one but by
+    chance: the RMS alone may hang on a handful of starts. The default, which comes first, unless
+    the RMS is below its own by more than chance.
     """
     ends = [choose.run(candidate.solver, candidate.grid) for candidate in candidates]
-    better = [
-        (choose.objective(choose.difference(end)), candidate)
-        for end, candidate in zip(ends[1:], candidates[1:], strict=True)
-        if bool(torch.isfinite(end).all()) and error_ratio(end, ends[0], choose.reference).high < 1
+    errors = [choose.difference(end) for end in ends]
+    best = ends[min(range(len(ends)), key=lambda k: float(errors[k].square().sum()))]
+    equal = [
+        (choose.objective(error), candidate)
+        for error, end, candidate in zip(errors, ends, candidates, strict=True)
+        if bool(torch.isfinite(end).all())
+        and not error_ratio(end, best, choose.reference).low > 1
+        and error_ratio(end, ends[0], choose.reference).high < 1
     ]
-    return min(better, key=_value)[1] if better else candidates[0]
+    return min(equal, key=_value)[1] if equal else candidates[0]

@@ -16,7 +16,6 @@ from ..model import Predictor
 from ..sampling import sample
 from ..solvers.base import Solver
 
-_TYPICAL = 0.5
 _ELEMENTS = 2**20  # of the state, at a time
 _LOST = 1e3  # stands for the error of a coordinate that is not finite
 
@@ -38,6 +37,7 @@ class Trial:
         x: starts, shape (B, *).
         reference: true endpoints, shape (B, *), float64.
         weight: how many starts of the whole population each stands for, shape (B,), mean 1.
+        typical: weight of the typical error in the objective.
         cost: evaluations of one sample so far.
     """
 
@@ -45,6 +45,7 @@ class Trial:
     x: Tensor
     reference: Tensor
     weight: Tensor
+    typical: float = 0.5
     cost: int = field(default=0, init=False)
 
     def run(self, solver: Solver, grid: Grid) -> Tensor:
@@ -77,19 +78,21 @@ class Trial:
         return found.nan_to_num(_LOST, _LOST, -_LOST).clamp(-_LOST, _LOST) / math.sqrt(size)
 
     def objective(self, errors: Tensor) -> float:
-        """log RMS + 1/2 log of the geometric mean: the few starts that rule the RMS, and the many
-        that do not. Each term is free of scale, so that neither drowns the other.
+        """log RMS + `typical` times the log of the geometric mean: the few starts that rule the
+        RMS, and the many that do not. Each term is free of scale, so neither drowns the other.
         """
         square = errors.square().sum(1)
         mean = float((self.weight * square).mean())
         logs = (square + self._floor(mean)).log()
-        return 0.5 * math.log(mean + 1e-300) + _TYPICAL * 0.5 * float((self.weight * logs).mean())
+        return 0.5 * math.log(mean + 1e-300) + self.typical * 0.5 * float(
+            (self.weight * logs).mean()
+        )
 
     def slope(self, errors: Tensor) -> Tensor:
         """The weight of each start's squared error in the objective's gradient, shape (B,)."""
         square = errors.square().sum(1)
         mean = float((self.weight * square).mean())
-        share = 1.0 / (mean + 1e-300) + _TYPICAL / (square + self._floor(mean))
+        share = 1.0 / (mean + 1e-300) + self.typical / (square + self._floor(mean))
         return self.weight * share / len(square)
 
     def subset(self, count: int) -> Trial:
