@@ -98,7 +98,7 @@ def _set(**config: object) -> tuple[tuple[str, object], ...]:
     return tuple(config.items())
 
 
-STRETCHED = Focus(1.0, 3.0, 0.12)
+STRETCHED = Focus()
 
 METHODS: dict[str, Run] = {
     "recommended": best,

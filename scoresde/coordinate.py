@@ -20,34 +20,42 @@ NAMES = ("t", "lambda", "rho", "angle", "index")
 
 @dataclass(frozen=True)
 class Focus:
-    """log rho, stretched around one noise level: floor log rho + width tanh(log(rho/centre)/width).
+    """log rho, stretched between two noise levels.
 
-    A grid uniform in it has a density over log rho of floor + sech^2(log(rho/centre)/width): most
-    of its steps lie where data of deviation about centre/2 take shape, and the steps elsewhere
-    grow smoothly. A prediction is a smooth function of it, so that a polynomial in it may have a
-    high order.
+    A grid uniform in it has a density over log rho that is 1 between `low` and `high` and `floor`
+    far outside, with logistic edges:
+
+        floor + 1/(1 + (low/rho)^(1/edge)) - 1/(1 + (high/rho)^(1/edge))
+
+    Most of its steps lie where data take shape, and the steps elsewhere grow smoothly. A prediction
+    is a smooth function of it, so that a polynomial in it may have a high order.
 
     Attributes:
-        centre: rho where steps are densest.
-        width: half-width of the dense part, in log rho.
-        floor: density far away, in units of that at the centre.
+        low, high: rho between which steps are dense.
+        edge: width of the transitions, in log rho.
+        floor: density far away.
     """
 
-    centre: float = 1.0
-    width: float = 3.0
-    floor: float = 0.12
+    low: float = 0.07
+    high: float = 12.0
+    edge: float = 1.0
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (self.centre > 0 and self.width > 0 and self.floor > 0):
+        if not (0 < self.low < self.high < math.inf and self.edge > 0 and self.floor > 0):
             raise ConfigError(
-                "Focus needs centre, width and floor above 0, got "
-                f"centre={self.centre!r}, width={self.width!r}, floor={self.floor!r}"
+                "Focus needs 0 < low < high, and edge and floor above 0, got "
+                f"low={self.low!r}, high={self.high!r}, edge={self.edge!r}, floor={self.floor!r}"
             )
 
     def __call__(self, log_rho: Array) -> Array:
         """The coordinate, rising with the noise."""
-        inner: Array = np.tanh((log_rho - math.log(self.centre)) / self.width)
-        return self.floor * log_rho + self.width * inner
+        above, below = (
+            np.logaddexp(0.0, (log_rho - math.log(rho)) / self.edge)
+            for rho in (self.low, self.high)
+        )
+        out: Array = self.floor * log_rho + self.edge * (above - below)
+        return out
 
     def inverse(self, value: Array, low: float, high: float) -> Array:
         """log rho between low and high for values of the coordinate there, by bisection."""

@@ -28,9 +28,10 @@ from scoresde import (
     uniform_lambda,
     uniform_t,
 )
+from scoresde.analytic import GaussianMixture, isotropic
 from scoresde.coordinate import Focus
 from scoresde.errors import ConfigError
-from scoresde.grid import focused, from_lambdas
+from scoresde.grid import focused, from_lambdas, karras
 from scoresde.noise import BatchSeed
 from scoresde.solvers import evaluations
 from scoresde.solvers.exponential import (
@@ -202,7 +203,7 @@ ORDERED = {
     "v angle 3 + 3": (ExponentialMultistep(3, "v", "angle", corrector=3, start="dpm3"), 4),
     "v angle 4 + 2": (ExponentialMultistep(4, "v", "angle", corrector=2), 3),
     "v angle 2 + 3": (ExponentialMultistep(2, "v", "angle", corrector=3), 3),
-    "v focus 5": (ExponentialMultistep(5, "v", Focus(), start="hochbruck4"), 5),
+    "v focus 4": (ExponentialMultistep(4, "v", Focus(), start="krogstad4"), 3.9),
     "DPM-Solver++(2M)": (DPMSolverPP(2), 2),
     "DPM-Solver++(3M)": (DPMSolverPP(3), 2),
     "iPNDM": (IPNDM(), 2),
@@ -270,6 +271,25 @@ def test_velocity_needs_no_other_rule_at_alpha_zero():
     solver = ExponentialMultistep(4, "v", "angle", start="krogstad4")
     errors = [error(model, solver, uniform_t(model.sde, n, clean=False)) for n in (60, 120, 240)]
     assert math.log2(errors[1] / errors[2]) > 3.6
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0])
+@pytest.mark.parametrize("start", ["", "krogstad4"])
+def test_sigma_data_is_a_unit_of_length(start, tau):
+    """v of unit d is v itself for the same data measured in d."""
+    if start and tau:
+        pytest.skip("a start is deterministic")
+    d, x = 0.2, randn(6, 2)
+    runs = []
+    for unit in (1.0, d):
+        sde = EDMSDE(t_min=0.02 / unit, t_max=80.0 / unit)
+        means = torch.tensor([[0.5, 0.1], [-0.7, 0.4]], dtype=torch.float64) / unit
+        model = GaussianMixture(sde, means, isotropic(0.04 / unit**2))
+        solver = ExponentialMultistep(
+            3, "v", "lambda", corrector=2, start=start, sigma_data=d / unit, tau=tau
+        )
+        runs.append(unit * sample(model, solver, karras(sde, 12), x=x * 80.0 / unit, seeds=3).x)
+    assert torch.allclose(*runs, rtol=0, atol=1e-10)
 
 
 # -- names -------------------------------------------------------------------------------------

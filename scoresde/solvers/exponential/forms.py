@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -39,11 +40,18 @@ class Form(ABC):
     """One row of the table above; knots have float fields."""
 
     stiffness: int
-    """L of w' = L w + u in the form's own clock: lambda, or the angle where it is 0."""
+    """L of w' = L w + u in the form's own clock: lambda, or an angle where it is 0."""
+
+    sigma_data: float = 1.0
+    """In what rho is counted where the step to sigma = 0 takes its angle."""
 
     def clock(self, knot: Knot) -> float:
         """The form's own clock."""
-        return float(knot.lam if self.stiffness else knot.angle)
+        return float(knot.lam)
+
+    def at_clock(self, clock: float) -> float:
+        """The half log-SNR at a value of the clock."""
+        return clock
 
     @abstractmethod
     def scale(self, s: Knot) -> float:
@@ -136,46 +144,72 @@ class X0Form(Form):
         return float(s.sigma * math.sqrt(-math.expm1(2 * tau**2 * (t.lam - s.lam))))
 
 
+@dataclass(frozen=True)
 class VForm(Form):
     """The linear part is x/r = const (times a power of cos a where there is noise); w = x/r with
-    w' = v in the angle.
+    w' = v in the angle. In general r^2 = (alpha d)^2 + sigma^2 and a = atan(rho / d): then v
+    vanishes for data of N(0, d^2), it is EDM's F but for its sign, and tends to eps and to x0 as d
+    grows and falls.
+
+    Attributes:
+        sigma_data: d.
     """
 
+    sigma_data: float = 1.0
     stiffness = 0
+
+    def clock(self, knot: Knot) -> float:
+        """See `Form`."""
+        return math.atan2(float(knot.sigma), self.sigma_data * float(knot.alpha))
+
+    def at_clock(self, clock: float) -> float:
+        """See `Form`."""
+        return -math.log(math.tan(clock) * self.sigma_data)
 
     def scale(self, s: Knot) -> float:
         """See `Form`."""
-        return float(s.radius)
+        return math.hypot(self.sigma_data * float(s.alpha), float(s.sigma))
 
     def read(self, prediction: Prediction) -> Tensor:
-        """v."""
-        return prediction.v
+        """v = (alpha d eps - sigma x0 / d) / r."""
+        if self.sigma_data == 1.0:
+            return prediction.v
+        d, knot = self.sigma_data, prediction.knot
+        r = self.scale(knot)
+        return prediction.mix(-float(knot.sigma) / (d * r), d * float(knot.alpha) / r)
 
     def decay(self, t: Knot, s: Knot, tau: float) -> float:
         """See `Form`."""
         turn = self._cosines(t, s) ** (tau**2) if tau else 1.0
-        return float(s.radius / t.radius) * turn
+        return self.scale(s) / self.scale(t) * turn
 
     def total(self, t: Knot, s: Knot, tau: float) -> float:
         """See `Form`."""
+        start, end = self.clock(t), self.clock(s)
         if tau == 0:
-            return float(s.radius * (s.angle - t.angle))
+            return self.scale(s) * (end - start)
         nodes, weights = GAUSS
-        angles = t.angle + nodes * (s.angle - t.angle)
-        return float((self.kernel(np.tan(angles), s, tau) @ weights) * (s.angle - t.angle))
+        rho = self.sigma_data * np.tan(start + nodes * (end - start))
+        return float((self._turned(rho, s, tau) @ weights) * (end - start))
 
     def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
         """See `Form`."""
-        turn: Array = (np.hypot(1.0, float(s.rho)) / np.hypot(1.0, rho)) ** (tau**2)
-        return (1 + tau**2) * float(s.radius) * turn
+        d = self.sigma_data
+        return self._turned(rho, s, tau) * (d * (1 + rho * rho) / (d * d + rho * rho))
 
     def spread(self, t: Knot, s: Knot, tau: float) -> float:
         """See `Form`."""
-        return float(s.radius * math.sqrt(1 - self._cosines(t, s) ** (2 * tau**2))) if tau else 0.0
+        return self.scale(s) * math.sqrt(1 - self._cosines(t, s) ** (2 * tau**2)) if tau else 0.0
 
-    @staticmethod
-    def _cosines(t: Knot, s: Knot) -> float:
-        return 0.0 if t.is_zero_snr else math.hypot(1.0, s.rho) / math.hypot(1.0, t.rho)
+    def _turned(self, rho: Array, s: Knot, tau: float) -> Array:
+        """The kernel over the form's own angle."""
+        d = self.sigma_data
+        turn: Array = (np.hypot(d, float(s.rho)) / np.hypot(d, rho)) ** (tau**2)
+        return (1 + tau**2) * self.scale(s) * turn
+
+    def _cosines(self, t: Knot, s: Knot) -> float:
+        d = self.sigma_data
+        return 0.0 if t.is_zero_snr else math.hypot(d, s.rho) / math.hypot(d, t.rho)
 
 
 def _gauss(count: int) -> tuple[Array, Array]:
@@ -189,12 +223,12 @@ GAUSS = _gauss(24)
 FORMS: dict[str, Form] = {"eps": EpsForm(), "x0": X0Form(), "v": VForm()}
 
 
-def form(name: str) -> Form:
-    """The form with this name.
+def form(name: str, sigma_data: float = 1.0) -> Form:
+    """The form with this name; `sigma_data` is that of v.
 
     Raises:
         ConfigError: for an unknown name.
     """
     if name not in FORMS:
         raise unknown_name("prediction variable", name, FORMS)
-    return FORMS[name]
+    return VForm(sigma_data) if name == "v" else FORMS[name]

@@ -28,7 +28,7 @@ from ...sde.knot import Knot
 from ..ahead import ahead
 from ..base import Carry, Solver
 from ..last_step import further_evals, to_clean
-from .forms import form
+from .forms import Form, form
 from .rule import Rule, apply
 from .single_step import stages, through
 from .tableaus import tableau
@@ -89,6 +89,7 @@ class ExponentialMultistep(Solver):
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
         start: a Runge-Kutta method of `tableaus` for the first values - 1 steps; "" for none.
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
+        sigma_data: of v, where prediction="v": the deviation of data for which it vanishes.
         tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
         tau_min, tau_max: range of rho in which tau applies; outside it is 0.
         caps: the most values that each step of a grid may use, as `scoresde.tune` finds them for
@@ -101,6 +102,7 @@ class ExponentialMultistep(Solver):
     weights: str = "exact"
     start: str = ""
     corrector: int = 0
+    sigma_data: float = 1.0
     tau: float = 0.0
     tau_min: float = 0.0
     tau_max: float = math.inf
@@ -110,6 +112,8 @@ class ExponentialMultistep(Solver):
 
     def __post_init__(self) -> None:
         form(self.prediction)
+        if not 0 < self.sigma_data < math.inf:
+            raise ConfigError(f"sigma_data must be positive, got {self.sigma_data!r}")
         check(self.coordinate)
         if self.start:
             tableau(self.start)
@@ -187,7 +191,7 @@ class ExponentialMultistep(Solver):
                 f"step {run.done} was prepared from t = {plan.t:g} to {plan.s:g}, not from "
                 f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
             )
-        kind = form(self.prediction)
+        kind = self._form
         prediction = model(x, t)
         past = (kind.read(prediction), *run.past)
         if s.is_clean and self.stochastic:
@@ -198,6 +202,10 @@ class ExponentialMultistep(Solver):
         # A correction takes back what the last prediction added: it reaches as far as that did.
         keep = max(self.values, self.corrector) if self.corrector else self.values - 1
         return x, Run(run.plans, run.done + 1, past[:keep])
+
+    @property
+    def _form(self) -> Form:
+        return form(self.prediction, self.sigma_data)
 
     def _started(self, grid: Grid, k: int) -> bool:
         """Whether step k is one of the start's."""
@@ -234,7 +242,7 @@ class ExponentialMultistep(Solver):
             nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
             nodes = nodes[:1] if t.is_zero_snr else nodes
         tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
-        kind = form(self.prediction)
+        kind = self._form
         weights = step_weights(
             kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
         )
@@ -250,7 +258,7 @@ def _plans(solver: ExponentialMultistep, sde: SDE, knots: tuple[Knot, ...]) -> t
     for k, (t, s) in enumerate(pairwise(knots)):
         times = float(t.t), float(s.t)
         if solver._started(grid, k):
-            start = stages(form(solver.prediction), tableau(solver.start), sde, t, s)
+            start = stages(solver._form, tableau(solver.start), sde, t, s)
             plans.append(Plan(*times, start.last, start.inner))
         elif s.is_clean and solver.stochastic:
             # `to_clean` goes on from the state at t as it was predicted.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -109,7 +108,9 @@ def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
     if table.coordinate == "t":
         inner = [_copy(s) if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
     else:
-        inner = [_copy(s) if c == 1 else _at(sde, kind, start + c * h) for c in table.nodes]
+        inner = [
+            _copy(s) if c == 1 else sde.at_lambda(kind.at_clock(start + c * h)) for c in table.nodes
+        ]
     fractions = [(kind.clock(knot) - start) / h for knot in (t, *inner)]
     rules = [
         Rule(kind.decay(t, to, 0.0), tuple(h * kind.scale(to) * a for a in row), 0.0)
@@ -131,8 +132,3 @@ def through(
 def _copy(knot: Knot) -> Knot:
     """Another object: a constant of a compiled run that is also one of its inputs breaks it."""
     return Knot(*knot)
-
-
-def _at(sde: SDE, kind: Form, clock: float) -> Knot:
-    """The knot at a value of the form's own clock."""
-    return sde.at_lambda(clock if kind.stiffness else -math.log(math.tan(clock)))

@@ -110,11 +110,11 @@ def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[floa
     fewer values are used.
     """
     total = form.total(t, s, 0.0)
-    at = np.arctan(np.array([float(knot.rho) for knot in nodes]))
+    at = np.arctan(np.array([float(knot.rho) for knot in nodes]) / form.sigma_data)
     angle, measure = np.zeros(1), np.array([total])  # the kernel of x0 is concentrated at the end
     if not isinstance(form, X0Form):
         rho, measure = _quadrature(form, t, s, 0.0)
-        angle = np.arctan(rho)
+        angle = np.arctan(rho / form.sigma_data)
     for count in range(len(at), 1, -1):
         basis = lagrange(angle**2, at[:count] ** 2)
         if not isinstance(form, X0Form):
