@@ -58,7 +58,7 @@ class Motion:
 
     Gaps between knots in log(rho) are multiplied by exp of a piecewise linear function of at most
     12 controls, so that knots cannot cross and a long grid keeps its fine structure. With `free`,
-    centre, width and floor of a solver's `Focus` move as well.
+    the fields of a solver's `Focus` move as well.
     """
 
     def __init__(self, base: Candidate, *, free: bool) -> None:
@@ -78,7 +78,7 @@ class Motion:
     @property
     def start(self) -> Array:
         """The parameters of the candidate itself."""
-        return np.zeros(self._controls + (3 if self._focus else 0))
+        return np.zeros(self._controls + (4 if self._focus else 0))
 
     def __call__(self, theta: Array) -> Candidate:
         """The candidate at parameters theta."""
@@ -93,7 +93,8 @@ class Motion:
         inner = [self._sde.at_lambda(float(lam)) for lam in lams]
         solver = self.base.solver
         if self._focus is not None and isinstance(solver, ExponentialMultistep):
-            old = np.log([self._focus.centre, self._focus.width, self._focus.floor])
-            centre, width, floor = np.exp(np.clip(old + rest, -7, 7)).tolist()
-            solver = dataclasses.replace(solver, coordinate=Focus(centre, width, floor))
+            now = self._focus
+            old = np.log([now.low, now.high - now.low, now.edge, now.floor])
+            low, breadth, edge, floor = np.exp(np.clip(old + rest, -7, 7)).tolist()
+            solver = dataclasses.replace(solver, coordinate=Focus(low, low + breadth, edge, floor))
         return Candidate(self.base.name, solver, Grid(self._sde, (self._first, *inner, CLEAN)))
