@@ -64,6 +64,21 @@ def test_budgets_are_kept_and_counted():
         assert used in (9, 10), row.name
 
 
+def test_a_peer_ends_at_the_time_that_is_asked_for():
+    peers, model, seen = import_module("benchmarks.peers"), ring8(VPSDE()), []
+
+    def sampler(m, nfe, x):
+        seen.append(m.sde)
+        return m(x, m.sde.at(m.sde.t_min)).x0
+
+    row = peers.Peer("x0 at once", "", "", sampler)
+    x = start(model)
+    ends = [row.run(model, 1, x, t_min=t)[0] for t in (None, 1e-4)]
+    assert seen == [VPSDE(), VPSDE(t_min=1e-4)]
+    for end, sde in zip(ends, seen, strict=True):
+        assert torch.equal(end, model(x, sde.at(sde.t_min)).x0)
+
+
 def test_seeds_are_the_callers():
     model, row = ring8(VPSDE()), peer("diffusers DDPM")
     before = torch.random.get_rng_state()
