@@ -256,7 +256,9 @@ class ScoreModel(nn.Module):
         return f"sde={self._sde!r}, predicts={self.predicts!r}, time={self.time!r}"
 
     def _own_dtype(self) -> torch.dtype | None:
-        parameter = next(self.parameters(), None)
+        if not isinstance(self.net, nn.Module):
+            return None
+        parameter = next(self.net.parameters(), None)
         return None if parameter is None else parameter.dtype
 
     def _time_tensor(self, knot: Knot, x: Tensor, dtype: torch.dtype) -> Tensor:
