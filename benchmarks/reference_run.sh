@@ -23,9 +23,5 @@ bench mnist --nfe 5,10,20 --samples 256 --tolerance 1e-4 "${peers[@]}" \
     --solver recommended --solver DDIM --solver "DPMSolverPP(order=2)" --solver UniPC \
     --metric frechet --metric rms --metric median --metric energy --metric precision \
     --metric coverage --out "$out/mnist"
-bench "lowrank3072(seed=41)" --nfe 5,10,20,50 --samples 64 --dtype float64 "${peers[@]}" \
-    --solver recommended --solver DDIM --solver "DPMSolverPP(order=3)" --solver DEIS \
-    --solver UniPC --solver SASolver --metric rms --metric median --metric nll_gap \
-    --metric mode_weights --out "$out/lowrank3072"
 cp "$out/ring8/report.png" docs/assets/bench_ring8.png
 cp "$out/mnist/report.png" docs/assets/bench_mnist.png

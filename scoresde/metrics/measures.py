@@ -216,7 +216,8 @@ class FrechetDistance:
     def __call__(self, x: Tensor) -> Estimate:
         """See `Metric`."""
         check_finite(x)
-        found = pair(_extract(self.features, x), _extract(self.features, x))[0]
+        extracted = _extract(self.features, x)
+        found = pair(extracted, extracted)[0]
 
         def distance(rows: np.ndarray) -> float:
             return frechet_of_moments(*moments(found[rows]), *self._truth)
