@@ -22,6 +22,7 @@ from scoresde.likelihood import (
     NoFrame,
     PerSample,
     TimeRangeWarning,
+    Whitened,
     log_likelihood,
 )
 from scoresde.ode import SciPy, TorchDiffEq
@@ -392,6 +393,36 @@ def test_the_divergence_is_exact_by_default_where_that_is_cheap() -> None:
     exact = log_likelihood(model, randn(2, 64), method=FixedGrid(9)).stderr
     assert exact.tolist() == [0.0, 0.0]
     assert float(log_likelihood(model, randn(2, 65), method=FixedGrid(9)).stderr.min()) > 0
+
+
+def test_defaults_are_what_the_documentation_says() -> None:
+    model = mixture(VPSDE(), 5)
+    x = model.sample(3, 1e-3, seed=1)
+    told = log_likelihood.__doc__ or ""
+    for default in ("PerSample()", "Exact()", "Hutchinson()", "N(0, sigma^2 I)"):
+        assert default in told
+    plain = log_likelihood(model, x)
+    said = log_likelihood(
+        model,
+        x,
+        t_min=1e-3,
+        method=PerSample(tol=1e-4, max_evals=2000, max_step=1.5),
+        divergence=Exact(),
+        prior=None,
+        frame=Whitened(0.0, 1.0),
+        seeds=range(3),
+        grad=False,
+    )
+    assert said.nats.tolist() == plain.nats.tolist()
+
+
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.parametrize("backend", [TorchDiffEq(max_evals=20), SciPy(max_evals=20)])
+def test_a_solver_that_gave_up_returns_no_number(backend) -> None:
+    model = mixture(VPSDE(), 3)
+    got = log_likelihood(model, model.sample(2, 1e-3, seed=1), method=backend)
+    assert got.nats.isnan().all()
+    assert all("not done after 20 evaluations" in why for why in got.failures.values())
 
 
 def test_an_empty_batch() -> None:

@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from .flow import DensityFlow
 from .method import Method, Path, variance_of_mean
 
-_CAUTION = 3.0
+_CAUTION = 2.0
 """Of the error that comes from the states: what Milne's device misses on coarse grids."""
 
 
