@@ -7,7 +7,7 @@ instances on which nothing was chosen; starts are others than those that were tu
 peer is the best of all deterministic ones for that number alone: those that do best on an eighth of
 the starts are run on all. Ratios have a paired bootstrap interval.
 
-    python -m benchmarks.tuning --out benchmarks/results/tuning
+    python -m benchmarks.tuning --out benchmarks/results/tuning --figure docs/assets/tuned_grids.png
 
 What is in OUT.json already is not computed again. `benchmarks.peers` says how peers are found.
 """
@@ -187,6 +187,31 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def figure(results: dict[str, Any], path: Path) -> None:
+    """Where tuned and default grids put their knots, for budgets up to 20, as a picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [(p, n) for p, cells in results.items() for n in cells if int(n) <= 20]
+    drawing, axes = plt.subplots(figsize=(7.5, 0.6 + 0.42 * len(rows)), layout="constrained")
+    for place, (problem, nfe) in enumerate(rows):
+        sde = load_pretrained("mnist").sde if problem == "mnist" else TABLE
+        stock = [float(knot.rho) for knot in recommended(sde, int(nfe))[1].knots[:-1]]
+        tuned = results[problem][nfe]["rho"]
+        axes.plot(stock, [place + 0.15] * len(stock), "o", color="0.6", ms=4, label="default")
+        axes.plot(tuned, [place - 0.15] * len(tuned), "o", color="C0", ms=4, label="tuned")
+    axes.set_yticks(range(len(rows)), [f"{problem}, {nfe} NFE" for problem, nfe in rows])
+    axes.set(xscale="log", xlabel="rho = sigma / alpha")
+    axes.invert_xaxis()
+    axes.invert_yaxis()
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[:2], labels[:2], loc="lower left")
+    drawing.savefig(path, dpi=110)
+    plt.close(drawing)
+
+
 def _interval(values: Sequence[float]) -> str:
     return f"{values[0]:.2f} [{values[1]:.2f}, {values[2]:.2f}]"
 
@@ -202,6 +227,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
     parser.add_argument("--nfe", nargs="+", type=int, default=None)
     parser.add_argument("--images", type=int, default=1000, help="for Frechet distances; 0: none")
+    parser.add_argument("--figure", type=Path, default=None, help="writes a picture of the grids")
     parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -223,6 +249,8 @@ def main() -> None:
                 file.write_text(json.dumps(results, indent=1) + "\n")
                 file.with_suffix(".md").write_text(markdown(results))
     print(markdown(results))
+    if arguments.figure is not None:
+        figure(results, arguments.figure)
 
 
 if __name__ == "__main__":
