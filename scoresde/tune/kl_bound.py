@@ -28,6 +28,7 @@ from ..sampling import sample
 from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
+from .trial import device_of
 
 Array = NDArray[np.float64]
 
@@ -48,7 +49,7 @@ class Signal:
         listener = _Listener(model)
         # One evaluation a step; the last knot is met by a step to sigma = 0 that is thrown away.
         whole = Grid(fine.sde, (*fine.knots, CLEAN))
-        sample(listener, ExponentialMultistep(4), whole, x=x)
+        sample(listener, ExponentialMultistep(4), whole, x=x.to(device_of(model)))
         self.knots = fine.knots
         self.values: Array = np.stack(listener.heard, 1)
 

@@ -33,6 +33,7 @@ from ..sde.knot import Knot
 from ..solvers.base import Solver
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.relay import parts
+from .trial import device_of
 
 Array = NDArray[np.float64]
 
@@ -80,7 +81,9 @@ class Pilot:
         low = max(sde.t_min, float(sde.t_at_lambda(-math.log(_LAST))))
         fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * sde.t_max))
         # Without a corrector, predictions are made at the very states that are stored.
-        path = iterate(self._memory, ExponentialMultistep(4), fine, x=x.to(torch.float64))
+        path = iterate(
+            self._memory, ExponentialMultistep(4), fine, x=x.to(device_of(model), torch.float64)
+        )
         info = list(path)
         self._memory.full = True
         self.knots = [step.knot for step in info]

@@ -30,7 +30,7 @@ from .path import equidistributed, shortest
 from .pilot import Pilot
 from .refine import refine, with_orders
 from .result import Tuned
-from .trial import Candidate, Trial
+from .trial import Candidate, Trial, device_of
 
 _PILOTS = 16
 _TRAINED = 1024  # starts in most runs, at most
@@ -170,7 +170,7 @@ def _reference(model: Predictor, base: Candidate, x: Tensor) -> tuple[Tensor, in
 
     Its steps are doubled until that changes endpoints by far less than the default's error is.
     """
-    few = x[:32].to(torch.float64)
+    few = x[:32].to(device_of(model), torch.float64)
     steps, cost = max(2 * base.grid.steps, 20), base.grid.steps * len(few)
     found = sample(model, base.solver, base.grid, x=few).x
     coarse = sample(model, *recommended(model.sde, steps), x=few).x

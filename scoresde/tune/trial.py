@@ -28,9 +28,16 @@ class Candidate(NamedTuple):
     grid: Grid
 
 
+def device_of(model: Predictor) -> torch.device:
+    """Where a network, or a closed-form model, computes."""
+    parameters = getattr(model, "parameters", None)
+    known = getattr(model, "means", None) if parameters is None else next(iter(parameters()), None)
+    return known.device if isinstance(known, Tensor) else torch.device("cpu")
+
+
 @dataclass(eq=False)
 class Trial:
-    """Starts with their true endpoints.
+    """Starts with their true endpoints, all on the CPU.
 
     Attributes:
         model: what predicts.
@@ -53,10 +60,11 @@ class Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
             parts = [
-                sample(self.model, solver, grid, x=x) for x in torch.split(self.x, self._batch)
+                sample(self.model, solver, grid, x=x, device=device_of(self.model))
+                for x in torch.split(self.x, self._batch)
             ]
         self.cost += int(torch.as_tensor(parts[0].nfe).max()) * len(self.x)
-        return torch.cat([part.x for part in parts])
+        return torch.cat([part.x.cpu() for part in parts])
 
     @property
     def _batch(self) -> int:
