@@ -104,6 +104,7 @@ METHODS: Mapping[str, str] = MappingProxyType(
     {
         "FixedGrid": "scoresde.likelihood:FixedGrid",
         "PerSample": "scoresde.likelihood:PerSample",
+        "TwoPhase": "scoresde.likelihood:TwoPhase",
         "TorchDiffEq": "scoresde.ode:TorchDiffEq",
         "SciPy": "scoresde.ode:SciPy",
     }

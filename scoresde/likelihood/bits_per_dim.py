@@ -17,6 +17,7 @@ from ..sampling import NonFiniteWarning
 from ..sde.knot import Knot
 from .budget import BitsPerDim, Estimates, prior_gap, summarize
 from .dequantization import Dequantization, Uniform
+from .door import check_frame, check_method
 from .log_likelihood import TimeRangeWarning, likelihood_ends, log_likelihood
 from .pixels import Pixels
 from .seeds import PIXELS, PROBES, derived, per_sample
@@ -63,7 +64,11 @@ def bits_per_dim(
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
     asked = Evaluation.of(
-        model, images, Pixels(levels, pixels, value_range), dequantize or Uniform(), settings
+        model,
+        images,
+        Pixels(levels, pixels, value_range),
+        Uniform() if dequantize is None else dequantize,
+        settings,
     )
     own = per_sample(seeds, len(images))
     known = asked.systematic(model, images, own)
@@ -117,6 +122,12 @@ class Evaluation:
         if event is not None and images.shape[1:] != tuple(event):
             raise _misshapen(images, f"the model takes (B, {', '.join(map(str, event))})")
         layout.check(images)
+        if not isinstance(rule, Dequantization):
+            hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
+            raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
+        if settings.get("method") is not None:
+            check_method(settings["method"])
+        check_frame(settings.get("frame"))
         low, _ = likelihood_ends(model.sde, settings.get("t_min"))
         return cls(layout, rule, low, settings)
 

@@ -172,7 +172,8 @@ def nll_dataset(
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
         require("pyarrow.parquet", "parquet")  # now, and not when all is computed
-    Evaluation.of(model, images, layout, rule, settings)
+    given = {**settings, "method": method, "frame": frame}
+    Evaluation.of(model, images, layout, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     folder = _Folder(Path(out))
