@@ -200,6 +200,9 @@ def test_a_resample_of_a_kernel_measure_is_its_value_on_those_rows():
         raw.append(float(2 * torch.cdist(a, y).mean() - d[different].mean() - inside))
     centred = np.array(raw) - np.mean(raw) + got.value
     np.testing.assert_allclose(got.draws, centred, rtol=1e-9)
+    # A constant kernel tells nothing apart, whatever is drawn twice.
+    flat = type("Flat", (EnergyDistance,), {"kernel": lambda self, a, b: np.ones((len(a), len(b)))})
+    assert flat(y, resamples=20)(x).draws == pytest.approx([0.0] * 20, abs=1e-12)
 
 
 class Raw(torch.nn.Module):

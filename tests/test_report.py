@@ -123,6 +123,11 @@ def test_points_are_where_they_belong():
     (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points)
     assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # a power law is a straight line
     assert y1 - y0 == pytest.approx(y2 - y1, abs=0.2)
+    worse = [Point(x, Estimate(y, y, y), "p") for x, y in ((1.0, 2.0), (5.0, 3.0), (9.0, 1.0))]
+    for better, kept in (("lower", (0, 2)), ("higher", (0, 1))):
+        drawn = plot({"a": worse}, x_label="x", y_label="y", front=better)
+        front, line = re.findall(r'points="([^"]+)"', drawn)[:2]
+        assert front.split() == [line.split()[k] for k in kept]
     assert "No cell" in plot({"a": []}, x_label="x", y_label="y")
     bare = plot({"a": [Point(1.0, Estimate(1.0, math.nan, math.nan), "p")]}, x_label="", y_label="")
     assert "nan" not in bare
