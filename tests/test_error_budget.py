@@ -18,6 +18,7 @@ from scoresde.likelihood import (
     Pixels,
     Reconstruction,
     Uniform,
+    Whitened,
     bits_per_dim,
 )
 from scoresde.likelihood.truncation import truncation
@@ -71,7 +72,7 @@ def test_the_gap_of_the_bound_is_found_from_the_variance_of_the_draws(divergence
     images = ((x.clamp(-0.99, 0.99) + 1) * levels / 2).floor().long()
     got = bits_per_dim(
         model, images, levels=levels, dequantize=Uniform(16), divergence=divergence,
-        method=FixedGrid(11), frame=None, prior=model,
+        method=FixedGrid(11), frame=Whitened(0.0, std**2), prior=model,
     )  # fmt: skip
     want = float(gap(std, levels)[images].mean())
     assert got.parts["dequantization"] == pytest.approx(want, rel=0.06)
@@ -107,7 +108,7 @@ def test_an_integration_that_is_too_coarse_is_printed_and_warned_of() -> None:
     assert f"bits/dim, ODE error {coarse.parts['ode']:.1g} (4 " in str(coarse)
     fine = bits_per_dim(model, images, method=FixedGrid(61), **settings)
     assert "ODE" not in str(fine)
-    assert fine.parts["ode"] < 0.01 * fine.stderr
+    assert fine.parts["ode"] < 0.05 * fine.stderr
 
 
 def test_images_below_zero_bits_are_warned_of() -> None:
