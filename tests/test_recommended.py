@@ -9,12 +9,19 @@ import torch
 from support import PROCESSES
 
 from scoresde import EDMSDE, VPSDE, problems, sample, uniform_lambda
+from scoresde.analytic import GaussianMixture, isotropic
 from scoresde.bench.properties import refreshed
 from scoresde.coordinate import Focus
 from scoresde.errors import ConfigError
-from scoresde.grid import focused
+from scoresde.grid import focused, power
 from scoresde.recommended import recommended
-from scoresde.solvers.exponential import DPMSolverPP, ExponentialMultistep, UniPC
+from scoresde.solvers.exponential import (
+    DEIS,
+    DPMSolverPP,
+    ExponentialAB,
+    ExponentialMultistep,
+    UniPC,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "choosing_a_solver.md"
 
@@ -49,14 +56,44 @@ def errors(model, solver, grid, x, truth):
     return float(error.square().mean().sqrt()), float(error.median())
 
 
-def test_is_closer_than_the_usual_solvers_at_the_same_cost(ring):
+PEERS = [
+    (DPMSolverPP(2), uniform_lambda),
+    (DPMSolverPP(3), uniform_lambda),
+    (UniPC(3), uniform_lambda),
+    (DEIS(4), power),
+    (ExponentialAB(4, "v"), power),
+]
+
+
+@pytest.mark.parametrize(
+    ("nfe", "rms", "median"),
+    [(5, 0.85, 0.25), (10, 3.0, 0.4), (20, 0.85, 0.15), (50, 0.2, 0.2)],
+)
+def test_is_closer_than_the_usual_solvers_at_the_same_cost(ring, nfe, rms, median):
+    """Whatever the peer. At 10 evaluations a few of the 256 starts, in another mode than the exact
+    flow's, decide the RMS.
+    """
     model, x, truth = ring
-    for nfe, factor in ((20, 0.4), (50, 0.2)):
-        own = errors(model, *recommended(model.sde, nfe), x, truth)
-        for solver in (DPMSolverPP(2), DPMSolverPP(3), UniPC(3)):
-            other = errors(model, solver, uniform_lambda(model.sde, nfe), x, truth)
-            assert own[0] < factor * other[0]
-            assert own[1] < factor * other[1]
+    own = errors(model, *recommended(model.sde, nfe), x, truth)
+    for solver, make in PEERS:
+        other = errors(model, solver, make(model.sde, nfe), x, truth)
+        assert own[0] < rms * other[0]
+        assert own[1] < median * other[1]
+
+
+def test_a_unit_of_the_data_is_a_unit_of_everything(ring):
+    """Data twice as wide, said to be so: the same samples, twice as wide."""
+    _, x, _ = ring
+    runs = []
+    for unit in (1.0, 2.0):
+        sde = EDMSDE(t_min=1e-4 * unit, t_max=80.0 * unit)
+        means = unit * torch.tensor([[0.5, 0.1], [-0.7, 0.4]], dtype=torch.float64)
+        model = GaussianMixture(sde, means, isotropic(0.04 * unit**2))
+        for nfe in (10, 20):
+            plan = recommended(sde, nfe, data_std=0.5 * unit)
+            runs.append(sample(model, *plan, x=80.0 * unit * x).x / unit)
+    assert torch.allclose(runs[0], runs[2], rtol=0, atol=1e-9)
+    assert torch.allclose(runs[1], runs[3], rtol=0, atol=1e-9)
 
 
 def test_one_family_has_an_order_above_four_on_a_mixture(ring):
@@ -64,7 +101,7 @@ def test_one_family_has_an_order_above_four_on_a_mixture(ring):
     solver = ExponentialMultistep(5, "v", Focus(), corrector=5, start="krogstad4")
     medians = [errors(model, solver, focused(model.sde, n), x, truth)[1] for n in (50, 100, 200)]
     assert medians[0] / medians[2] > 4**4
-    assert medians[2] < 1e-8
+    assert medians[2] < 2e-9
 
 
 def test_scales_with_the_data():
