@@ -31,7 +31,8 @@ def recommended(
     lies at rho = data_std / nfe. With fewer than 15 evaluations the grid spreads over all noise
     levels, and v is that of data of 0.12 data_std, nearly x0 but at the end; with more it is
     dense where most data take shape. Stochastic: the same family with full noise (tau = 1),
-    order 3, on a grid uniform in log-SNR but for half as many steps again around rho = 2 data_std.
+    order 3 and v of data of 0.5 data_std, on a grid uniform in log-SNR but for half as many steps
+    again around rho = 2 data_std.
 
     Args:
         sde: the process.
@@ -48,7 +49,7 @@ def recommended(
         raise ConfigError(f"data_std must be positive, got {data_std!r}")
     solver: Solver
     if stochastic:
-        solver = ExponentialMultistep(3, "v", "angle", tau=1.0)
+        solver = ExponentialMultistep(3, "v", "angle", tau=1.0, sigma_data=0.5 * data_std)
         noisy = Focus(0.25 * data_std, 8.0 * data_std, 0.6, 2.0)
         return solver, _within(nfe, 2, solver, lambda n: focused(sde, n, noisy))
     values = 2 + sum(nfe >= least for least in (8, 15, 35))

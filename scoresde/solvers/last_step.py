@@ -3,11 +3,16 @@ r"""The step to sigma = 0 of a stochastic solver.
 Extrapolating along the path that led here would amplify that path's noise without bound as steps
 get short; the denoised x0 alone is first order, and leaves data of variance C with the deviation
 sqrt(C) (1 - rho^2 / 2C). So eps is followed a little way up the probability flow instead, to
-1.25 rho and 1.5 rho, and the parabola through its three values is integrated down to 0:
+1.25 rho and 1.5 rho, and a polynomial through its three values is integrated down to 0. It is odd
+in rho, as eps is along the flow of data that have a density, like the last step of
+`ExponentialMultistep`:
 
-    y_0 = y - rho (20/3 eps - 28/3 eps_1.25 + 11/3 eps_1.5),      y = x/alpha
+    y_1.25 = y + rho 9/32 eps                             y = x/alpha
+    y_1.5 = y + rho (5/9 eps_1.25 - 5/72 eps)
+    y_0 = y - rho (373/270 eps - 1472/1485 eps_1.25 + 118/495 eps_1.5)
 
-third order in rho. Where the data are a point as seen from rho, eps is constant and this is x0.
+The deviation of data narrow enough to have rho^2 = C/4 is kept to 6e-4. Where the data are a point
+as seen from rho, 0.4 of the noise is left; `final="denoise"` takes x0.
 """
 
 from __future__ import annotations
@@ -34,14 +39,12 @@ def to_clean(model: Predictor, prediction: Prediction) -> Tensor:
     if not _can_climb(model.sde, t):
         return prediction.x0
     first, second = (model.sde.at_lambda(-log(up * t.rho)) for up in (_FIRST, _SECOND))
-    eps_1 = model(prediction.at(first), first).eps
-    # On to 1.5 rho along the line through both slopes: eps + (eps_1 - eps) (u - 1) / 0.25.
-    share = 0.5 * (_SECOND - 1.0) / (_FIRST - 1.0)
-    away = t.rho * (_SECOND - 1.0) * second.alpha
-    halfway = prediction.mix(second.alpha, second.alpha * t.rho + away * (1.0 - share))
-    eps_2 = model(affine(1.0, halfway, away * share, eps_1), second).eps
-    out = affine(1.0, prediction.mix(1.0, -17 / 3 * t.rho), 28 / 3 * t.rho, eps_1)
-    return affine(1.0, out, -11 / 3 * t.rho, eps_2)
+    rho = t.rho
+    eps_1 = model(prediction.mix(first.alpha, first.alpha * rho * (1 + 9 / 32)), first).eps
+    above = prediction.mix(second.alpha, second.alpha * rho * (1 - 5 / 72))
+    eps_2 = model(affine(1.0, above, second.alpha * rho * 5 / 9, eps_1), second).eps
+    out = affine(1.0, prediction.mix(1.0, (1 - 373 / 270) * rho), 1472 / 1485 * rho, eps_1)
+    return affine(1.0, out, -118 / 495 * rho, eps_2)
 
 
 def further_evals(grid: Grid) -> int:
