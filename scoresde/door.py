@@ -32,7 +32,7 @@ def check_solver_type(solver: Any) -> None:
     if inspect.isclass(solver) and issubclass(solver, Solver):
         hint = f"write {solver.__name__}()"
     elif isinstance(solver, str):
-        hint = f"write scoresde.names.solver({solver!r}), or the class itself, such as Heun()"
+        hint = f"write names.solver({solver!r}) after `from scoresde import names`, or Heun()"
     elif hasattr(solver, "evals"):
         hint = f"a corrector goes into PredictorCorrector(corrector={type(solver).__name__}(...))"
     else:

@@ -42,6 +42,13 @@ class Predictor(Protocol):
         """
 
 
+def device_of(model: Predictor) -> torch.device:
+    """Where a network, or a closed-form model, computes; the CPU where that is not known."""
+    parameters = getattr(model, "parameters", None)
+    known = getattr(model, "means", None) if parameters is None else next(iter(parameters()), None)
+    return known.device if isinstance(known, Tensor) else torch.device("cpu")
+
+
 @dataclass(frozen=True, eq=False)
 class shared:  # noqa: N801 - reads as a function where it is used: bind(table=shared(t))
     """Marks a tensor condition that belongs to the whole batch, not to its samples."""

@@ -72,7 +72,8 @@ def _within(nfe: int, extra: int, solver: Solver, make: Callable[[int], Grid]) -
 
     `extra` are those that it takes at most beyond one a step.
     """
-    steps = max(nfe - extra, 1)
-    grid = make(steps)
-    spare = nfe - (solver.evals(grid) or nfe)
-    return make(steps + spare) if spare > 0 else grid
+    for steps in range(nfe, max(nfe - extra, 1), -1):
+        grid = make(steps)
+        if (solver.evals(grid) or nfe) <= nfe:
+            return grid
+    return make(max(nfe - extra, 1))

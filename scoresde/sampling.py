@@ -30,7 +30,7 @@ from .door import (
 )
 from .errors import ConfigError, NonFiniteError, ShapeError, require
 from .grid import Grid
-from .model import Predictor
+from .model import Predictor, device_of
 from .noise import NoiseSource, NoiseStream, source
 from .recommended import recommended
 from .scalar import scale
@@ -291,9 +291,7 @@ def _start(
     assert shape is not None  # for the type checker: exactly one of the two is given
     shape = _whole(shape)
     if device is None:
-        parameters = getattr(model, "parameters", None)
-        first = next(iter(parameters()), None) if parameters is not None else None
-        device = first.device if first is not None else "cpu"
+        device = device_of(model)
     stream = noise.open(shape, dtype or torch.float32, device)
     return scale(grid.knots[0].sigma, stream.start()), stream
 

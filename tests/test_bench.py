@@ -21,11 +21,13 @@ from scoresde.bench import (
     compare,
     grid_for,
     solve_reference,
+    write,
 )
 from scoresde.bench.memory import peak_memory
 from scoresde.bench.run import Job
 from scoresde.errors import ConfigError, ScoreSDEError, ShapeError
 from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
+from scoresde.problems import ring8
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
 
 SDE = sd.VPSDE(t_min=1e-5)
@@ -367,3 +369,12 @@ def test_torchrun_splits_the_cells_and_every_process_has_the_table(tmp_path):
     alone = compare(mixture(), ["DDIM"], nfe=[4, 6, 8], samples=8)
     cells = [(c.budget, c.scores["rms endpoint error"].value) for c in alone.cells]
     assert sorted(done.stdout.splitlines()) == sorted([f"[4, 8] {cells}", f"[6] {cells}"])
+
+
+def test_a_process_that_starts_at_alpha_zero_is_written_whole(tmp_path):
+    table = compare(ring8(sd.FlowSDE()), [sd.DDIM()], nfe=[4], samples=16)
+    write(table, tmp_path)
+    (cell,) = json.loads((tmp_path / "report.json").read_text())["cells"]
+    levels = [level for level, _ in cell["path_error"]]
+    assert len(levels) == 4  # the knots after the start, where sigma / alpha is infinite
+    assert levels[-1] == 0.0

@@ -119,6 +119,17 @@ def test_nll_gap_of_a_sample_that_is_too_narrow():
     assert abs(gap(model.sample(4000, seed=2)).value) < 4 * math.sqrt(2 / (4 * 4 * 4000)) * 1.5
 
 
+def test_nll_gap_of_equal_laws_covers_zero_as_often_as_it_says():
+    sde = sd.VPSDE()
+    model = sd.Gaussian(sde, torch.zeros(2), sd.isotropic(1.0))
+    hits = 0
+    for k in range(200):  # as many true samples as others: without their noise it would be 0.83
+        gap = NLLGap(lambda x: model.log_prob(x, sde.clean), model.sample(300, seed=2 * k))
+        found = gap(model.sample(300, seed=2 * k + 1))
+        hits += found.low < 0 < found.high
+    assert 0.89 < hits / 200 < 0.985
+
+
 def test_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = 0

@@ -13,7 +13,7 @@ from ..coordinate import Focus
 from ..errors import NonFiniteError, require
 from ..grid import focused, uniform_lambda
 from ..metrics import endpoint_errors
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..ode import TorchDiffEq
 from ..sampling import sample
 from ..scalar import scale
@@ -60,7 +60,7 @@ def solve_reference(
     found = []
     for tol in (10 * rtol, rtol):
         solver = ProbabilityFlow(TorchDiffEq(rtol=tol, atol=tol), clock=clock)
-        found.append(sample(model, solver, grid, x=x.to(torch.float64)))
+        found.append(sample(model, solver, grid, x=x.to(torch.float64), device=device_of(model)))
     if found[1].failures:
         place, why = next(iter(found[1].failures.items()))
         raise NonFiniteError(
@@ -70,7 +70,7 @@ def solve_reference(
     loose, tight = found
     accuracy = float(endpoint_errors(loose.x, tight.x).square().mean().sqrt())
     nfe = sum(int(torch.as_tensor(out.nfe).max()) for out in found)
-    return Reference(tight.x, accuracy, nfe)
+    return Reference(tight.x.cpu(), accuracy, nfe)
 
 
 class ReferencePath:
@@ -84,10 +84,10 @@ class ReferencePath:
     """
 
     def __init__(self, model: Predictor, x: Tensor) -> None:
-        focus = Focus(1.0, 3.0, 0.12)
+        focus = Focus()
         solver = ExponentialMultistep(4, "v", focus, corrector=4)
         grid = focused(model.sde, _FINE, focus)
-        out = sample(model, solver, grid, x=x.to(torch.float64), keep=True)
+        out = sample(model, solver, grid, x=x.to(torch.float64), device=device_of(model), keep=True)
         if out.failures:
             raise NonFiniteError(
                 f"the exact path is not finite: {next(iter(out.failures.values()))}"

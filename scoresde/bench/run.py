@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..identity import fingerprint
 from ..metrics import EndpointError, Estimate, Metric
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..noise import BrownianPath, NoiseSource, SampleSeeds
 from ..sampling import StepInfo, sample
 from ..scalar import scale
@@ -102,11 +102,12 @@ class Job:
     def _run(self, task: Task) -> Run:
         states: list[Tensor] = []
         few = _few(self.start)
-        with peak_memory(self.start.device) as memory:
+        device = device_of(self.model)
+        with peak_memory(device) as memory:
             began = time.perf_counter()
             if task.peer is not None:
                 budget = task.cell.budget or 1
-                x, nfe = task.peer.run(self.model, budget, self.start, self.seeds[0])
+                x, nfe = task.peer.run(self.model, budget, self.start.to(device), self.seeds[0])
                 if bad := int((~torch.isfinite(x.reshape(len(x), -1)).all(1)).sum()):
                     raise NonFiniteError(f"{bad} of {len(x)} samples are not finite")
                 cost = float(nfe)
@@ -120,7 +121,7 @@ class Job:
 
                 out = sample(
                     self.model, task.solver, task.grid, x=scale(first, self.start),
-                    noise=self._noise(task), callback=watch,
+                    noise=self._noise(task), device=device, callback=watch,
                 )  # fmt: skip
                 if out.failures:
                     place, why = next(iter(out.failures.items()))
@@ -148,7 +149,12 @@ class Job:
         if self.path is None or task.stochastic or knots[0].t != self.model.sde.t_max:
             return cell
         errors = self.path.errors(knots, states)
-        pairs = tuple((float(k.rho), error) for k, error in zip(knots, errors, strict=True))
+        # A start at alpha = 0 has no place on the axis of rho (and its error is 0).
+        pairs = tuple(
+            (float(k.rho), error)
+            for k, error in zip(knots, errors, strict=True)
+            if not k.is_zero_snr
+        )
         return replace(cell, path_error=pairs)
 
 

@@ -145,17 +145,17 @@ class Estimates:
 
     @staticmethod
     def join(parts: Sequence[Estimates]) -> Estimates:
-        """Those of several batches, one after another."""
+        """Those of several batches, one after another, on the CPU."""
         failures: dict[int, str] = {}
         first = 0
         for part in parts:
             failures |= {first + place: reason for place, reason in part.failures.items()}
             first += len(part.nats)
         return Estimates(
-            torch.cat([p.nats for p in parts]),
-            torch.cat([p.stderr for p in parts]),
-            torch.cat([p.error for p in parts]),
-            torch.cat([p.nfe for p in parts]),
+            torch.cat([p.nats.cpu() for p in parts]),
+            torch.cat([p.stderr.cpu() for p in parts]),
+            torch.cat([p.error.cpu() for p in parts]),
+            torch.cat([p.nfe.cpu() for p in parts]),
             failures,
         )
 
@@ -186,7 +186,7 @@ def summarize(
     between = found.nats.var(1) if draws > 1 else torch.full_like(trace, math.nan)
     own = {
         "trace": unit * _root_sum(trace / draws),
-        "draws": unit * _root_sum((between - trace.nan_to_num()).clamp_min(0.0) / draws),
+        "draws": unit * _root_sum((between - trace.nan_to_num()) / draws),
     }
     known = sum(value**2 for value in own.values() if not math.isnan(value))
     weighted = None
@@ -228,4 +228,5 @@ def _at_least_zero(value: float) -> float:
 
 def _root_sum(variances: Tensor) -> float:
     """Standard error of the mean from those of its terms."""
-    return math.sqrt(float(variances.sum())) / max(len(variances), 1)
+    # Estimated variances may fall below 0: each on its own is noise, only their sum is not.
+    return math.sqrt(max(float(variances.sum()), 0.0)) / max(len(variances), 1)

@@ -156,7 +156,7 @@ class Whitened(Frame):
         """See `Frame`."""
         if isinstance(tau, Tensor):
             rho2 = _rho2(tau, tau[:, None])
-            return self._total(lambda v: rho2 / (v + rho2), size)
+            return self._total(lambda v: rho2 / (v + rho2), size, rho2)
         rho2 = math.exp(2 * tau)
         return float(self._total(lambda v: rho2 / (v + rho2), size))
 
@@ -193,15 +193,18 @@ class Whitened(Frame):
         moved = outside * flat + (flat @ columns * (inside - outside)) @ columns.T
         return moved.reshape(x.shape)
 
-    def _total(self, fn: Callable[[Tensor], Tensor], size: int) -> Tensor:
-        """tr fn(C)."""
-        inside = fn(self._values)
-        if len(self._values) == 1 and self._columns is None:
+    def _total(
+        self, fn: Callable[[Tensor], Tensor], size: int, like: Tensor | None = None
+    ) -> Tensor:
+        """tr fn(C), where `like` is."""
+        values = self._values if like is None else self._values.to(like)
+        inside = fn(values)
+        if len(values) == 1 and self._columns is None:
             return size * inside.sum(-1)
         total = inside.sum(-1)
         if self._ridge is None:
             return total
-        return total + (size - len(self._values)) * fn(self._ridge[None]).sum(-1)
+        return total + (size - len(values)) * fn(self._ridge[None].to(values)).sum(-1)
 
 
 def _rho2(tau: Scalar, like: Tensor) -> Any:

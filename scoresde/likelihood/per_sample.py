@@ -231,18 +231,7 @@ class Run:
     def _keep(self, rows: Tensor) -> None:
         places = rows.nonzero().flatten()
         self.index, self.flow = self.index[places], self.flow.rows(places)
-        for name in (
-            "z",
-            "tau",
-            "h",
-            "traces",
-            "spread",
-            "square",
-            "evals",
-            "rejected",
-            "k1",
-            "t1",
-        ):
+        for name in _ROWS:
             if hasattr(self, name):
                 setattr(self, name, getattr(self, name)[places])
         probes = getattr(self, "probes", None)

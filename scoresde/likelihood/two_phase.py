@@ -137,7 +137,9 @@ class _Nodes:
                 )
                 gaps = at[:, :, None] - at[:, None, :] + torch.eye(2 * n + 1).to(at)
                 weights = 1.0 / gaps.prod(2)
-                square = (weights * value).sum(1).square() - (weights.square() * chance).sum(1)
+                square = (weights * value).sum(1).square() - (weights.square() * chance).sum(
+                    1
+                ).nan_to_num()
                 worst = torch.maximum(worst, square)
             local = (factor * self.length[:, k] ** (2 * n + 1)).square() * worst
             total = total + torch.where(self.length[:, k] > 0, local, 0.0)

@@ -32,6 +32,9 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
+    def __repr__(self) -> str:  # thousands of draws would drown all that holds an estimate
+        return f"Estimate({self})"
+
     def shifted(self, by: float) -> Estimate:
         """The estimate of a number that is larger by a constant."""
         draws = tuple(draw + by for draw in self.draws)

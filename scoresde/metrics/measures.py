@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -303,11 +304,17 @@ class NLLGap:
         check_finite(x)
         size = x[0].numel()
         nll = -self.log_prob(x.to(torch.float64)).cpu().numpy() / size
-        return bootstrap(np.mean, nll, seed=self.seed).shifted(-self._truth / size)
+        truth = self._truth / size
+        found = bootstrap(np.mean, nll, seed=self.seed).shifted(-float(truth.mean()))
+        # The noise of the true mean: the same for all samples, so that it is not in the draws.
+        noise = 1.96 * float(truth.std()) / math.sqrt(len(truth))
+        low = found.value - math.hypot(found.value - found.low, noise)
+        high = found.value + math.hypot(found.high - found.value, noise)
+        return found._replace(low=low, high=high)
 
     @cached_property
-    def _truth(self) -> float:
-        return float(-self.log_prob(self.reference.to(torch.float64)).mean())
+    def _truth(self) -> Tensor:
+        return -self.log_prob(self.reference.to(torch.float64)).cpu()
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
 from ..metrics import Estimate, bootstrap
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..prediction import Prediction
 from ..sampling import sample
 from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
-from .trial import device_of
 
 Array = NDArray[np.float64]
 

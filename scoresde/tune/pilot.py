@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..noise import source
 from ..prediction import Prediction
 from ..sampling import iterate
@@ -33,7 +33,6 @@ from ..sde.knot import Knot
 from ..solvers.base import Solver
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.relay import parts
-from .trial import device_of
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
 from ..metrics import endpoint_errors, error_ratio
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..noise import SampleSeeds
 from ..recommended import recommended
 from ..sampling import sample
@@ -30,7 +30,7 @@ from .path import equidistributed, shortest
 from .pilot import Pilot
 from .refine import refine, with_orders
 from .result import Tuned
-from .trial import Candidate, Trial, device_of
+from .trial import Candidate, Trial
 
 _PILOTS = 16
 _TRAINED = 1024  # starts in most runs, at most

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ScoreSDEError
 from ..grid import Grid
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..sampling import sample
 from ..solvers.base import Solver
 
@@ -26,13 +26,6 @@ class Candidate(NamedTuple):
     name: str
     solver: Solver
     grid: Grid
-
-
-def device_of(model: Predictor) -> torch.device:
-    """Where a network, or a closed-form model, computes."""
-    parameters = getattr(model, "parameters", None)
-    known = getattr(model, "means", None) if parameters is None else next(iter(parameters()), None)
-    return known.device if isinstance(known, Tensor) else torch.device("cpu")
 
 
 @dataclass(eq=False)
