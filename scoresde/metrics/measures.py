@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,7 +73,7 @@ class EndpointError:
 
 
 @dataclass(frozen=True, eq=False)
-class _KernelMeasure:
+class _KernelMeasure(ABC):
     """`discrepancy` to true samples, shape (m, *), in features where some are given."""
 
     reference: Tensor
@@ -80,9 +81,9 @@ class _KernelMeasure:
     resamples: int = 200
     seed: int = 0
 
+    @abstractmethod
     def kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Values between points (n, D) and (m, D), shape (n, m)."""
-        raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Estimate:
         """See `Metric`."""
