@@ -1,10 +1,14 @@
 """How far the samples of stochastic solvers are from exact ones: the gap of the exact NLL.
 
 For each problem, solver and number of network evaluations: the mean of -log p(x) over samples, with
-the mixture's exact density, minus the same mean over exact samples (an estimate of the entropy),
-in nats per dimension with its 95% interval. 0 is ideal; below 0, samples are too concentrated.
+the mixture's exact density, minus the entropy, in nats per dimension with its 95 % interval. 0 is
+ideal; below 0, samples are too concentrated. All solvers follow the whole reverse SDE (tau = 1)
+from t_max to sigma = 0. The recommended solver is measured on every instance; the library's others
+and the samplers of other packages (`benchmarks/peers`) on the first instance of each problem, from
+a tenth of the samples. Nothing was chosen on any of the instances.
 
-    python benchmarks/stochastic.py --problems ring8 digits64 --nfe 20 50 100
+    python -m benchmarks.stochastic --out benchmarks/results/stochastic
+    python -m benchmarks.stochastic "digits64(components=40, seed=5)" --no-others
 """
 
 from __future__ import annotations
@@ -12,131 +16,329 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from scoresde import SDE, VPSDE, Grid, problems, uniform_lambda
-from scoresde.analytic import GaussianMixture
+from benchmarks.peers import Peer, absent, available
+from benchmarks.sampling import in_its_span
+from scoresde import SDE, Grid, sample, uniform_lambda
+from scoresde.analytic import Gaussian, GaussianMixture, isotropic
+from scoresde.bench import environment
+from scoresde.cli.models import load
 from scoresde.recommended import recommended
-from scoresde.sampling import sample
-from scoresde.solvers.ancestral import Ancestral
+from scoresde.solvers import (
+    ERSDE,
+    SEEDS2,
+    SEEDS3,
+    Ancestral,
+    DPMSolverPP,
+    DPMSolverPP2SAncestral,
+    DPMSolverPPSDE,
+    SASolver,
+    StochasticHeun,
+)
 from scoresde.solvers.base import Solver
-from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
-from scoresde.solvers.er_sde import ERSDE
-from scoresde.solvers.exponential.presets import DPMSolverPP, SASolver
 from scoresde.solvers.relay import evaluations
-from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 
-SAMPLES = {"ring8": 100_000, "digits64": 5_000, "lowrank3072": 5_000}
-BATCH = {"ring8": 25_000, "digits64": 1_000, "lowrank3072": 250}
+NFE = (20, 50, 100)
+BOUNDS = {20: 0.03, 50: 0.01, 100: 0.005}
+INSTANCES = (
+    *(f"ring8(seed={seed})" for seed in (201, 202, 203)),
+    "ring8(deviation=0.03, seed=204)",
+    "checkerboard(per_side=4, seed=205)",
+    "spiral(seed=206)",
+    *(f"digits64(seed={seed})" for seed in (201, 202, 203)),
+    "digits64(components=40, seed=204)",
+    *(f"lowrank3072(seed={seed})" for seed in (201, 202, 203)),
+    "lowrank3072(components=20, rank=8, seed=204)",
+)
+PEERS = (
+    "diffusers DDPM",
+    "diffusers DPM++2M SDE uniform lambda",
+    "diffusers SA-Solver P3C4 tau 1",
+    "k-diffusion Euler ancestral exponential",
+    "k-diffusion DPM++2S ancestral exponential",
+    "k-diffusion DPM++2M SDE exponential",
+    "k-diffusion DPM++3M SDE exponential",
+    "azula DDPM uniform lambda",
+    "SA-Solver P2C2 tau 1 uniform lambda",
+    "SA-Solver P3C4 tau 1 uniform lambda",
+    "ER-SDE-2 SDE uniform lambda",
+    "ER-SDE-3 SDE_5 uniform lambda",
+    "SEEDS-2 uniform lambda",
+    "SEEDS-3 uniform lambda",
+    "score_sde ancestral uniform t",
+    "EDM Heun churn 40",
+    "torchsde heun uniform t",
+)
+"""One grid for each method, the better one on these problems."""
 
 
-def nll(model: GaussianMixture, x: torch.Tensor) -> torch.Tensor:
+class Part(NamedTuple):
+    """A factor of a problem's density.
+
+    Attributes:
+        model: of the factor.
+        copies: how many independent factors of this law there are.
+        samples: to draw of one of them.
+        batch: at a time.
+    """
+
+    model: GaussianMixture
+    copies: int
+    samples: int
+    batch: int
+
+
+def parts(model: GaussianMixture) -> list[Part]:
+    """The independent factors of a mixture, each with its samples.
+
+    A mixture of low rank has the same variance in every direction outside the span of its means and
+    factors, whatever the component: there the density is a product of equal Gaussians, and so is
+    that of the samples of any solver that treats coordinates alike, as its steps are linear in the
+    state and the prediction. One of them stands for all.
+    """
+    if len(model.event_shape) == 1:
+        if model.event_shape == (2,):
+            return [Part(model, 1, 400_000 if len(model.weights) < 20 else 100_000, 10_000)]
+        return [Part(model, 1, 20_000, 1_000)]
+    reduced, share = in_its_span(model)
+    ridge = isotropic(float(model._family.ridge[0]))
+    outside = Gaussian(model.sde, torch.zeros(1), ridge)
+    # One of the coordinates outside is in `reduced` already.
+    return [Part(reduced, 1, 10_000, 1_000), Part(outside, int(share[-1]) - 1, 1_000_000, 100_000)]
+
+
+def nll(model: GaussianMixture, x: Tensor) -> Tensor:
     """-log p(x) of the clean data, shape (B,), float64."""
     return -model.log_prob(x.double(), model.sde.clean)
 
 
-def entropy(model: GaussianMixture, n: int, batch: int) -> torch.Tensor:
-    """-log p of n exact samples."""
-    parts = [nll(model, model.sample(batch, seed=10_000 + k)) for k in range(max(1, n // batch))]
-    return torch.cat(parts)
+class Mean(NamedTuple):
+    """A mean of independent values with its squared standard error."""
+
+    value: float
+    variance: float
+
+
+def mean(batches: Iterator[Tensor]) -> Mean:
+    """Of all values."""
+    values = torch.cat(list(batches))
+    return Mean(float(values.mean()), float(values.var()) / len(values))
+
+
+def entropy(part: Part) -> Mean:
+    """Mean of -log p over exact samples, five times as many as of a solver."""
+    count = 5 * part.samples // part.batch
+    return mean(nll(part.model, part.model.sample(part.batch, seed=k)) for k in range(count))
+
+
+Sampler = Callable[[GaussianMixture, int, int, int], tuple[Tensor, int]]
+"""(model, count, budget, seed) -> samples, evaluations a sample."""
 
 
 def gap(
-    model: GaussianMixture,
-    solver: Solver,
-    grid: Grid,
-    exact: torch.Tensor,
-    *,
-    n: int,
-    batch: int,
-) -> tuple[float, float, int]:
-    """The gap per dimension, half of its 95% interval, and the evaluations per sample."""
-    values, nfe = [], 0
-    for seed in range(math.ceil(n / batch)):
-        out = sample(model, solver, grid, shape=(batch, *model.event_shape), seeds=seed)
-        values.append(nll(model, out.x))
-        nfe = int(torch.as_tensor(out.nfe).double().mean().round())
-    got = torch.cat(values)
-    error = (got.var() / len(got) + exact.var() / len(exact)).sqrt()
-    d = math.prod(model.event_shape)
-    return float(got.mean() - exact.mean()) / d, 1.96 * float(error) / d, nfe
+    whole: list[Part], exact: list[Mean], run: Sampler, nfe: int, fraction: float
+) -> dict[str, float]:
+    """The gap a dimension, half of its 95 % interval, and the evaluations a sample."""
+    value = variance = 0.0
+    used = 0
+    dimension = sum(part.copies * math.prod(part.model.event_shape) for part in whole)
+    for part, truth in zip(whole, exact, strict=True):
+        batch = min(part.batch, int(fraction * part.samples))
+        count = int(fraction * part.samples) // batch
+        found = []
+        for seed in range(count):
+            x, used = run(part.model, batch, nfe, seed)
+            found.append(nll(part.model, x))
+        got = mean(iter(found))
+        value += part.copies * (got.value - truth.value) / dimension
+        variance += (part.copies / dimension) ** 2 * (got.variance + truth.variance)
+    return {"nfe": used, "gap": value, "half_interval": 1.96 * math.sqrt(variance)}
 
 
-Plan = Callable[[int], tuple[Solver, Grid]]
+def best(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
+    """What `recommended` says."""
+    solver, grid = recommended(model.sde, nfe, stochastic=True)
+    return _sampled(model, solver, grid, count, seed)
 
 
-def longest(solver: Solver, make: Callable[[int], Grid]) -> Plan:
+def longest(solver: Solver, make: Callable[[SDE, int], Grid]) -> Sampler:
     """A solver with its longest grid of at most so many evaluations."""
 
-    def plan(nfe: int) -> tuple[Solver, Grid]:
-        n = nfe
-        while n > 1 and (evaluations(solver, make(n)) or 0) > nfe:
-            n -= 1
-        return solver, make(n)
+    def run(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
+        grids = (make(model.sde, n) for n in range(nfe, 0, -1))
+        grid = next(g for g in grids if (evaluations(solver, g) or 0) <= nfe)
+        return _sampled(model, solver, grid, count, seed)
 
-    return plan
+    return run
 
 
-def candidates(sde: SDE) -> dict[str, Plan]:
-    """The solvers of the table, all with full noise, each with its grid."""
-    even = partial(uniform_lambda, sde)
-    return {
-        "recommended": lambda nfe: recommended(sde, nfe, stochastic=True),
-        "Ancestral (DDPM)": longest(Ancestral(), even),
-        "DPMSolverPP(2, tau=1)": longest(DPMSolverPP(2, tau=1.0), even),
-        "SASolver(3, 4)": longest(SASolver(3, 4, tau=1.0, tau_min=0.0, tau_max=math.inf), even),
-        "ERSDE(3, 'sde')": longest(ERSDE(3, "sde"), even),
-        "DPMSolverPPSDE": longest(DPMSolverPPSDE(), even),
-        "DPMSolverPP2SAncestral": longest(DPMSolverPP2SAncestral(), even),
-        "SEEDS2": longest(SEEDS2(), even),
-        "SEEDS3": longest(SEEDS3(), even),
-        "StochasticHeun": longest(StochasticHeun(), even),
+def _sampled(
+    model: GaussianMixture, solver: Solver, grid: Grid, count: int, seed: int
+) -> tuple[Tensor, int]:
+    out = sample(model, solver, grid, shape=(count, *model.event_shape), seeds=seed)
+    return out.x, evaluations(solver, grid) or 0
+
+
+def theirs(peer: Peer) -> Sampler:
+    """A sampler of another package, from a start of its own."""
+
+    def run(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
+        generator = torch.Generator().manual_seed(2**20 + seed)
+        shape = (count, *model.event_shape)
+        z = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return peer.run(model, nfe, float(model.sde.at(model.sde.t_max).sigma) * z, seed)
+
+    return run
+
+
+def others() -> dict[str, Sampler]:
+    """The library's other solvers, and the samplers of other packages that are here."""
+    even = partial(longest, make=uniform_lambda)
+    own = {
+        "Ancestral (DDPM)": even(Ancestral()),
+        "DPMSolverPP(2, tau=1)": even(DPMSolverPP(2, tau=1.0)),
+        "SASolver(3, 4)": even(SASolver(3, 4, tau=1.0, tau_min=0.0, tau_max=math.inf)),
+        "ERSDE(3, 'sde')": even(ERSDE(3, "sde")),
+        "DPMSolverPPSDE": even(DPMSolverPPSDE()),
+        "DPMSolverPP2SAncestral": even(DPMSolverPP2SAncestral()),
+        "SEEDS2": even(SEEDS2()),
+        "SEEDS3": even(SEEDS3()),
+        "StochasticHeun": even(StochasticHeun()),
     }
+    here = {peer.name: peer for peer in available("stochastic")}
+    return own | {f"peer: {name}": theirs(here[name]) for name in PEERS if name in here}
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Whether the interval lies within the bound for its budget, outside, or across."""
+    bound, low = BOUNDS.get(row["budget"]), abs(row["gap"]) - row["half_interval"]
+    if bound is None:
+        return ""
+    if low + 2 * row["half_interval"] <= bound:
+        return "within"
+    return "outside" if low > bound else "undecided"
+
+
+def measure(
+    instances: list[str], budgets: list[int], process: str, with_others: bool
+) -> list[dict[str, Any]]:
+    """All rows."""
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    table = others() if with_others else {}
+    for spec in instances:
+        model = load(spec, process=process).model
+        assert isinstance(model, GaussianMixture)
+        whole = parts(model)
+        exact = [entropy(part) for part in whole]
+        runs: dict[str, tuple[Sampler, float]] = {"recommended": (best, 1.0)}
+        if (family := spec.partition("(")[0]) not in seen:
+            runs |= {name: (run, 0.1) for name, run in table.items()}
+        seen.add(family)
+        for name, (run, fraction) in runs.items():
+            for budget in budgets:
+                row = {"instance": spec, "solver": name, "budget": budget}
+                try:
+                    found = gap(whole, exact, run, budget, fraction)
+                except Exception as error:  # of a peer, at a budget that it cannot serve
+                    row |= {"failed": f"{type(error).__name__}: {error}"}
+                else:
+                    row |= found
+                    row |= {"samples": [int(fraction * part.samples) for part in whole]}
+                rows.append(row)
+                print(spec, name, budget, _text(row), flush=True)
+    return rows
+
+
+def _text(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return "failed"
+    if not math.isfinite(row["gap"]):
+        return "not finite"
+    digits = 4 if abs(row["gap"]) < 10 else 0
+    text = f"{row['gap']:+.{digits}f} ± {row['half_interval']:.{digits}f}"
+    return text if row["nfe"] == row["budget"] else f"{text} ({row['nfe']})"
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The rows as tables: the recommended solver on all instances, then all on the first ones."""
+    budgets = results["nfe"]
+    head = [
+        "| | " + " | ".join(f"{n} NFE" for n in budgets) + " |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    by_cell = {(r["instance"], r["solver"], r["budget"]): r for r in results["rows"]}
+    instances = list(dict.fromkeys(r["instance"] for r in results["rows"]))
+
+    def line(label: str, spec: str, solver: str, judged: bool) -> str:
+        cells = []
+        for budget in budgets:
+            row = by_cell[spec, solver, budget]
+            said = verdict(row) if judged else ""
+            cells.append(f"{_text(row)} {said}".strip())
+        return f"| {label} | " + " | ".join(cells) + " |"
+
+    bounds = ", ".join(f"{bound} at {n}" for n, bound in BOUNDS.items())
+    text = [
+        "# Samples of stochastic solvers against exact ones",
+        "",
+        "Mean -log p(x) over samples minus the entropy, nats a dimension, ± half of the 95 % "
+        f"interval, on {results['process']}. "
+        "In brackets the evaluations where they are not the budget.",
+        "",
+        f"    {results['command']}",
+        "",
+        "## The recommended solver",
+        "",
+        f"Judged against the bounds {bounds}: *within* where the whole interval is.",
+        "",
+        *head,
+        *(line(f"`{spec}`", spec, "recommended", True) for spec in instances),
+    ]
+    for spec in instances:
+        solvers = [s for i, s, n in by_cell if i == spec and n == budgets[0]]
+        if len(solvers) > 1:
+            text += ["", f"## All on `{spec}`", "", *head]
+            text += [line(solver, spec, solver, False) for solver in solvers]
+    if results["absent"]:
+        text += ["", f"Absent, since not installed: {', '.join(results['absent'])}."]
+    return "\n".join(text) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problems", nargs="+", default=list(SAMPLES), choices=list(SAMPLES))
-    parser.add_argument("--nfe", nargs="+", type=int, default=[20, 50, 100])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="instances")
-    parser.add_argument("--solvers", nargs="+", default=None, help="of the table; all by default")
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the samples")
-    parser.add_argument("--t-min", type=float, default=1e-3)
-    parser.add_argument("--out", type=Path, default=None, help="write the table as JSON")
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("instances", nargs="*", default=list(INSTANCES), help="of problems")
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    parser.add_argument("--process", default="VPSDE(t_min=1e-3)")
+    parser.add_argument("--no-others", action="store_true", help="the recommended solver alone")
+    parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    sde, rows = VPSDE(t_min=args.t_min), []
-    plans = candidates(sde)
-    for name in args.problems:
-        n, batch = int(SAMPLES[name] * args.fraction), BATCH[name]
-        for seed in args.seeds:
-            model = getattr(problems, name)(sde, seed=seed)
-            exact = entropy(model, 4 * n, batch)
-            for label in args.solvers or plans:
-                for nfe in args.nfe:
-                    solver, grid = plans[label](nfe)
-                    value, half, cost = gap(model, solver, grid, exact, n=n, batch=min(n, batch))
-                    print(
-                        f"{name:12} {seed:4} {label:24} {cost:4} {value:+.4f} +- {half:.4f}",
-                        flush=True,
-                    )
-                    rows.append(
-                        {
-                            "problem": name,
-                            "instance": seed,
-                            "solver": label,
-                            "nfe": cost,
-                            "gap": value,
-                            "half_interval": half,
-                            "samples": n,
-                        }
-                    )
+    began = time.perf_counter()
+    rows = measure(args.instances, args.nfe, args.process, not args.no_others)
+    results = {
+        "command": " ".join(["python -m benchmarks.stochastic", *sys.argv[1:]]),
+        "process": args.process,
+        "nfe": args.nfe,
+        "rows": rows,
+        "absent": {} if args.no_others else absent(),
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    print(markdown(results))
     if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        args.out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(markdown(results))
 
 
 if __name__ == "__main__":

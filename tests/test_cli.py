@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -198,15 +199,19 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
         "--features", f"{tmp_path}/mine.py:corners", "--peers-from", "others", "--jobs", 2,
         "--out", tmp_path / "out",
     ]  # fmt: skip
-    code, said, error = run(*args, "--peer", "their Euler")
+    code, said, error = run(*args, "--peer", "their Euler", "--peer", "azula DDIM uniform t")
     assert code == 0, error
     assert "not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     own, tuned, peer = report["cells"]
-    assert tuned["solver"] == "tuned (grid)"
+    assert tuned["solver"] == "tuned"
     assert tuned["nfe"] == 6
     assert own["scores"]["rms endpoint error"] == peer["scores"]["rms endpoint error"]
     assert set(peer["scores"]) == {"rms endpoint error", "Frechet distance"}
+    shutil.copy(tmp_path / "grid.json", tmp_path / "again.json")
+    assert run(*args, "--solver", tmp_path / "again.json", "--jobs", 1)[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [c["solver"] for c in report["cells"]] == ["DDIM", "tuned (grid)", "tuned (again)"]
     for wrong, words in (
         (["--peer", "their Eule"], "did you mean 'their Euler'"),
         (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),

@@ -17,11 +17,13 @@ from ..data import dequantize
 from ..errors import ConfigError, unknown_name
 from ..features import Features, digit_features, inception_features
 from ..model import Predictor
+from ..solvers.relay import evaluations
 from . import models
 from .work import check_device, event_shape, read_images
 
 _SELECTION = (
     "recommended",
+    "recommended(stochastic=True)",
     "DDIM",
     "Heun",
     "DPMSolverPP(order=2)",
@@ -62,7 +64,7 @@ def bench(
     named = {spec: models.load(model, process=spec, device=device) for spec in processes}
     found = next(iter(named.values()))
     alone = len(named) == 1
-    rows: list[Row] = [_row(spec, found.model) for spec in solvers or _SELECTION]
+    rows = _rows(solvers or _SELECTION, found.model)
     others, absent = _peers(peers, peers_from)
     if model == "mnist":  # what is at hand for the shipped network
         truth, features = truth or "heldout", features or "digits"
@@ -93,16 +95,28 @@ def bench(
     print(f"wrote {out / 'report.html'}, and report.md, .csv, .json and .png beside it")
 
 
-def _row(spec: str, model: Predictor) -> Row:
-    """A solver by name, or a solver and a grid of a file that `tune` wrote."""
-    if not spec.endswith(".json"):
-        return spec
-    solver, grid = tuning.load(spec, model)
-    return Fixed(f"tuned ({Path(spec).stem})", solver, grid)
+def _rows(specs: Sequence[str], model: Predictor) -> list[Row]:
+    """Solvers by name, and solvers with grids of files that `tune` wrote.
+
+    Files of different budgets are one row, "tuned"; where two are of the same budget, each is a row
+    with the name of its file.
+    """
+    files = {spec: tuning.load(spec, model) for spec in specs if spec.endswith(".json")}
+    costs = [evaluations(solver, grid) for solver, grid in files.values()]
+    one = len(set(costs)) == len(costs)
+    return [
+        Fixed("tuned" if one else f"tuned ({Path(spec).stem})", *files[spec])
+        if spec in files
+        else spec
+        for spec in specs
+    ]
 
 
 def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str]]:
-    """Samplers of other libraries by name, or all of them; and those that are absent."""
+    """Samplers of other libraries by name, or all of them; and the libraries that are absent.
+
+    One that is asked for by name, of a library that is absent, is left out.
+    """
     if not wanted:
         return [], {}
     try:
@@ -114,12 +128,13 @@ def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str
             f"cannot find peers in {module!r} ({error}); they are in the repository, not in the "
             "package: run the command in its root"
         ) from error
+    absent = source.absent()
     if _ALL in wanted:
-        return list(found.values()), source.absent()
+        return list(found.values()), absent
     for name in wanted:
-        if name not in found:
+        if name not in found and not name.lower().replace("-", "_").startswith(tuple(absent)):
             raise unknown_name("peer", name, [_ALL, *found])
-    return [found[name] for name in wanted], source.absent()
+    return [found[name] for name in wanted if name in found], absent
 
 
 def _features(spec: str, device: str) -> Features:
