@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .door import as_flow, check_dtype, check_model, check_shape, check_tensor
 from .errors import NonFiniteError, ShapeError
 from .grid import uniform_lambda
 from .likelihood import Divergence, Exact, Frame, Method, log_likelihood
@@ -35,6 +36,10 @@ class ScoreDistribution(Distribution):
         seed: of the samples.
         dtype: of the samples.
         validate_args: check the shape of values.
+
+    Raises:
+        ConfigError: for a solver that does not run both ways.
+        ShapeError: for an event_shape that is no list of whole numbers.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's protocol
@@ -45,7 +50,7 @@ class ScoreDistribution(Distribution):
         model: Predictor,
         event_shape: Sequence[int],
         *,
-        solver: ProbabilityFlow | None = None,
+        solver: ProbabilityFlow | str | None = None,
         method: Method | Backend | None = None,
         divergence: Divergence | None = None,
         frame: Frame | None = None,
@@ -53,15 +58,21 @@ class ScoreDistribution(Distribution):
         dtype: torch.dtype = torch.float32,
         validate_args: bool | None = None,
     ) -> None:
+        check_model(model)
+        check_dtype(dtype)
         self.model, self.dtype = model, dtype
-        self.solver = solver or ProbabilityFlow(TorchDiffEq(rtol=1e-5, atol=1e-5))
+        self.solver = as_flow(solver or ProbabilityFlow(TorchDiffEq(rtol=1e-5, atol=1e-5)))
         self.settings: dict[str, Any] = {
             "method": method,
             "divergence": divergence or Exact(),
             "frame": frame,
         }
         self._next = seed
-        super().__init__(torch.Size(), torch.Size(event_shape), validate_args=validate_args)
+        super().__init__(
+            torch.Size(),
+            torch.Size(check_shape(event_shape, "that of an event, such as (2,),")),
+            validate_args=validate_args,
+        )
 
     @property
     def support(self) -> constraints.Constraint:
@@ -94,6 +105,7 @@ class ScoreDistribution(Distribution):
             ShapeError: for a value that does not end in the event's shape.
             NonFiniteError: if the integration failed for some values, with the reason.
         """
+        check_tensor(value, "the value")
         lead = value.ndim - len(self.event_shape)
         if lead < 0 or value.shape[lead:] != self.event_shape:
             raise ShapeError(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, DtypeError
+from . import names
+from .errors import ConfigError, DtypeError, ShapeError
 from .grid import Grid
 from .model import Predictor
 from .noise import NoiseSource
 from .solvers.base import Solver
+from .solvers.probability_flow import ProbabilityFlow
 
 
 def check_model(model: Any) -> None:
@@ -25,30 +28,51 @@ def check_model(model: Any) -> None:
     )
 
 
-def check_solver_type(solver: Any) -> None:
-    """Raise ConfigError, saying what to write, for what is not a solver."""
+def as_solver(solver: Any) -> Solver:
+    """The solver, or that of a name such as "Heun"; ConfigError, saying what to write, for neither.
+
+    See `scoresde.names`.
+    """
+    if isinstance(solver, str):
+        return names.solver(solver)
     if isinstance(solver, Solver):
-        return
+        return solver
     if inspect.isclass(solver) and issubclass(solver, Solver):
         hint = f"write {solver.__name__}()"
-    elif isinstance(solver, str):
-        hint = f"write names.solver({solver!r}) after `from scoresde import names`, or Heun()"
     elif hasattr(solver, "evals"):
         hint = f"a corrector goes into PredictorCorrector(corrector={type(solver).__name__}(...))"
     else:
-        hint = "write one, such as Heun()"
+        hint = "write one, such as Heun() or 'Heun'"
     raise ConfigError(f"the solver must be an instance of Solver, got {_name(solver)}; {hint}")
+
+
+def as_flow(solver: Any) -> ProbabilityFlow:
+    """The solver of something that runs both ways in time; `ProbabilityFlow()` for None.
+
+    Raises:
+        ConfigError: for any other solver.
+    """
+    found = ProbabilityFlow() if solver is None else as_solver(solver)
+    if isinstance(found, ProbabilityFlow):
+        return found
+    raise ConfigError(
+        "between data and latents only the probability flow runs both ways, got "
+        f"{names.describe(found)}; write solver=ProbabilityFlow(...), or leave it out"
+    )
 
 
 def check_grid(grid: Any) -> None:
     """Raise ConfigError, saying what to write, for what is not a grid."""
     if isinstance(grid, Grid):
         return
-    hint = (
-        f"uniform_lambda(model.sde, {grid})"
-        if isinstance(grid, int)
-        else "from_times(model.sde, [...]) for your own times"
-    )
+    if isinstance(grid, int):
+        hint = f"uniform_lambda(model.sde, {grid})"
+    elif callable(grid) and hasattr(grid, "__name__"):
+        hint = f"{grid.__name__}(model.sde, 20)"
+    elif isinstance(grid, str) and names.is_named(grid, names.GRIDS):
+        hint = f"names.grid({grid!r})(model.sde, 20) after `from scoresde import names`"
+    else:
+        hint = "from_times(model.sde, [...]) for your own times"
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
 
 
@@ -70,6 +94,24 @@ def check_tensor(x: Any, what: str) -> None:
         raise DtypeError(f"{what} must be a tensor, got {_name(x)}; write {hint}")
     if not x.is_floating_point():
         raise DtypeError(f"{what} must be floating point, got {x.dtype}; write x.float()")
+
+
+def check_batch(x: Any, what: str) -> None:
+    """Raise DtypeError or ShapeError unless x is floating point, of shape (B, *)."""
+    check_tensor(x, what)
+    if x.ndim == 0:
+        raise ShapeError(f"{what} must have shape (B, *), got a single number; write x[None]")
+
+
+def check_shape(shape: Any, form: str) -> tuple[int, ...]:
+    """The shape as whole numbers, such as "(B, ...)"; ShapeError for anything else."""
+    try:
+        sizes = tuple(index(n) for n in shape)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 0:
+        raise ShapeError(f"shape must be {form} in whole numbers, got {shape!r}")
+    return sizes
 
 
 def check_dtype(dtype: Any) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .door import as_solver, check_grid, check_model, check_shape
 from .errors import CheckpointError, ConfigError, require
 from .grid import Grid
 from .identity import fingerprint
@@ -114,7 +115,7 @@ class SampleFolder:
 
 def sample_many(
     model: Predictor,
-    solver: Solver,
+    solver: Solver | str,
     grid: Grid,
     folder: str | Path,
     *,
@@ -146,6 +147,9 @@ def sample_many(
             anything that is no such job. Nothing in it is touched.
         ConfigError: for repeated seeds, or a batch that is not positive.
     """
+    check_model(model)
+    check_grid(grid)
+    solver, shape = as_solver(solver), check_shape(shape, "that of one sample")
     seeds = [int(seed) for seed in seeds]
     if batch < 1 or not seeds:
         raise ConfigError(f"a job needs seeds and a batch of 1 or more, got {len(seeds)}, {batch}")
@@ -160,7 +164,7 @@ def sample_many(
             "solver": repr(solver),
             "solver_fingerprint": fingerprint(solver),
             "grid": grid.to_dict(),
-            "event_shape": [int(n) for n in shape],
+            "event_shape": list(shape),
             "dtype": str(dtype).removeprefix("torch."),
             "final": final,
             "batch": int(batch),

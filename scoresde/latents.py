@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .door import as_flow, check_batch, check_model
 from .errors import ShapeError
 from .model import Predictor
 from .solvers.probability_flow import ProbabilityFlow
@@ -14,7 +17,7 @@ def encode(
     model: Predictor,
     x: Tensor,
     *,
-    solver: ProbabilityFlow | None = None,
+    solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
 ) -> Tensor:
     """The latent at t_max of x, the state at t_min, shape (B, *); NaN where the solver failed.
@@ -22,32 +25,41 @@ def encode(
     Args:
         model: what predicts.
         x: shape (B, *).
-        solver: `ProbabilityFlow()` by default; clock="angle" reaches alpha = 0.
+        solver: `ProbabilityFlow()` by default, or its specification as in `scoresde.names`;
+            clock="angle" reaches alpha = 0.
         t_min: the process's own by default.
+
+    Raises:
+        ConfigError: for another solver, which does not run both ways.
+        DtypeError, ShapeError: for x that cannot be right.
     """
-    sde = model.sde
-    low = sde.at(sde.t_min if t_min is None else t_min)
-    return (solver or ProbabilityFlow()).solve(model, x, low, sde.at(sde.t_max))[0]
+    return _follow(model, x, solver, t_min, up=True)
 
 
 def decode(
     model: Predictor,
     z: Tensor,
     *,
-    solver: ProbabilityFlow | None = None,
+    solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
 ) -> Tensor:
     """The state at t_min of a latent at t_max: the inverse of `encode`."""
-    sde = model.sde
-    low = sde.at(sde.t_min if t_min is None else t_min)
-    return (solver or ProbabilityFlow()).solve(model, z, sde.at(sde.t_max), low)[0]
+    return _follow(model, z, solver, t_min, up=False)
+
+
+def _follow(model: Predictor, x: Tensor, solver: Any, t_min: float | None, *, up: bool) -> Tensor:
+    check_model(model)
+    check_batch(x, "the data" if up else "the latent")
+    flow, sde = as_flow(solver), model.sde
+    ends = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
+    return flow.solve(model, x, *(ends if up else ends[::-1]))[0]
 
 
 def round_trip_error(
     model: Predictor,
     x: Tensor,
     *,
-    solver: ProbabilityFlow | None = None,
+    solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
 ) -> Tensor:
     """How far x lies from what `decode` makes of its latent: root mean square over the
@@ -95,7 +107,7 @@ def interpolate(
     b: Tensor,
     count: int,
     *,
-    solver: ProbabilityFlow | None = None,
+    solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
 ) -> Tensor:
     """Data on the way from a to b: both encoded, `slerp` of the latents, decoded.

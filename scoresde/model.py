@@ -238,7 +238,12 @@ class ScoreModel(nn.Module):
             name: self._condition(name, value, x) for name, value in self.conditions.items()
         }
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
-        made = self.output(self.net(inputs, self._time_tensor(knot, x, dtype), **conditions))
+        time = self._time_tensor(knot, x, dtype)
+        try:
+            made = self.output(self.net(inputs, time, **conditions))
+        except (RuntimeError, TypeError) as error:
+            self._explain(error, inputs, time)
+            raise
         out, share = made if isinstance(made, WithVariance) else (made, None)
         if not isinstance(out, Tensor):
             raise DtypeError(
@@ -278,6 +283,22 @@ class ScoreModel(nn.Module):
         if isinstance(value, int):
             kind = torch.long
         return torch.full(x.shape[:1], value, dtype=kind, device=x.device)
+
+    def _explain(self, error: Exception, inputs: Tensor, time: Tensor) -> None:
+        """Say in a note what the network was given; raise DtypeError where that is the reason."""
+        hidden = self.net_dtype is None and self._own_dtype() is None
+        words = "dtype", "scalar type", "should be the same"
+        if hidden and inputs.dtype != torch.float32 and any(word in str(error) for word in words):
+            raise DtypeError(
+                f"the network is a function, which hides the dtype of its parameters, and was "
+                f"given {inputs.dtype}, the state's ({error}); write ScoreModel(..., "
+                "net_dtype=torch.float32), or pass the module itself"
+            ) from error
+        error.add_note(
+            f"The network was called as net(x, time) with x of shape {tuple(inputs.shape)}, "
+            f"{inputs.dtype}, and time of shape {tuple(time.shape)}, {time.dtype}"
+            f"{', and ' if self.conditions else ''}{', '.join(self.conditions)}."
+        )
 
     @staticmethod
     def _condition(name: str, value: Any, x: Tensor) -> Any:

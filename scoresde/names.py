@@ -1,27 +1,28 @@
-"""Names of solvers, grids, processes and methods, as typed on a command line or kept in a file.
+"""Names of solvers, grids and processes, as typed on a command line or kept in a file.
 
 A specification is a name and its arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
 `PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. What prints as the
-`repr` of a solver reads back as that solver. A name is one of the tables below, or
-`package.module:Name` for anybody else's class. Arguments are literals and further
-specifications: nothing is ever evaluated.
+`repr` of a solver reads back as that solver. A name is one of the tables below, in capitals or
+not; anybody else's class is `package.module:Name` or `path/to/file.py:Name`. Arguments are literals
+and further specifications: nothing is ever evaluated.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter, signature
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from .errors import ConfigError, unknown_name
 from .grid import Grid
-from .likelihood import Method
-from .ode import Backend
 from .sde import SDE
 from .solvers.base import Solver
 
@@ -100,17 +101,6 @@ GRIDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-METHODS: Mapping[str, str] = MappingProxyType(
-    {
-        "FixedGrid": "scoresde.likelihood:FixedGrid",
-        "PerSample": "scoresde.likelihood:PerSample",
-        "TwoPhase": "scoresde.likelihood:TwoPhase",
-        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
-        "SciPy": "scoresde.ode:SciPy",
-    }
-)
-"""What integrates a likelihood."""
-
 PROCESSES: Mapping[str, str] = MappingProxyType(
     {
         name: f"scoresde.sde:{name}"
@@ -139,7 +129,7 @@ def solver(spec: str) -> Solver:
             f"{spec!r} chooses a solver for a process and a budget; where only a solver is wanted, "
             "write the solver"
         )
-    made = _build("solver", spec, SOLVERS)
+    made = build("solver", spec, SOLVERS)
     if not isinstance(made, Solver):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.Solver")
     return made
@@ -164,21 +154,9 @@ def process(spec: str) -> SDE:
     Raises:
         ConfigError: as `solver` does.
     """
-    made = _build("process", spec, PROCESSES)
+    made = build("process", spec, PROCESSES)
     if not isinstance(made, SDE):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.SDE")
-    return made
-
-
-def method(spec: str) -> Method | Backend:
-    """What integrates a likelihood, by its specification.
-
-    Raises:
-        ConfigError: as `solver` does.
-    """
-    made = _build("method", spec, METHODS)
-    if not isinstance(made, Method | Backend):
-        raise ConfigError(f"{spec!r} is {made!r}, neither a likelihood's Method nor a Backend")
     return made
 
 
@@ -194,7 +172,12 @@ def pair(spec: str) -> Pair:
 
 def is_pair(spec: str) -> bool:
     """Whether a specification is one for `pair`, rather than for `solver`."""
-    return spec.partition("(")[0].strip() in PAIRS
+    return is_named(spec, PAIRS)
+
+
+def is_named(spec: str, table: Mapping[str, str]) -> bool:
+    """Whether a specification is one of a name in `table`."""
+    return spec.partition("(")[0].strip().lower() in map(str.lower, table)
 
 
 def grid(spec: str) -> Callable[[SDE, int], Grid]:
@@ -216,6 +199,28 @@ def grid(spec: str) -> Callable[[SDE, int], Grid]:
     return make
 
 
+def build(what: str, spec: str, table: Mapping[str, str]) -> Any:
+    """What a specification stands for: a name of `table`, called with its arguments.
+
+    Args:
+        what: the kind of thing, for errors.
+        spec: `name`, or `name(...)`.
+        table: see `lookup`.
+
+    Raises:
+        ConfigError: as `solver` does.
+    """
+    name, args, kwargs = _parse(what, spec, table)
+    found = lookup(what, name, table)
+    if not callable(found):
+        return found
+    _check_keys(name, found, kwargs)
+    try:
+        return found(*args, **kwargs)
+    except TypeError as error:
+        raise ConfigError(f"cannot make {what} {spec!r}: {error}") from error
+
+
 def partial(what: str, spec: str, table: Mapping[str, str], *, given: int) -> Callable[..., Any]:
     """The function that a specification names, with the arguments told there bound by name.
 
@@ -235,17 +240,20 @@ def partial(what: str, spec: str, table: Mapping[str, str], *, given: int) -> Ca
 
 
 def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
-    """What a name of `table`, or `package.module:Name`, stands for.
+    """What a name stands for: of `table`, in capitals or not, of a module, or of a file.
 
     Raises:
         ConfigError: if there is no such name, module or member.
     """
-    path = table.get(name, name)
+    path = {key.lower(): value for key, value in table.items()}.get(name.lower(), name)
     if ":" not in path:
-        raise unknown_name(what, name, [*table, "package.module:Name"])
-    module_name, _, member = path.partition(":")
+        raise unknown_name(what, name, [*table, "package.module:Name", "path/to/file.py:Name"])
+    module_name, _, member = path.rpartition(":")
     try:
-        module = import_module(module_name)
+        if module_name.endswith(".py"):
+            module = _of_file(Path(module_name).resolve())
+        else:
+            module = import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"cannot import {module_name!r} for {what} {name!r}: {error}") from error
     if not hasattr(module, member):
@@ -288,7 +296,7 @@ def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> An
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):  # as repr writes them
         return float(node.id)
     if isinstance(node, ast.Call | ast.Name):
-        return _build(what, ast.unparse(node), {**table, **_PARTS})
+        return build(what, ast.unparse(node), {**table, **_PARTS})
     try:
         return ast.literal_eval(node)
     except ValueError as error:
@@ -298,16 +306,22 @@ def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> An
         ) from error
 
 
-def _build(what: str, spec: str, table: Mapping[str, str]) -> Any:
-    name, args, kwargs = _parse(what, spec, table)
-    found = lookup(what, name, table)
-    if not callable(found):
-        return found
-    _check_keys(name, found, kwargs)
-    try:
-        return found(*args, **kwargs)
-    except TypeError as error:
-        raise ConfigError(f"cannot make {what} {spec!r}: {error}") from error
+@functools.cache  # one class, not two of one name
+def _of_file(path: Path) -> ModuleType:
+    """The module in a file, as Python runs a script: it finds its neighbours, and worker processes
+    and dataclasses find the file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {str(path)!r}")
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{str(path)!r} is not a Python file")
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _check_keys(

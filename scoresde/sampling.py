@@ -11,28 +11,28 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from operator import index
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .budget import choose
 from .counting import Counted
 from .diagnosis import bad_rows, explain
 from .door import (
+    as_solver,
+    check_batch,
     check_device,
     check_dtype,
     check_grid,
     check_model,
     check_noise,
-    check_solver_type,
-    check_tensor,
+    check_shape,
 )
 from .errors import ConfigError, NonFiniteError, ShapeError, require
 from .grid import Grid
 from .model import Predictor, device_of
 from .noise import NoiseSource, NoiseStream, source
-from .recommended import recommended
 from .scalar import scale
 from .sde.knot import Knot
 from .solvers.base import Solver
@@ -85,7 +85,7 @@ class SampleResult:
 
 def iterate(
     model: Predictor,
-    solver: Solver,
+    solver: Solver | str,
     grid: Grid,
     *,
     x: Tensor | None = None,
@@ -101,7 +101,7 @@ def iterate(
 
     Args:
         model: what predicts, such as a `ScoreModel`.
-        solver: the rule for one step.
+        solver: the rule for one step, or its name, such as "Heun".
         grid: the knots, from a maker in `scoresde.grid`.
         x: the start, shape (B, *), the state at the grid's first knot. Without it the start is
             drawn at that knot's scale, N(0, sigma^2 I).
@@ -122,7 +122,7 @@ def iterate(
         ShapeError, DtypeError, NonFiniteError: for a start that cannot be right.
     """
     check_model(model)
-    check_solver_type(solver)
+    solver = as_solver(solver)
     check_grid(grid)
     check_noise(noise, seeds)
     check_dtype(dtype)
@@ -161,10 +161,10 @@ def _follow(
 
 def sample(
     model: Predictor,
-    solver: Solver | None = None,
+    solver: Solver | str | None = None,
     grid: Grid | None = None,
     *,
-    nfe: int = 20,
+    nfe: int | None = None,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
     seeds: int | Iterable[int] = 0,
@@ -181,8 +181,10 @@ def sample(
 
     Args:
         model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
-            Without a solver and a grid, those that `recommended` has for `nfe` evaluations.
-        nfe: calls of the model per sample, where solver and grid are left to the library.
+            Without a grid, the longest that `nfe` pays for, of the family that suits the solver
+            (`default_grid`); without a solver, or with "recommended", what `recommended` has for
+            `nfe`.
+        nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
         callback: called after the start and every step.
         keep: which states to keep in `trajectory`: all of them, or those after these steps.
         progress: show a bar (needs tqdm).
@@ -197,39 +199,31 @@ def sample(
     """
     began = time.perf_counter()
     check_model(model)
-    if solver is None and grid is None:
-        solver, grid = recommended(model.sde, nfe)
-    if solver is None or grid is None:
-        raise ConfigError(
-            "give a solver and a grid, or neither; write uniform_lambda(model.sde, n) for a grid, "
-            "or sample(model, nfe=20, shape=...) to leave both to the library"
-        )
-    check_grid(grid)
+    rule, path = choose(model.sde, solver, grid, nfe)
     check_noise(noise, seeds)
     noise = noise or source(seeds)
-    check_solver_type(solver)
-    _check_process(grid, model)
-    count = sum(part.steps for _, part in parts(solver, grid, final))
+    _check_process(path, model)
+    count = sum(part.steps for _, part in parts(rule, path, final))
     if not isinstance(keep, bool) and (
         not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
     ):
         raise ConfigError(f"keep={keep!r} must be True, or steps from 0 (start) to {count} (end)")
     if shape is not None:
-        shape = _whole(shape)
+        shape = check_shape(shape, "(B, ...)")
 
     def run(
         model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
     ) -> Iterator[StepInfo]:
         own = None if shape is None else (batch, *shape[1:])
         return iterate(
-            model, solver, grid, x=x, shape=own, noise=noise,
+            model, rule, path, x=x, shape=own, noise=noise,
             dtype=dtype, device=device, final=final, grad=grad,
         )  # fmt: skip
 
     steps = run(model, x, noise, shape[0] if shape else 0)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
-        steps = bar(steps, total=count + 1, desc=type(solver).__name__)
+        steps = bar(steps, total=count + 1, desc=type(rule).__name__)
     kept: list[StepInfo] = []
     for info in steps:
         if keep is True or (keep is not False and info.step in keep):
@@ -249,7 +243,7 @@ def sample(
         x=info.x,
         nfe=info.nfe,
         steps=info.step,
-        grid=grid,
+        grid=path,
         noise=noise,
         seconds=time.perf_counter() - began,
         trajectory=tuple(kept),
@@ -268,6 +262,17 @@ def _check_process(grid: Grid, model: Predictor) -> None:
         )
 
 
+def _check_event(model: Predictor, shape: Sequence[int]) -> None:
+    """Closed-form models know the shape of their samples."""
+    event = getattr(model, "event_shape", None)
+    if event is not None and tuple(shape[1:]) != tuple(event):
+        wanted = ", ".join(map(str, event))
+        raise ShapeError(
+            f"the model's samples have shape {tuple(event)}, got a batch of shape {tuple(shape)}; "
+            f"write shape=({shape[0]}, {wanted})"
+        )
+
+
 def _start(
     model: Predictor,
     grid: Grid,
@@ -280,27 +285,17 @@ def _start(
     if (x is None) == (shape is None):
         raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
     if x is not None:
-        check_tensor(x, "the start")
-        if x.ndim == 0:
-            raise ShapeError("the start must have shape (B, *), got a single number; write x[None]")
+        check_batch(x, "the start")
+        _check_event(model, x.shape)
         x = x.to(device=device, dtype=dtype)
         # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
         if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
             raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
         return x, noise.open(x.shape, x.dtype, x.device)
     assert shape is not None  # for the type checker: exactly one of the two is given
-    shape = _whole(shape)
+    shape = check_shape(shape, "(B, ...)")
+    _check_event(model, shape)
     if device is None:
         device = device_of(model)
     stream = noise.open(shape, dtype or torch.float32, device)
     return scale(grid.knots[0].sigma, stream.start()), stream
-
-
-def _whole(shape: Sequence[int]) -> tuple[int, ...]:
-    try:
-        sizes = tuple(index(n) for n in shape)
-    except TypeError:
-        sizes = ()
-    if not sizes or min(sizes) < 0:
-        raise ShapeError(f"shape must be (B, ...) in whole numbers, got {shape!r}")
-    return sizes

@@ -119,7 +119,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
     from scoresde.problems import ring8
 
     truth = sd.sample(
-        ring8(sde, seed=3), sd.DDIM(eta=1.0), sd.uniform_lambda(sde, 6), shape=(5, 2),
+        ring8(sde, seed=3), "ddim(eta=1.0)", nfe=6, shape=(5, 2),
         seeds=range(7, 12), dtype=torch.float64,
     )  # fmt: skip
     torch.testing.assert_close(SampleFolder.open(out).samples(), truth.x)
@@ -129,12 +129,17 @@ def test_sample_writes_what_python_draws(run, tmp_path):
     assert "Traceback" not in error
 
 
-def test_budget_that_cannot_be_met_names_the_nearest(run, tmp_path):
+def test_a_budget_that_cannot_be_used_up_is_told(run, tmp_path):
     code, said, _ = run(
         "sample", "ring8", "--solver", "Heun", "--nfe", 10, "--n", 2, "--out", tmp_path / "a"
     )
     assert code == 0
-    assert "takes 9 evaluations on this grid, the nearest to 10" in said
+    assert "takes 9 evaluations on this grid, the most within 10" in said
+    sde = sd.VPSDE(t_min=1e-5)
+    theirs = SampleFolder.open(tmp_path / "a").config["grid"]
+    from scoresde.problems import ring8
+
+    assert theirs == sd.sample(ring8(sde), "Heun", nfe=10, shape=(1, 2)).grid.to_dict()
 
 
 def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_path):
@@ -152,6 +157,12 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         "--out", tmp_path / "b",
     )  # fmt: skip
     assert code == 0, error
+    code, said, error = run(
+        "sample", "ring8", "--n", 2, "--nfe", 8, "--grid", tmp_path / "grid.json",
+        "--out", tmp_path / "c",
+    )  # fmt: skip
+    assert code == 2
+    assert "a grid of 7 evaluations, not 8; leave --nfe out, or write scoresde tune" in error
     times = json.loads((tmp_path / "grid.json").read_text())["times"]
     assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
 
@@ -230,7 +241,18 @@ def test_own_model_file(run, tmp_path):
         "    return sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.isotropic(0.25))\n"
         "model = make()\n"
         "number = 3\n"
+        "class Mine(sd.Solver):\n"
+        "    order = 1\n"
+        "    def step(self, model, x, t, s, carry, noise):\n"
+        "        return model(x, t).x0, None\n"
     )
+    own = f"{tmp_path}/mine.py:Mine"
+    code, said, error = run(
+        "sample", "ring8", "--solver", own, "--nfe", 3, "--n", 2, "--out", tmp_path / "own"
+    )
+    assert code == 0, error
+    assert "2 samples of Mine, 3 evaluations each" in said
+    assert names.lookup("solver", own, {}) is type(names.solver(own))  # loaded once
     for member in ("make", "model"):
         code, _, error = run(
             "sample", f"{tmp_path}/mine.py:{member}", "--n", 2, "--out", tmp_path / member
@@ -306,6 +328,14 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
         (["sample", "ring8", "--shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (["sample", "ring8", "--shape", "3", "--out", "OUT"], ["write --shape 2, or leave it out"]),
+        (["sample", "mnist", "--shape", "3,32,32", "--out", "OUT"], ["write --shape 1,28,28"]),
+        (["bench", "mnist", "--shape", "0,1", "--out", "OUT"], ["write --shape 1,28,28"]),
+        (
+            ["sample", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
+            ["a tolerance instead of a budget"],
+        ),
+        (["sample", "ring8", "--solver", "nowhere.py:Mine", "--out", "OUT"], ["no file"]),
         (["sample", "ring8", "--device", "cuda:99", "--out", "OUT"], ["cannot use device"]),
         (["sample", "gone.safetensors", "--out", "OUT"], ["no checkpoint"]),
         (["train", "swiss_rol", "--out", "OUT"], ["did you mean 'swiss_roll'"]),

@@ -19,9 +19,10 @@ LAYERS = [
     {"sde"},
     {"coordinate", "grid", "noise", "prediction", "time_input"},
     {"model", "analytic", "reverse", "problems", "guidance", "adapters", "counting"},
-    {"ode", "solvers", "recommended"},
+    {"ode", "solvers", "recommended", "names"},
     {
         "door",
+        "budget",
         "diagnosis",
         "sampling",
         "likelihood",

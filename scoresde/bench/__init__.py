@@ -1,6 +1,6 @@
 """Steps against quality: which solver, on which grid, at which budget."""
 
-from .budget import GridMaker, grid_for
+from ..budget import GridMaker, grid_for
 from .compare import compare, environment
 from .measures import MEASURES
 from .reference import Reference, ReferencePath, solve_reference

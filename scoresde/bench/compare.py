@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from .. import names
+from ..budget import GridMaker
 from ..errors import ConfigError, ShapeError
 from ..features import Features
 from ..identity import fingerprint
 from ..metrics import EndpointError, Metric
 from ..model import Predictor
 from ..noise import SampleSeeds
-from .budget import GridMaker
 from .live import live
 from .measures import AtHand
 from .reference import Reference, solve_reference
@@ -56,8 +56,8 @@ def compare(
 
     Deterministic solvers are compared with a tight solve of the probability flow from the same
     starts, sample by sample; by distribution, all solvers are compared with true samples, and
-    stochastic ones share one Brownian path a sample. A budget is met as nearly as a solver can
-    (`grid_for`), and the table names what it took.
+    stochastic ones share one Brownian path a sample. No solver exceeds a budget (`grid_for`), and
+    the table names what each took.
 
     Under `torchrun`, every process computes its share of the cells and returns the whole table.
 

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from .. import names
+from ..budget import GridMaker, grid_for
 from ..errors import ConfigError, ScoreSDEError
 from ..grid import Grid, uniform_lambda
 from ..model import Predictor
 from ..sde import SDE
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
-from .budget import GridMaker, grid_for
 from .table import OWN_GRID, Cell
 
 

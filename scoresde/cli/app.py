@@ -80,18 +80,18 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder; a job that was interrupted goes on.")],
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     solver: Annotated[
-        str, typer.Option(help="A name with arguments, or package.module:Class.")
+        str, typer.Option(help="A name with arguments, package.module:Class, or file.py:Class.")
     ] = "recommended",
     grid: Annotated[
         str,
         typer.Option(
             help="A name with arguments, or a file written by `tune`.",
-            show_default="uniform_lambda, or the recommended one",
+            show_default="one that suits the solver",
         ),
     ] = "",
     nfe: Annotated[
-        int, typer.Option(min=1, help="Evaluations a sample; the nearest possible is taken.")
-    ] = 20,
+        int | None, typer.Option(min=1, help="Evaluations a sample, at most.", show_default="20")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Sample k is drawn from seed + k.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .. import names
 from .. import tune as tuning
 from ..bench import Fixed, compare, recommendations, write
 from ..bench.schedule import share
@@ -143,7 +144,7 @@ def _features(spec: str, device: str) -> Features:
     kind, _, rest = spec.partition(":")
     if kind == "inception":
         return inception_features(rest, device)
-    made = models.own("features", spec)
+    made = names.lookup("features", spec, {})
     if not callable(made):
         raise ConfigError(f"{spec!r} is {made!r}, not a function of samples (B, *)")
     found: Features = made

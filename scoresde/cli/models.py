@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -99,7 +97,7 @@ def _of_network(model: Any) -> Named:
 
 def _own(spec: str, device: str) -> Any:
     """A user's model, or what their function returns."""
-    found = own("model", spec)
+    found = names.lookup("model", spec, {})
     if isinstance(found, type) or not isinstance(found, Predictor):
         if not callable(found):
             raise ConfigError(
@@ -107,35 +105,3 @@ def _own(spec: str, device: str) -> Any:
             )
         found = found()
     return found.to(device).eval() if isinstance(found, ScoreModel) else found
-
-
-def own(what: str, spec: str) -> Any:
-    """What `package.module:name` or `path/to/file.py:name` stands for.
-
-    Raises:
-        ConfigError: if there is no such thing.
-    """
-    file, _, member = spec.rpartition(":")
-    if not file.endswith(".py"):
-        return names.lookup(what, spec, {})
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {file!r}")
-    # As Python does for a script: the file finds its neighbours, and worker processes the file.
-    if (folder := str(path.parent.resolve())) not in sys.path:
-        sys.path.insert(0, folder)
-    module = _module(path)
-    if not hasattr(module, member):
-        public = [key for key in vars(module) if not key.startswith("_")]
-        raise unknown_name(f"member of {file}", member, public)
-    return getattr(module, member)
-
-
-def _module(path: Path) -> Any:
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{str(path)!r} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses in it look their module up
-    spec.loader.exec_module(module)
-    return module

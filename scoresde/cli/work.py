@@ -13,14 +13,16 @@ from torch import Tensor
 
 from .. import names
 from .. import tune as tuning
-from ..bench import environment, grid_for
+from ..bench import environment
+from ..budget import DEFAULT, choose, grid_for
 from ..checkpoint import pretrained_names
 from ..data import heldout_digits
 from ..errors import ConfigError, ShapeError, require
-from ..grid import Grid, uniform_lambda
+from ..grid import Grid
 from ..identity import fingerprint
 from ..jobs import sample_many
 from ..likelihood import Hutchinson, Uniform, nll_dataset
+from ..likelihood.door import METHODS, check_method
 from ..model import Predictor
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
@@ -36,7 +38,7 @@ def sample(
     n: int,
     solver: str,
     grid: str,
-    nfe: int,
+    nfe: int | None,
     seed: int,
     batch: int,
     dtype: str,
@@ -92,7 +94,7 @@ def nll(
     device: str,
 ) -> None:
     """`scoresde nll`."""
-    rule = names.method(method) if method else None
+    rule = check_method(method) if method else None
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -190,7 +192,7 @@ def info(model: str, process: str) -> None:
         "solvers": names.SOLVERS,
         "grids": names.GRIDS,
         "processes": names.PROCESSES,
-        "methods of nll": names.METHODS,
+        "methods of nll": METHODS,
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
@@ -202,26 +204,26 @@ def info(model: str, process: str) -> None:
 # -- shared with the other commands ------------------------------------------------------------
 
 
-def _choose(solver: str, grid: str, model: Predictor, nfe: int) -> tuple[Solver, Grid]:
-    """A solver with its grid: of a file written by `tune`, or made for the budget.
-
-    Solvers that choose their own steps get a grid that goes down at once.
-    """
+def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[Solver, Grid]:
+    """A solver with its grid: of a file written by `tune`, or made for the budget."""
     sde, both = model.sde, names.is_pair(solver)
     if grid.endswith(".json"):
         rule, knots = tuning.load(grid, model, None if both else names.solver(solver))
-    elif both:
-        rule, knots = names.pair(solver)(sde, nfe)
-        if grid:
-            knots = grid_for(rule, names.grid(grid), sde, nfe)
+    elif grid:
+        budget = DEFAULT if nfe is None else nfe
+        rule = names.pair(solver)(sde, budget)[0] if both else names.solver(solver)
+        knots = grid_for(rule, names.grid(grid), sde, budget)
     else:
-        rule = names.solver(solver)
-        if rule.evals(uniform_lambda(sde, 4)) is None:
-            return rule, uniform_lambda(sde, 2)
-        knots = grid_for(rule, names.grid(grid or "uniform_lambda"), sde, nfe)
+        rule, knots = choose(sde, solver, None, nfe)
     cost = evaluations(rule, knots)
-    if cost != nfe:
-        print(f"{solver} takes {cost} evaluations on this grid, the nearest to {nfe}")
+    if nfe in (None, cost):
+        return rule, knots
+    if grid.endswith(".json"):
+        raise ConfigError(
+            f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or write "
+            f"scoresde tune MODEL --nfe {nfe} --out FILE for one of {nfe}"
+        )
+    print(f"{solver} takes {cost} evaluations on this grid, the most within {nfe}")
     return rule, knots
 
 
@@ -230,15 +232,23 @@ def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
 
     Raises:
         ConfigError: if there is neither, or it is no list of whole numbers.
+        ShapeError: for another than the model's own.
     """
     if not text:
         if found.shape is None:
             raise ConfigError("the shape of a sample is not known; write --shape 3,32,32")
         return found.shape
     try:
-        return tuple(int(part) for part in text.split(","))
+        shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
+    if min(shape) < 1 or found.shape not in (None, shape):
+        known = found.shape or (3, 32, 32)
+        raise ShapeError(
+            f"--shape {text} cannot be the shape of a sample; write --shape "
+            f"{','.join(map(str, known))}" + (", or leave it out" if found.shape else "")
+        )
+    return shape
 
 
 def read_images(spec: str) -> Tensor:

@@ -126,7 +126,7 @@ class Evaluation:
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
             raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
         if settings.get("method") is not None:
-            check_method(settings["method"])
+            settings = {**settings, "method": check_method(settings["method"])}
         check_frame(settings.get("frame"))
         low, _ = likelihood_ends(model.sde, settings.get("t_min"))
         return cls(layout, rule, low, settings)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
+from .. import names
 from ..errors import ConfigError
 from ..ode import Backend
 from ..solvers.probability_flow import ProbabilityFlow
@@ -17,19 +20,34 @@ from .method import Method
 SMALL = 64
 """Dimensions up to which the exact divergence is the default: probes are few numbers there."""
 
+METHODS: Mapping[str, str] = MappingProxyType(
+    {
+        "FixedGrid": "scoresde.likelihood:FixedGrid",
+        "PerSample": "scoresde.likelihood:PerSample",
+        "TwoPhase": "scoresde.likelihood:TwoPhase",
+        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
+        "SciPy": "scoresde.ode:SciPy",
+    }
+)
+"""What integrates a likelihood, by name."""
+
 
 def check_method(method: Any) -> Method | Backend:
-    """The method, or ConfigError saying what to write."""
+    """The method, or that of a name such as "PerSample(tol=1e-4)"; ConfigError for neither."""
+    if isinstance(method, str):
+        try:
+            method = names.build("method", method, METHODS)
+        except ConfigError as error:
+            if names.is_named(method, METHODS) or ":" in method:
+                raise
+            hint = f"TorchDiffEq(method={method!r})"
+            raise ConfigError(f"{error}; torchdiffeq's are written as method={hint}") from None
     if isinstance(method, Method | Backend):
         return method
     if inspect.isclass(method) and issubclass(method, Method | Backend):
         hint = f"{method.__name__}()"
     elif isinstance(method, ProbabilityFlow):
         hint = f"{method.backend!r}, the solver's backend"
-    elif isinstance(method, str):
-        known = {"persample": "PerSample()", "fixedgrid": "FixedGrid()", "scipy": "SciPy()"}
-        plain = method.lower().replace("_", "").replace(" ", "")
-        hint = known.get(plain, f"TorchDiffEq(method={method!r})")
     else:
         hint = "PerSample(), FixedGrid(...) or TorchDiffEq(...)"
     raise ConfigError(

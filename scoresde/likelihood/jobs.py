@@ -33,6 +33,7 @@ from .bits_per_dim import Evaluation
 from .budget import BitsPerDim, Estimates, summarize
 from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
+from .door import check_method
 from .estimate import estimate_frame
 from .fixed_grid import FixedGrid
 from .frame import Frame
@@ -122,7 +123,7 @@ def nll_dataset(
     pixels: str = "edges",
     value_range: tuple[float, float] = (-1.0, 1.0),
     dequantize: Dequantization | None = None,
-    method: Method | Backend | None = None,
+    method: Method | Backend | str | None = None,
     frame: Frame | None = None,
     nodes: int = 41,
     batch: int = 64,
@@ -165,6 +166,7 @@ def nll_dataset(
             images or settings. Nothing in it is touched.
     """
     layout = Pixels(levels, pixels, value_range)
+    method = None if method is None else check_method(method)
     rule = dequantize if dequantize is not None else Uniform()
     if batch < 1:
         raise ConfigError(f"batch must be 1 or more, got {batch!r}")

@@ -78,7 +78,7 @@ def log_likelihood(
     x: Tensor,
     *,
     t_min: float | None = None,
-    method: Method | Backend | None = None,
+    method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
     frame: Frame | None = None,
@@ -96,7 +96,7 @@ def log_likelihood(
             data 1e-5, if the network was trained that far: below the process's t_min a
             `TimeRangeWarning` says so.
         method: what integrates; `PerSample()` by default. Also `FixedGrid(...)`, `TwoPhase(...)`,
-            and the `Backend`s of `scoresde.ode`.
+            the `Backend`s of `scoresde.ode`, and names of these, such as "PerSample(tol=1e-4)".
         divergence: `Exact()` by default up to 64 dimensions, `Hutchinson()` beyond.
         prior: density at t_max, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default.
         frame: variables of the integration, see `scoresde.likelihood.frame`; whitening for one

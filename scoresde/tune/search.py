@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import names
-from ..bench.budget import grid_for
+from ..budget import grid_for
 from ..errors import ConfigError
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
@@ -58,7 +58,7 @@ def tune(
         solver: a solver, or its name. With "recommended", the solver is chosen as well: order,
             corrector, prediction variable and coordinate; the default that the gain is stated
             against is then the recommended solver on its own grid.
-        nfe: the budget; the nearest that the solver can meet is taken.
+        nfe: the budget; the most that the solver can use of it is taken.
         shape: of one sample; that of a closed-form model by default.
         starts: starts to tune on, of which those with large errors are used most; 192 by default,
             and 2,048 for a closed-form model (4,096 up to 16 dimensions).
