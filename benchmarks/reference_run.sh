@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The reference run that README and docs cite: benchmarks/results/bench/. What is finished is kept in
-# its folders cells/, which are not committed; run it again to go on, or after a change to see what
-# moved. About 20 minutes on one core.
+# its folders cells/, which are not committed: run it again to go on; delete them after a change of a
+# solver. Other packages' samplers are rows where they are installed (docs/peers.md), and are listed
+# as absent where not. About 25 minutes on one core.
 #
 #     benchmarks/reference_run.sh [JOBS]
 set -euo pipefail
@@ -9,19 +10,67 @@ cd "$(dirname "$0")/.."
 export OMP_NUM_THREADS=1
 out=benchmarks/results/bench
 jobs=${1:-1}
-bench() { .venv/bin/python -m scoresde.cli bench "$@" --jobs "$jobs"; }
-peers=(--peer "diffusers DPM++2M karras" --peer "diffusers DPM++3M lu" --peer "diffusers UniPC-3")
+scoresde() { "${PYTHON:-.venv/bin/python}" -m scoresde.cli "$@"; }
 
-# An instance (seed) on which no setting of the library was chosen.
-bench "ring8(seed=41)" --nfe 5,10,20,50 --samples 512 --dtype float64 "${peers[@]}" \
-    --peer "diffusers DDIM" --peer "diffusers DEIS-3" --peer "diffusers SA-Solver P3C4 tau 1" \
-    --solver recommended --solver DDIM --solver Heun --solver "DPMSolverPP(order=2)" \
-    --solver "DPMSolverPP(order=3)" --solver DEIS --solver UniPC --solver Ancestral \
-    --solver SASolver --solver DPMSolverAdaptive --metric rms --metric median --metric energy \
-    --metric nll_gap --metric mode_weights --metric coverage --out "$out/ring8"
-bench mnist --nfe 5,10,20 --samples 256 --tolerance 1e-4 "${peers[@]}" \
-    --solver recommended --solver DDIM --solver "DPMSolverPP(order=2)" --solver UniPC \
-    --metric frechet --metric rms --metric median --metric energy --metric precision \
-    --metric coverage --out "$out/mnist"
-cp "$out/ring8/report.png" docs/assets/bench_ring8.png
-cp "$out/mnist/report.png" docs/assets/bench_mnist.png
+# One argument a word: flag, value, flag, value.
+rows() {
+    local flag=$1 value
+    shift
+    for value in "$@"; do printf '%s\n' "$flag" "$value"; done
+}
+mapfile -t solvers < <(rows --solver recommended "recommended(stochastic=True)" DDIM Heun \
+    "DPMSolverPP(order=2)" "DPMSolverPP(order=3)" DEIS UniPC SASolver)
+mapfile -t peers < <(rows --peer "diffusers DDIM" "diffusers DPM++2M karras" \
+    "diffusers DPM++3M lu" "diffusers UniPC-3" "diffusers DEIS-3" "k-diffusion DPM++2M karras" \
+    "azula zEAB-4 uniform lambda" "azula vAB-4 uniform lambda" \
+    "dpm-solver DPM-Solver++-3M uniform lambda" "EDM Heun karras" \
+    "UniPC bh2-4 uniform lambda, order kept to the end" \
+    "diff-sampler iPNDM-4 quadratic" "diff-sampler DEIS tAB4 quadratic" \
+    "diffusers SA-Solver P3C4 tau 1" "SA-Solver P3C4 tau 1 uniform lambda" \
+    "ER-SDE-3 SDE uniform lambda" "k-diffusion DPM++2M SDE exponential")
+# Many peers end with a step of first order; t_min = 1e-4 is what DPM-Solver's authors advise.
+exact=(--process "VPSDE(t_min=1e-4)" --dtype float64)
+mapfile -t errors < <(rows --metric rms median energy nll_gap)
+mapfile -t plane < <(rows --metric mode_weights coverage)
+
+# Grids tuned to a model, for each of the budgets, from other starts than those of the comparison.
+tuned=()
+tune() { # folder, model, budgets, further arguments
+    local folder=$out/$1/cells model=$2 nfe
+    mkdir -p "$folder"
+    tuned=()
+    for nfe in $3; do
+        [ -e "$folder/tuned$nfe.json" ] ||
+            scoresde tune "$model" --nfe "$nfe" --out "$folder/tuned$nfe.json" "${@:4}"
+        tuned+=(--solver "$folder/tuned$nfe.json")
+    done
+}
+bench() { # folder, model, further arguments
+    scoresde bench "$2" --jobs "$jobs" --out "$out/$1" "${@:3}"
+}
+
+# Instances (seeds) on which no setting of the library was chosen.
+tune ring8 "ring8(seed=41)" "5 10 20" "${exact[@]}"
+bench ring8 "ring8(seed=41)" --nfe 5,10,20,50 --samples 512 "${exact[@]}" "${solvers[@]}" \
+    --solver Ancestral --solver DPMSolverAdaptive "${tuned[@]}" "${peers[@]}" \
+    "${errors[@]}" "${plane[@]}"
+bench spiral "spiral(seed=41)" --nfe 5,10,20,50 --samples 512 "${exact[@]}" "${solvers[@]}" \
+    "${peers[@]}" "${errors[@]}" "${plane[@]}"
+tune digits64 "digits64(seed=41)" "10" "${exact[@]}"
+bench digits64 "digits64(seed=41)" --nfe 5,10,20,50 --samples 256 "${exact[@]}" "${solvers[@]}" \
+    "${tuned[@]}" "${peers[@]}" "${errors[@]}"
+bench lowrank3072 "lowrank3072(seed=41)" --nfe 5,10,20,50 --samples 64 "${exact[@]}" \
+    "${solvers[@]}" "${peers[@]}" "${errors[@]}"
+
+# The network that ships: many samples by distribution, fewer against their endpoints.
+mapfile -t solvers < <(rows --solver recommended "recommended(stochastic=True)" DDIM \
+    "DPMSolverPP(order=2)" UniPC)
+mapfile -t peers < <(rows --peer "diffusers DPM++2M karras" "diffusers DPM++3M lu" \
+    "diffusers UniPC-3" "azula zEAB-4 uniform lambda" "diff-sampler iPNDM-4 quadratic" \
+    "diff-sampler DEIS tAB4 quadratic")
+tune mnist mnist "5 10" --starts 64 --held-out 64 --rounds 2
+bench mnist mnist --nfe 5,10 --samples 1000 "${solvers[@]}" "${tuned[@]}" "${peers[@]}" \
+    --metric frechet --metric kernel --metric precision --metric coverage
+bench mnist_endpoints mnist --nfe 5,10,20 --samples 64 --tolerance 1e-4 \
+    "${solvers[@]}" "${tuned[@]}" "${peers[@]}" --metric rms --metric median
+for name in ring8 mnist; do cp "$out/$name/report.png" "docs/assets/bench_$name.png"; done

@@ -107,7 +107,7 @@ def parts(model: GaussianMixture) -> list[Part]:
     """
     if len(model.event_shape) == 1:
         if model.event_shape == (2,):
-            return [Part(model, 1, 400_000 if len(model.weights) < 20 else 100_000, 10_000)]
+            return [Part(model, 1, 200_000 if len(model.weights) < 20 else 100_000, 10_000)]
         return [Part(model, 1, 20_000, 1_000)]
     reduced, share = in_its_span(model)
     ridge = isotropic(float(model._family.ridge[0]))

@@ -308,7 +308,9 @@ def tune(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=0, help="Jacobians for each finalist.")] = 3,
-    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
+    ] = 1_000_000,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",
     process: Process = "VPSDE(t_min=1e-5)",
