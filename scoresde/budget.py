@@ -8,7 +8,7 @@ from typing import Any
 
 from . import names
 from .coordinate import Focus
-from .door import as_solver, check_grid
+from .door import as_solver, check_budget, check_grid
 from .errors import ConfigError, ScoreSDEError
 from .grid import Grid, focused, uniform_lambda
 from .sde import SDE
@@ -86,8 +86,7 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
         ConfigError: for a budget that is not positive or does not pay for one step, or a solver
             whose cost depends on the data.
     """
-    if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < 1:
-        raise ConfigError(f"a budget is a whole number of evaluations, 1 or more, got {nfe!r}")
+    check_budget(nfe)
     found: Grid | None = None
     least: int | None = None
     failure: ScoreSDEError | None = None

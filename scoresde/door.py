@@ -14,6 +14,7 @@ from .errors import ConfigError, DtypeError, ShapeError
 from .grid import Grid
 from .model import Predictor
 from .noise import NoiseSource
+from .sde import SDE
 from .solvers.base import Solver
 from .solvers.probability_flow import ProbabilityFlow
 
@@ -22,10 +23,19 @@ def check_model(model: Any) -> None:
     """Raise ConfigError, saying what to write, for what is not a predictor."""
     if isinstance(model, Predictor) and not isinstance(model, type):
         return
-    raise ConfigError(
-        f"a model must know its process, got {_name(model)}; wrap a network first: "
-        "ScoreModel(net, VPSDE(), predicts='eps', time=...)"
-    )
+    hint = "wrap a network first: ScoreModel(net, VPSDE(), predicts='eps', time=...)"
+    if isinstance(model, str):
+        hint = f"write load_pretrained({model!r}), or ring8(VPSDE()) of scoresde.problems"
+    elif isinstance(model, SDE):
+        hint = "the model comes first, and brings its process along"
+    raise ConfigError(f"a model must know its process, got {_name(model)}; {hint}")
+
+
+def check_kind(value: Any, kind: type, what: str, hint: str) -> None:
+    """Raise ConfigError, saying what to write, for a value of another kind."""
+    if not isinstance(value, kind):
+        given = repr(value) if isinstance(value, str | int | float) else _name(value)
+        raise ConfigError(f"{what} must be a {kind.__name__}, got {given}; write {hint}")
 
 
 def as_solver(solver: Any) -> Solver:
@@ -74,6 +84,12 @@ def check_grid(grid: Any) -> None:
     else:
         hint = "from_times(model.sde, [...]) for your own times"
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
+
+
+def check_budget(nfe: Any) -> None:
+    """Raise ConfigError for what is no number of network evaluations."""
+    if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < 1:
+        raise ConfigError(f"a budget is a whole number of evaluations, 1 or more, got {nfe!r}")
 
 
 def check_noise(noise: Any, seeds: Any) -> None:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .door import check_batch, check_kind, check_model
 from .errors import ConfigError, ZeroSNRError, unknown_name
 from .model import Predictor
 from .noise import source
@@ -279,7 +280,15 @@ def score_matching_loss(
 
     Returns:
         The loss of each sample, a mean over its dimensions, shape (B,), in x0's dtype.
+
+    Raises:
+        ConfigError, DtypeError, ShapeError: for arguments of the wrong kind.
     """
+    check_model(model)
+    check_batch(x0, "x0")
+    check_kind(generator, torch.Generator, "generator", "torch.Generator().manual_seed(0)")
+    check_kind(weighting, Weighting, "weighting", "Simple(), Likelihood() or MinSNR()")
+    check_kind(times, TimeDraw, "times", "UniformT(), UniformLambda() or LogNormalRho()")
     t = times.draw(model.sde, x0.shape[0], generator, stratified=stratified)
     knot = model.sde.at(per_sample(t, x0))
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
@@ -331,6 +340,8 @@ def loss_per_noise_level(
     Returns:
         The mean over samples of |eps - eps_net|^2 / D, and its standard error.
     """
+    check_model(model)
+    check_batch(x0, "x0")
     if x0.shape[0] < 2:
         raise ConfigError(f"a standard error needs at least 2 samples, got {x0.shape[0]}")
     levels = [float(lam) for lam in lams]

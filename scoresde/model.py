@@ -114,7 +114,8 @@ class ScoreModel(nn.Module):
             out; solvers never see this dtype.
 
     Raises:
-        ConfigError: for an unknown name, or "flow" with a process whose alpha + sigma is not 1.
+        ConfigError: for a class instead of an instance, an unknown name, or "flow" with a process
+            whose alpha + sigma is not 1.
     """
 
     def __init__(
@@ -130,6 +131,14 @@ class ScoreModel(nn.Module):
         super().__init__()
         if not callable(net):
             raise ConfigError(f"a network must be callable as net(x, time), got {net!r}")
+        for what, value in (("network", net), ("process", sde)):
+            if isinstance(value, type):
+                raise ConfigError(
+                    f"the {what} must be an instance, got the class {value.__name__}; write "
+                    f"{value.__name__}(...)"
+                )
+        if not isinstance(sde, SDE):
+            raise ConfigError(f"the process must be an SDE, got {sde!r}; write VPSDE()")
         self.net = net
         self.training = getattr(net, "training", False)  # the network's mode, not PyTorch's default
         self._sde = sde

@@ -230,8 +230,21 @@ def test_peers_are_rows_of_the_same_run():
     assert failed.failed == "ValueError: no more than 50 steps"
     assert "Absent, since not installed: azula" in str(table)
     assert table.to_dict()["setup"]["absent"] == {"azula": "pip install azula"}
-    with pytest.raises(ConfigError, match="neither a solver"):
-        compare(mixture(), [3], nfe=[4])
+    for row, hint in ((3, "neither a solver"), (sd.DDIM, r"write DDIM\(\)")):
+        with pytest.raises(ConfigError, match=hint):
+            compare(mixture(), [row], nfe=[4])
+    with pytest.raises(ConfigError, match=r"load_pretrained\('ring8'\), or ring8\(VPSDE\(\)\)"):
+        compare("ring8", ["DDIM"], nfe=[4])
+    for wrong in (0, 2.5, True, [5, 0]):
+        with pytest.raises(ConfigError, match="a whole number of evaluations, 1 or more, got"):
+            compare(mixture(), "DDIM", nfe=wrong)
+
+
+def test_one_of_each_needs_no_list():
+    one = compare(mixture(), sd.DDIM(), nfe=4, grids="uniform_t", samples=4)
+    several = compare(mixture(), [sd.DDIM()], nfe=[4], grids=["uniform_t"], samples=4)
+    assert len(one.cells) == 1
+    assert one.cells[0].scores == several.cells[0].scores
 
 
 def test_processes_side_by_side():

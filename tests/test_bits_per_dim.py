@@ -291,6 +291,7 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
         (torch.tensor([[0.0, 255.0]]), {}, DtypeError, r"write x\.round\(\)\.to\(torch\.uint8\)"),
         (torch.tensor([[0.0, 1.0]]), {}, DtypeError, r"write \(255 \* x\)\.round"),
         (torch.tensor([[-1.0, 1.0]]), {}, DtypeError, r"write \(\(x \+ 1\) \* 127\.5\)\.round"),
+        (torch.tensor([[math.nan, 3.0]]), {}, DtypeError, "1 values that are NaN or infinite"),
         (torch.tensor([[True, False]]), {}, DtypeError, "levels=2"),
         (np.zeros((1, 2), np.uint8), {}, DtypeError, r"torch\.from_numpy\(images\)"),
         ([[1, 2]], {}, DtypeError, r"torch\.tensor\(images\)"),
@@ -314,10 +315,21 @@ def test_nonsense_is_refused_with_advice(images, settings, error, says) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "hint"),
-    [((28, 28), r"images\[None, None\]"), ((5, 28, 28), r"images\[:, None\]")],
+    [
+        ((28, 28), r"images\[None, None\]"),
+        ((64, 64), r"images\[None, None\]"),
+        ((5, 28, 28), r"images\[:, None\]"),
+        ((3, 784), r"images\.reshape\(-1, 1, 28, 28\)"),
+    ],
 )
 def test_images_that_a_network_cannot_take_say_what_to_write(shape, hint) -> None:
     model = ScoreModel(torch.nn.Conv2d(1, 1, 3, padding=1), VPSDE(t_min=1e-5), time="t")
     model.net.forward = lambda x, t: torch.nn.functional.conv2d(x, torch.ones(1, 1, 1, 1))
     with pytest.raises(ShapeError, match=hint):
         bits_per_dim(model, torch.zeros(*shape, dtype=torch.uint8))
+
+
+def test_pixels_in_a_row_are_reshaped_to_the_models_own_shape() -> None:
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3, 2, 2).double(), isotropic(0.3))
+    with pytest.raises(ShapeError, match=r"write images\.reshape\(-1, 3, 2, 2\)"):
+        bits_per_dim(model, torch.zeros(5, 12, dtype=torch.uint8))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import gaussian
 
-from scoresde import VPSDE, ScoreModel
+from scoresde import VPSDE, Heun, ScoreModel
 from scoresde.distribution import ScoreDistribution
-from scoresde.errors import NonFiniteError, ShapeError
+from scoresde.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
 from scoresde.likelihood import PerSample
 
 
@@ -61,6 +62,15 @@ def test_values_that_cannot_be_right() -> None:
     law = ScoreDistribution(gaussian(VPSDE(), 2), (2,))
     with pytest.raises(ShapeError, match=r"\(\*, 2\)"):
         law.log_prob(torch.zeros(4, 3))
+    with pytest.raises(DtypeError, match=r"write torch\.as_tensor\(x\)"):
+        law.log_prob(np.zeros((4, 2)))
+    for event in (2, (2.0,), "2"):
+        with pytest.raises(ShapeError, match=r"such as \(2,\), in whole numbers, got"):
+            ScoreDistribution(law.model, event)
+    with pytest.raises(ConfigError, match="runs both ways, got Heun"):
+        ScoreDistribution(law.model, (2,), solver=Heun())
+    with pytest.raises(DtypeError, match="floating point"):
+        ScoreDistribution(law.model, (2,), dtype=torch.int64)
     broken = ScoreDistribution(ScoreModel(lambda x, t: x * math.nan, VPSDE(), time="t"), (2,))
     with pytest.raises(NonFiniteError, match="2 of 2 values"):
         broken.log_prob(torch.zeros(2, 2))

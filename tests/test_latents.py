@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import gaussian, randn
 
-from scoresde import VPSDE, ProbabilityFlow, ScoreModel, TorchDiffEq
-from scoresde.errors import ShapeError
+from scoresde import VPSDE, Heun, ProbabilityFlow, ScoreModel, TorchDiffEq
+from scoresde.errors import ConfigError, DtypeError, ShapeError
 from scoresde.latents import decode, encode, interpolate, round_trip_error, slerp
 
 SDE = VPSDE()
@@ -79,3 +80,19 @@ def test_what_cannot_be_interpolated_says_why() -> None:
         interpolate(model, randn(1, 2), randn(2, 2), 3)
     with pytest.raises(ShapeError, match="one shape"):
         slerp(randn(1, 2), randn(2, 2), 0.5)
+
+
+@pytest.mark.parametrize("follow", [encode, decode, round_trip_error])
+def test_the_door_of_both_directions(follow) -> None:
+    model, x = gaussian(SDE, 2), randn(3, 2)
+    with pytest.raises(DtypeError, match=r"write torch\.as_tensor\(x\)"):
+        follow(model, np.zeros((3, 2)))
+    with pytest.raises(ShapeError, match=r"\(B, \*\)"):
+        follow(model, torch.tensor(1.0))
+    for solver in (Heun(), "heun"):
+        with pytest.raises(ConfigError, match="runs both ways, got Heun; write solver=Prob"):
+            follow(model, x, solver=solver)
+    with pytest.raises(ConfigError, match=r"write ProbabilityFlow\(\)"):
+        follow(model, x, solver=ProbabilityFlow)
+    with pytest.raises(ConfigError, match="wrap a network first"):
+        follow(torch.nn.Linear(2, 2), x)

@@ -6,13 +6,14 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from scoresde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, Gaussian, Knot, SubVPSDE
 from scoresde.analytic import isotropic
-from scoresde.errors import ConfigError, ZeroSNRError
+from scoresde.errors import ConfigError, DtypeError, ShapeError, ZeroSNRError
 from scoresde.losses import (
     Likelihood,
     LogNormalRho,
@@ -297,3 +298,26 @@ def test_nonsense_is_refused_with_what_would_be_right() -> None:
         UniformLambda().quantile(FlowSDE(), torch.rand(3, dtype=torch.float64))
     with pytest.raises(ConfigError, match="at least 2"):
         loss_per_noise_level(gaussian(VP), data(1), [0.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ({"x0": torch.zeros(4, 2, dtype=torch.long)}, DtypeError, "x0 must be floating point"),
+        ({"x0": np.zeros((4, 2))}, DtypeError, r"write torch\.as_tensor\(x\)"),
+        ({"x0": torch.tensor(1.0)}, ShapeError, r"\(B, \*\)"),
+        ({"generator": 0}, ConfigError, r"a Generator, got 0; write torch\.Generator"),
+        ({"weighting": "simple"}, ConfigError, r"a Weighting, got 'simple'; write Simple\(\)"),
+        ({"times": UniformT}, ConfigError, "a TimeDraw, got the class UniformT"),
+        ({"model": torch.nn.Linear(2, 2)}, ConfigError, "wrap a network first"),
+    ],
+)
+def test_the_loss_says_what_to_write(given, error, says):
+    settings = {
+        "model": gaussian(VP, dim=2),
+        "x0": torch.zeros(4, 2),
+        "generator": torch.Generator(),
+        **given,
+    }
+    with pytest.raises(error, match=says):
+        score_matching_loss(settings.pop("model"), settings.pop("x0"), **settings)

@@ -268,6 +268,9 @@ def _wrap(net, **settings):
     ("act", "error", "says"),
     [
         (lambda: _wrap("unet"), ConfigError, "callable as net(x, time)"),
+        (lambda: _wrap(Recorder), ConfigError, "write Recorder(...)"),
+        (lambda: ScoreModel(Recorder(), VPSDE), ConfigError, "write VPSDE(...)"),
+        (lambda: ScoreModel(Recorder(), "VP"), ConfigError, "must be an SDE, got 'VP'"),
         (lambda: _wrap(Recorder(), predicts="noise"), ConfigError, "write predicts='eps'"),
         (lambda: _wrap(Recorder(), time="timestep"), ConfigError, "unknown time convention"),
         (lambda: _wrap(Recorder(), time=3), ConfigError, "function of a Knot"),
@@ -312,3 +315,27 @@ def test_bad_input_is_explained(act, error, says):
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ConfigError, match="c_noise"):
         time_input("c-noise", VPSDE())
+
+
+@pytest.mark.parametrize(
+    "net", [torch.nn.Linear(2, 2), torch.nn.Conv1d(1, 1, 1)], ids=["linear", "conv"]
+)
+def test_a_function_that_hides_its_dtype_says_what_to_write(net):
+    shape = (3, 2) if isinstance(net, torch.nn.Linear) else (3, 1, 2)
+    x = torch.zeros(shape, dtype=torch.float64)
+    with pytest.raises(DtypeError, match=r"write ScoreModel\(\.\.\., net_dtype=torch\.float32"):
+        ScoreModel(lambda x, t: net(x), VPSDE(), time="t").score(x, 0.5)
+    for known in (
+        ScoreModel(lambda x, t: net(x), VPSDE(), time="t", net_dtype=torch.float32),
+        ScoreModel(lambda x, t: net(x.float()), VPSDE(), time="t"),
+    ):
+        assert known.score(x, 0.5).dtype == torch.float64
+
+
+def test_what_a_network_was_given_is_noted_in_its_own_error():
+    model = ScoreModel(torch.nn.Linear(2, 2), VPSDE(), time="t")
+    model.net.forward = lambda x, t: torch.nn.functional.linear(x, model.net.weight)
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught:
+        model.score(torch.zeros(4, 3), 0.5)
+    (note,) = caught.value.__notes__
+    assert "x of shape (4, 3), torch.float32, and time of shape (4,), torch.float32." in note

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from .. import names
 from ..budget import GridMaker
+from ..door import check_budget, check_model
 from ..errors import ConfigError, ShapeError
 from ..features import Features
 from ..identity import fingerprint
 from ..metrics import EndpointError, Metric
 from ..model import Predictor
 from ..noise import SampleSeeds
+from ..solvers.base import Solver
 from .live import live
 from .measures import AtHand
 from .reference import Reference, solve_reference
@@ -28,18 +30,18 @@ from .run import Job, make_path
 from .schedule import gathered, run
 from .store import Store
 from .table import Setup, Table
-from .tasks import Row, Task, tasks
+from .tasks import Fixed, Peer, Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
 
 
 def compare(
     model: Predictor | Mapping[str, Predictor],
-    solvers: Sequence[Row],
+    solvers: Row | Sequence[Row],
     *,
-    nfe: Sequence[int],
+    nfe: int | Sequence[int],
     metric: Metric | str | Sequence[Metric | str] | None = None,
-    grids: Sequence[GridMaker | str] = ("uniform_lambda",),
+    grids: GridMaker | str | Sequence[GridMaker | str] = ("uniform_lambda",),
     truth: Tensor | None = None,
     features: Features | None = None,
     samples: int = 64,
@@ -63,15 +65,15 @@ def compare(
 
     Args:
         model: what predicts; or several by name, of the same data on different processes.
-        solvers: solvers, or names such as "DDIM(eta=1.0)", or "recommended", which brings its own
-            grid, or a `Fixed` solver and grid, or samplers of other libraries
+        solvers: one or several solvers, or names such as "DDIM(eta=1.0)", or "recommended", which
+            brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
             (`benchmarks/peers`). Those that choose their own steps are run once each.
-        nfe: budgets, in network evaluations per sample.
+        nfe: one budget or several, in network evaluations per sample.
         metric: measures, or names of `scoresde.bench.MEASURES`, one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at
             hand, the energy distance of all, the Frechet distance in features where some are
             given, and the NLL gap of closed-form models.
-        grids: makers of grids, or names such as "karras(exponent=5)".
+        grids: one or several makers of grids, or names such as "karras(exponent=5)".
         truth: true samples, shape (m, *); drawn from the model where it is a closed-form one.
         features: maps samples (B, *) to features (B, F), see `scoresde.features`.
         samples: samples a cell.
@@ -91,7 +93,14 @@ def compare(
         ShapeError: for features or true samples of a shape that does not fit.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
-    makers = [names.grid(g) if isinstance(g, str) else g for g in grids]
+    for each in models.values():
+        check_model(each)
+    nfe = list(nfe) if isinstance(nfe, Iterable) else [nfe]
+    for budget in nfe:
+        check_budget(budget)
+    solvers = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
+    given = [grids] if isinstance(grids, str) or callable(grids) else grids
+    makers = [names.grid(g) if isinstance(g, str) else g for g in given]
     if not models or not solvers or not nfe:
         raise ConfigError("compare needs a model, a solver and a budget at least")
     first = next(iter(models.values()))

@@ -93,9 +93,9 @@ def tasks(
             continue
         if not isinstance(row, str | Solver):
             if not isinstance(row, Peer):
+                hint = f"{row.__name__}()" if isinstance(row, type) else "DDIM() or 'DDIM'"
                 raise ConfigError(
-                    f"{row!r} is neither a solver, such as DDIM() or 'DDIM', nor a peer with name, "
-                    "kind and run"
+                    f"{row!r} is neither a solver nor a peer with name, kind and run; write {hint}"
                 )
             budgets = [None] if row.kind == "adaptive" else [*nfe]
             for each in budgets:

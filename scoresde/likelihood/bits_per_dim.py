@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ class Evaluation:
             raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
         event = getattr(model, "event_shape", None)
         if event is not None and images.shape[1:] != tuple(event):
-            raise _misshapen(images, f"the model takes (B, {', '.join(map(str, event))})")
+            wanted = ", ".join(map(str, event))
+            raise _misshapen(images, f"the model takes (B, {wanted})", tuple(event))
         layout.check(images)
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
@@ -189,7 +191,14 @@ class Evaluation:
         return self.rule.draw(images, self.layout, self.low, stream)
 
 
-def _misshapen(images: Tensor, why: str) -> ShapeError:
-    more = {2: "images[None, None] for one image", 3: "images[:, None] for (B, H, W)"}
-    hint = f"; write {more[images.ndim]}" if images.ndim in more else ""
-    return ShapeError(f"images have shape {tuple(images.shape)}, but {why}{hint}")
+def _misshapen(images: Tensor, why: str, event: Sequence[int] = ()) -> ShapeError:
+    """The error, with what to write: pixels in a row, without channels, or without a batch."""
+    shape, side = tuple(images.shape), math.isqrt(images.shape[-1])
+    if not event and images.ndim == 2 and side**2 == shape[1] != shape[0]:
+        event = (1, side, side)
+    hint = {2: "images[None, None] for one image", 3: "images[:, None] for (B, H, W)"}.get(
+        images.ndim, ""
+    )
+    if len(event) > 1 and images.ndim == 2 and math.prod(event) == shape[1]:
+        hint = f"images.reshape(-1, {', '.join(map(str, event))})"
+    return ShapeError(f"images have shape {shape}, but {why}" + (f"; write {hint}" if hint else ""))

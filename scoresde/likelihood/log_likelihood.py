@@ -91,7 +91,9 @@ def log_likelihood(
 
     Args:
         model: what predicts; per-sample conditions follow their samples.
-        x: shape (B, *); integrated in float64 whatever its dtype (the network keeps its own).
+        x: shape (B, *), on the scale that the network was trained on: images in (-1, 1), as a
+            rule, and not 0 .. 255, which nothing here can tell from data that are so wide.
+            Integrated in float64 whatever its dtype (the network keeps its own).
         t_min: where x lives; the process's own by default. Sampling wants 1e-3, likelihoods of
             data 1e-5, if the network was trained that far: below the process's t_min a
             `TimeRangeWarning` says so.
@@ -186,9 +188,9 @@ def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
     low, high = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
     if high.is_zero_snr:
         raise ZeroSNRError(
-            f"a likelihood needs alpha > 0, but alpha = 0 at t_max = {sde.t_max:g}; write "
-            f"{type(sde).__name__}(t_max={0.999 * sde.t_max:g}), or the largest time below with "
-            "which the network was trained"
+            f"a likelihood needs alpha > 0, but alpha = 0 at t_max = {sde.t_max:g}; give the model "
+            f"a process that stops before, dataclasses.replace(sde, t_max={0.999 * sde.t_max:g}), "
+            "best at the largest time that its network was trained on"
         )
     if low.is_clean:
         raise TimeRangeError(

@@ -94,6 +94,8 @@ class Pixels:
         other = "or use log_likelihood for real-valued data"
         if images.is_complex() or not images.numel():
             return f"; write images.to(torch.uint8), {other}"
+        if bad := int((~images.isfinite()).sum()):
+            return f" with {bad} values that are NaN or infinite; mend these first"
         least, most = float(images.min()), float(images.max())
         scaled = "x"
         if least < 0:

@@ -67,7 +67,8 @@ class _Time(Clock):
         knot = prediction.knot
         if knot.is_zero_snr:
             raise ZeroSNRError(
-                f"the drift is infinite at t = {knot.t:g}, where alpha = 0; write clock='angle'"
+                f"the drift is infinite at t = {knot.t:g}, where alpha = 0; write "
+                "solver=ProbabilityFlow(clock='angle')"
             )
         f, g2 = sde.f(knot.t), sde.g2(knot.t)
         return prediction.mix(f * knot.alpha, f * knot.sigma + 0.5 * g2 / knot.sigma)

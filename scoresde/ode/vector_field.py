@@ -46,7 +46,7 @@ class VectorField:
         if self.high.is_zero_snr and not self.clock.at_zero_snr:
             raise ZeroSNRError(
                 f"x / alpha does not exist at t = {self.high.t:g}, where alpha = 0; write "
-                "clock='angle', or a process with a smaller t_max"
+                "solver=ProbabilityFlow(clock='angle'), or a process with a smaller t_max"
             )
 
     def knot(self, tau: Scalar, like: Tensor) -> Knot:
