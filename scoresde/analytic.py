@@ -134,6 +134,11 @@ class GaussianMixture:
         return self._family.means.reshape(-1, *self.event_shape)
 
     @property
+    def covariance(self) -> Spectral | Diagonal:
+        """Covariances of the components, flat: D is the number of coordinates."""
+        return self._family.covariance
+
+    @property
     def weights(self) -> Tensor:
         """Weights of the components, shape (K,), float64, summing to 1."""
         return self._log_weights.exp()
@@ -286,6 +291,10 @@ class _Family(ABC):
 
     means: Tensor
 
+    @property
+    @abstractmethod
+    def covariance(self) -> Spectral | Diagonal: ...
+
     @abstractmethod
     def to(self, device: torch.device | str) -> _Family: ...
 
@@ -347,6 +356,10 @@ class _DiagonalFamily(_Family):
         _check_variances(e)
         self.e = e.expand(means.shape)
 
+    @property
+    def covariance(self) -> Diagonal:
+        return Diagonal(self.e)
+
     def to(self, device: torch.device | str) -> _DiagonalFamily:
         return _DiagonalFamily(self.means.to(device), Diagonal(self.e.to(device)))
 
@@ -391,13 +404,15 @@ class _SpectralFamily(_Family):
     def _outside(self) -> int:
         return self.means.shape[1] - self.e.shape[1]
 
-    def to(self, device: torch.device | str) -> _SpectralFamily:
-        covariance = Spectral(self.u, self.e, self.ridge)
+    @property
+    def covariance(self) -> Spectral:
         if self.e.shape[1] == 0:
-            covariance = isotropic(self.ridge)
-        return _SpectralFamily(
-            self.means.to(device), Spectral(*(part.to(device) for part in covariance))
-        )
+            return isotropic(self.ridge)
+        return Spectral(self.u, self.e, self.ridge)
+
+    def to(self, device: torch.device | str) -> _SpectralFamily:
+        moved = Spectral(*(part.to(device) for part in self.covariance))
+        return _SpectralFamily(self.means.to(device), moved)
 
     def at(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> _At:
         k, r = self.e.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -11,14 +12,18 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde.errors import CheckpointError, ConfigError
+from scoresde.errors import CheckpointError, ConfigError, NonFiniteError
 from scoresde.metrics import endpoint_errors
-from scoresde.tune import TunedGridWarning, load, tune
+from scoresde.prediction import EPS, Prediction
+from scoresde.tune import TunedGridWarning, TuningWarning, load, tune
 from scoresde.tune.candidates import Motion
+from scoresde.tune.hops import hop
+from scoresde.tune.metered import Metered
 from scoresde.tune.path import equidistributed, shortest
 from scoresde.tune.pilot import Pilot
 from scoresde.tune.refine import refine
 from scoresde.tune.search import _decide, _informative
+from scoresde.tune.span import in_its_span
 from scoresde.tune.trial import Candidate, Trial
 
 SDE = sd.VPSDE()
@@ -74,7 +79,7 @@ def test_the_recommended_solver_is_tuned_with_its_grid(tmp_path):
 
 def test_others_decide_and_the_default_stays_where_they_see_no_gain():
     x, truth = fresh(128)
-    trial = Trial(model(), x, truth, torch.ones(128))
+    trial = Trial(Metered(model()), x, truth, torch.ones(128))
     good, bad = (
         Candidate(name, sd.DDIM(), sd.uniform_lambda(SDE, 8, t_min=end))
         for name, end in (("good", 0.03), ("bad", 1e-3))
@@ -86,7 +91,7 @@ def test_others_decide_and_the_default_stays_where_they_see_no_gain():
 
 def test_starts_with_large_errors_are_taken_and_weighed():
     x, truth = fresh(1000)
-    drawn = Trial(model(), x, truth, torch.ones(1000))
+    drawn = Trial(Metered(model()), x, truth, torch.ones(1000))
     coarse = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 5, t_min=0.03))
     few = _informative(drawn, [coarse], 250)
     assert len(few.x) == 250 == len(few.x.unique(dim=0))
@@ -144,10 +149,11 @@ def test_equidistribution_of_a_known_density():
 def test_the_pilot_measures_a_step_from_the_true_path():
     # DDIM's step over g fine knots, from where the reference is: no evaluation is spent on it.
     x, _ = fresh(64)
-    pilot = Pilot(model(), x, 60)
-    spent = pilot.cost
+    meter = Metered(model())
+    pilot = Pilot(meter, x, 60)
+    assert meter.spent == 60 * 64
     into, ends = pilot.errors(sd.DDIM(), 8)
-    assert pilot.cost == spent
+    assert meter.spent == 60 * 64
     for gap, place in ((3, 30), (8, 40)):
         t, s = pilot.knots[place], pilot.knots[place + gap]
         moved = model()(pilot.states[place], t).at(s)
@@ -182,12 +188,100 @@ def test_motion_starts_at_the_candidate_and_never_crosses():
 def test_refinement_finds_the_best_place_of_a_single_knot():
     x, truth = fresh(256)
     base = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 2, t_min=0.05))
-    trial = Trial(model(), x, truth, torch.ones(len(x)))
+    trial = Trial(Metered(model()), x, truth, torch.ones(len(x)))
     motion = Motion(base, free=False)
     places = np.linspace(-1.5, 0.5, 81)
     values = [trial.objective(trial.errors(motion(np.array([p])))) for p in places]
     found = refine(trial, motion, motion.start, 5)
     assert found[0] == pytest.approx(places[int(np.argmin(values))], abs=0.04)
+
+
+def test_hopping_leaves_a_minimum_that_a_descent_does_not():
+    means = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.5, 0.02]])
+    narrow = sd.GaussianMixture(SDE, means, sd.isotropic([0.09, 4e-5, 4e-5]))
+    x, _ = fresh(256)
+    truth = sd.sample(narrow, nfe=200, x=x).x
+    trial = Trial(Metered(narrow), x, truth, torch.ones(len(x)))
+    worst = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 3, t_min=1e-3))
+    motion = Motion(worst, free=False)
+    stuck = motion(refine(trial, motion, motion.start, 3))
+    first, *others = hop(trial, [worst, stuck], 30, free=False)
+    assert trial.rate(first) < trial.rate(stuck) - 0.02
+    assert all(trial.rate(first) <= trial.rate(other) for other in others)
+
+
+@pytest.mark.parametrize("diverse", [False, True])
+def test_a_mixture_of_low_rank_is_solved_in_its_span(diverse):
+    generator = torch.Generator().manual_seed(0)
+    means, factors = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) / 4
+        for shape in ((3, 2, 20), (3, 40, 2))
+    )
+    ridge = [0.01, 0.01, 0.02 if diverse else 0.01]
+    whole = sd.GaussianMixture(SDE, means, sd.low_rank(factors, ridge), [0.2, 0.5, 0.3])
+    x = torch.randn(50, 2, 20, generator=generator, dtype=torch.float64)
+    small, inner = in_its_span(whole, x)
+    if diverse:
+        assert small is whole
+        assert inner is x
+        return
+    assert inner.shape == (50, 3 * 3 + 1)
+    solver, grid = sd.recommended(SDE, 6)
+    coarse = [sd.sample(m, solver, grid, x=z).x for m, z in ((whole, x), (small, inner))]
+    fine = [sd.sample(m, nfe=50, x=z).x for m, z in ((whole, x), (small, inner))]
+    full, part = (endpoint_errors(a, b) for a, b in zip(coarse, fine, strict=True))
+    torch.testing.assert_close(part * math.sqrt(10 / 40), full, rtol=1e-9, atol=1e-12)
+
+
+def test_the_cost_is_every_evaluation_of_every_sample():
+    class Counting:
+        def __init__(self) -> None:
+            self.inner, self.rows_seen = model(), 0
+            self.sde = SDE
+
+        def rows(self, index):
+            return self
+
+        def __call__(self, x, knot):
+            self.rows_seen += len(x)
+            return self.inner(x, knot)
+
+    counting = Counting()
+    found = tune(counting, "Heun", 21, shape=(2,), starts=16, held_out=8, dtype=torch.float64)
+    assert found.cost == counting.rows_seen
+    assert found.nfe == 21 == found.budget
+    found = tune(counting, "Heun", 8, shape=(2,), starts=8, held_out=4, rounds=0)
+    assert found.nfe != 8
+    assert f"{found.nfe} evaluations of 8, which it cannot meet" in str(found)
+
+
+def test_a_model_that_is_not_finite_or_never_settles_is_told_of():
+    class Broken:
+        sde = SDE
+
+        def __init__(self, rough: float) -> None:
+            self.rough = rough
+
+        def rows(self, index):
+            return self
+
+        def __call__(self, x, knot):
+            # Rough in time: no solve of any length agrees with the next.
+            found = model()(x, knot)
+            shift = self.rough * math.sin(1e9 * float(knot.t))
+            return Prediction(x, knot, found.eps + shift, EPS)
+
+    settings = {"shape": (2,), "starts": 8, "held_out": 4, "rounds": 0, "dtype": torch.float64}
+    with pytest.raises(NonFiniteError, match="endpoints that are not finite"):
+        tune(Broken(math.nan), "DDIM", 4, **settings)
+    with pytest.warns(TuningWarning, match="reference still moves"):
+        tune(Broken(5.0), "DDIM", 40, **settings)
+
+
+def test_says_where_nothing_better_was_found(tuned):
+    assert "nothing better than the default was found" not in str(tuned)
+    stayed = dataclasses.replace(tuned, source="default")
+    assert "nothing better than the default was found" in str(stayed)
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def tune(
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
     starts: Annotated[
         int | None,
-        typer.Option(min=2, help="Starts to tune on.", show_default="192; closed forms: 2048 up"),
+        typer.Option(min=2, help="Starts to tune on.", show_default="192; closed forms: 4096 up"),
     ] = None,
     held_out: Annotated[
         int | None,
@@ -307,7 +307,10 @@ def tune(
             show_default="half as many",
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=0, help="Jacobians for each finalist.")] = 3,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=0, help="How long to search.", show_default="1; closed forms: 3"),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
     ] = 1_000_000,

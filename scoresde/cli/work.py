@@ -151,7 +151,7 @@ def tune(
     nfe: int,
     starts: int | None,
     held_out: int | None,
-    rounds: int,
+    rounds: int | None,
     seed: int,
     dtype: str,
     shape: str,
@@ -173,7 +173,7 @@ def tune(
     )
     tuned.save(out)
     print(tuned)
-    print(f"it took {tuned.cost} evaluations of one sample; wrote {out}")
+    print(f"it took {tuned.cost:,} evaluations of one sample; wrote {out}")
 
 
 def info(model: str, process: str) -> None:

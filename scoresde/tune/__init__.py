@@ -7,7 +7,7 @@ against reference endpoints (`refine`); other starts decide among all of them an
 errors (`kl_bound`). docs/tuned_grids.md has the mathematics.
 """
 
-from .result import Tuned, TunedGridWarning, load
+from .result import Tuned, TunedGridWarning, TuningWarning, load
 from .search import tune
 
-__all__ = ["Tuned", "TunedGridWarning", "load", "tune"]
+__all__ = ["Tuned", "TunedGridWarning", "TuningWarning", "load", "tune"]

@@ -58,7 +58,7 @@ class Motion:
 
     Gaps between knots in log(rho) are multiplied by exp of a piecewise linear function of at most
     12 controls, so that knots cannot cross and a long grid keeps its fine structure. With `free`,
-    the fields of a solver's `Focus` move as well.
+    the fields of a solver's `Focus` move as well, and the data's deviation where it predicts v.
     """
 
     def __init__(self, base: Candidate, *, free: bool) -> None:
@@ -70,15 +70,18 @@ class Motion:
             lams[0] = lams[1] - 1.0
         self._lam, self._gaps = lams[0], np.diff(lams)
         self._controls = min(len(self._gaps), _CONTROLS)
-        self._focus: Focus | None = None
-        if free and isinstance(base.solver, ExponentialMultistep):
-            scale = base.solver.coordinate
-            self._focus = scale if isinstance(scale, Focus) else None
+        self._fields = np.zeros(0)  # logarithms of what moves besides the knots
+        solver = base.solver if free else None
+        if isinstance(solver, ExponentialMultistep) and isinstance(solver.coordinate, Focus):
+            now = solver.coordinate
+            fields = [now.low, now.high - now.low, now.edge, now.floor]
+            fields += [solver.sigma_data] if solver.prediction == "v" else []
+            self._fields = np.log(fields)
 
     @property
     def start(self) -> Array:
         """The parameters of the candidate itself."""
-        return np.zeros(self._controls + (4 if self._focus else 0))
+        return np.zeros(self._controls + len(self._fields))
 
     def __call__(self, theta: Array) -> Candidate:
         """The candidate at parameters theta."""
@@ -92,9 +95,10 @@ class Motion:
         lams = np.minimum(self._lam + np.cumsum(gaps), end)
         inner = [self._sde.at_lambda(float(lam)) for lam in lams]
         solver = self.base.solver
-        if self._focus is not None and isinstance(solver, ExponentialMultistep):
-            now = self._focus
-            old = np.log([now.low, now.high - now.low, now.edge, now.floor])
-            low, breadth, edge, floor = np.exp(np.clip(old + rest, -7, 7)).tolist()
-            solver = dataclasses.replace(solver, coordinate=Focus(low, low + breadth, edge, floor))
+        if len(self._fields) and isinstance(solver, ExponentialMultistep):
+            fields = np.exp(np.clip(self._fields + rest, -7, 7)).tolist()
+            low, breadth, edge, floor, deviation = [*fields, solver.sigma_data][:5]
+            solver = dataclasses.replace(
+                solver, coordinate=Focus(low, low + breadth, edge, floor), sigma_data=deviation
+            )
         return Candidate(self.base.name, solver, Grid(self._sde, (self._first, *inner, CLEAN)))

@@ -22,12 +22,13 @@ from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
 from ..metrics import Estimate, bootstrap
-from ..model import Predictor, device_of
+from ..model import Predictor
 from ..prediction import Prediction
 from ..sampling import sample
 from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
+from .metered import Metered
 
 Array = NDArray[np.float64]
 
@@ -39,16 +40,17 @@ class Signal:
 
     Attributes:
         knots: the fine knots, count + 1 of them.
-        values: |x0|^2 per dimension along each trajectory, shape (B, count + 1), never falling.
+        values: |x0|^2 per dimension along each trajectory, shape (B, count + 1). Its mean
+            never falls along the true reverse SDE.
     """
 
-    def __init__(self, model: Predictor, x: Tensor, grid: Grid) -> None:
+    def __init__(self, model: Metered, x: Tensor, grid: Grid) -> None:
         count = max(64, _FINE * grid.steps)
         fine = uniform_lambda(model.sde, count, t_min=float(grid.knots[-2].t), clean=False)
         listener = _Listener(model)
         # One evaluation a step; the last knot is met by a step to sigma = 0 that is thrown away.
         whole = Grid(fine.sde, (*fine.knots, CLEAN))
-        sample(listener, ExponentialMultistep(4), whole, x=x.to(device_of(model)))
+        sample(listener, ExponentialMultistep(4), whole, x=x.to(model.device))
         self.knots = fine.knots
         self.values: Array = np.stack(listener.heard, 1)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
-from ..model import Predictor, device_of
+from ..model import Predictor
 from ..noise import source
 from ..prediction import Prediction
 from ..sampling import iterate
@@ -33,6 +33,7 @@ from ..sde.knot import Knot
 from ..solvers.base import Solver
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.relay import parts
+from .metered import Metered
 
 Array = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class _Memory:
     """A `Predictor` that records what the network says, and then answers from the record."""
 
     def __init__(self, model: Predictor) -> None:
-        self._model, self.record, self.full, self.cost = model, dict[Knot, Prediction](), False, 0
+        self._model, self.record, self.full = model, dict[Knot, Prediction](), False
 
     @property
     def sde(self) -> SDE:
@@ -59,7 +60,6 @@ class _Memory:
         """What was said at the knot, whatever x; the network's answer where there is none."""
         if knot in self.record:
             return self.record[knot]
-        self.cost += len(x)
         found = self._model(x, knot)
         if not self.full:
             self.record[knot] = found
@@ -74,24 +74,19 @@ class Pilot:
         states: the state at each, shape (B, *), float64.
     """
 
-    def __init__(self, model: Predictor, x: Tensor, count: int) -> None:
+    def __init__(self, model: Metered, x: Tensor, count: int) -> None:
         self._memory = _Memory(model)
         sde = model.sde
         low = max(sde.t_min, float(sde.t_at_lambda(-math.log(_LAST))))
         fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * sde.t_max))
         # Without a corrector, predictions are made at the very states that are stored.
         path = iterate(
-            self._memory, ExponentialMultistep(4), fine, x=x.to(device_of(model), torch.float64)
+            self._memory, ExponentialMultistep(4), fine, x=x.to(model.device, torch.float64)
         )
         info = list(path)
         self._memory.full = True
         self.knots = [step.knot for step in info]
         self.states = [step.x for step in info]
-
-    @property
-    def cost(self) -> int:
-        """Evaluations of one sample so far."""
-        return self._memory.cost
 
     def grid(self, places: Array) -> Grid:
         """The grid through real-valued places along the fine knots, then to sigma = 0."""

@@ -9,7 +9,6 @@ so that most steps cost a single run.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..solvers.exponential import ExponentialMultistep
 from .trial import Candidate, Trial
 
 Array = NDArray[np.float64]
@@ -51,30 +49,6 @@ def refine(trial: Trial, make: Callable[[Array], Candidate], start: Array, jacob
         if before - value < _ENOUGH:
             break
     return theta
-
-
-def with_orders(trial: Trial, base: Candidate) -> Candidate:
-    """A multistep candidate with as many values at each step as the objective likes: steps in
-    turn, one value less or one more.
-    """
-    solver = base.solver
-    if not isinstance(solver, ExponentialMultistep):
-        return base
-    last = max(solver.values, solver.corrector + 1)
-    caps = [min(solver.values, k + 1) for k in range(base.grid.steps - 1)]
-    caps.append(min(last, base.grid.steps))
-    best, value = base, trial.objective(trial.errors(base))
-    for k in range(1, base.grid.steps):
-        for cap in (caps[k] - 1, caps[k] + 1):
-            if not 1 <= cap <= k + 1:
-                continue
-            tried = [*caps[:k], cap, *caps[k + 1 :]]
-            rule = dataclasses.replace(solver, values=max(solver.values, *tried), caps=tuple(tried))
-            moved = base._replace(name=f"{base.name}, orders", solver=rule)
-            found = trial.objective(trial.errors(moved))
-            if found < value - _ENOUGH:
-                best, value, caps = moved, found, tried
-    return best
 
 
 def _differences(

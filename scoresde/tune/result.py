@@ -17,11 +17,15 @@ from ..model import Predictor
 from ..sde import from_dict as sde_from_dict
 from ..solvers.base import Solver
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class TunedGridWarning(UserWarning):
     """A grid that was tuned to another model or solver."""
+
+
+class TuningWarning(UserWarning):
+    """What tuning could not make sure of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,7 @@ class Tuned:
         grid: the grid.
         model: fingerprint of the model.
         nfe: evaluations a sample that it takes.
+        budget: what was asked for; `nfe` is the most of it that the solver can use.
         source: which candidate it is.
         measure: what was made small, "RMS endpoint error" or "KL bound".
         error: the measure, on starts that took no part.
@@ -45,6 +50,7 @@ class Tuned:
     grid: Grid
     model: str
     nfe: int
+    budget: int
     source: str
     measure: str
     error: float
@@ -60,6 +66,7 @@ class Tuned:
             "solver": names.describe(self.solver),
             "model": self.model,
             "nfe": self.nfe,
+            "budget": self.budget,
             "source": self.source,
             "measure": self.measure,
             "error": self.error,
@@ -71,10 +78,16 @@ class Tuned:
 
     def __str__(self) -> str:
         typical = "" if self.typical is None else f"; median {self.typical}"
+        nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
+        head = f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
+        if self.source == "default":
+            return (
+                f"{head}{nearest}: nothing better than the default was found; "
+                f"its {self.measure} {self.error:.3g}"
+            )
         return (
-            f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations "
-            f"({self.source}): {self.measure} {self.error:.3g}, {self.ratio} of the default's"
-            f"{typical}"
+            f"{head}{nearest} ({self.source}): {self.measure} {self.error:.3g}, {self.ratio} of "
+            f"the default's{typical}"
         )
 
 

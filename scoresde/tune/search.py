@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -13,29 +14,31 @@ from torch import Tensor
 
 from .. import names
 from ..budget import grid_for
-from ..errors import ConfigError
+from ..errors import ConfigError, NonFiniteError
 from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
 from ..metrics import endpoint_errors, error_ratio
-from ..model import Predictor, device_of
+from ..model import Predictor
 from ..noise import SampleSeeds
 from ..recommended import recommended
-from ..sampling import sample
 from ..sde import CLEAN, SDE
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
-from .candidates import Motion, families, stock_grids
+from .candidates import families, stock_grids
+from .hops import descend, hop
 from .kl_bound import Signal
+from .metered import Metered
 from .path import equidistributed, shortest
 from .pilot import Pilot
-from .refine import refine, with_orders
-from .result import Tuned
+from .result import Tuned, TuningWarning
+from .span import in_its_span
 from .trial import Candidate, Trial
 
 _PILOTS = 16
-_TRAINED = 1024  # starts in most runs, at most
 _SEMIFINALISTS, _FINALISTS = 6, 2
+_HOPPED = 130  # steps of one sample in hops, a round
 _NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
+_LONGEST = 1000  # evaluations of the reference, or a little more
 
 
 def tune(
@@ -46,9 +49,9 @@ def tune(
     shape: Sequence[int] | None = None,
     starts: int | None = None,
     held_out: int | None = None,
-    first_seed: int = 0,
+    first_seed: int = 1_000_000,
     dtype: torch.dtype = torch.float32,
-    rounds: int = 3,
+    rounds: int | None = None,
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
     stochastic solver, the smallest bound on the KL divergence of its samples.
@@ -60,16 +63,18 @@ def tune(
             against is then the recommended solver on its own grid.
         nfe: the budget; the most that the solver can use of it is taken.
         shape: of one sample; that of a closed-form model by default.
-        starts: starts to tune on, of which those with large errors are used most; 192 by default,
-            and 2,048 for a closed-form model (4,096 up to 16 dimensions).
+        starts: starts to tune on, of which a quarter is used most, those with large errors before
+            others; 192 by default, and 4,096 for a closed-form model (16,384 up to 16 dimensions).
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default.
-        first_seed: first of the seeds of all starts.
+        first_seed: first of the seeds of all starts; others than `sample` and `bench` take.
         dtype: of the state.
-        rounds: Jacobians for each of the finalists; 0 leaves all candidates as they are.
+        rounds: how long to search: hops, and Jacobians for each of the finalists; 1 by default,
+            and 3 for a closed-form model. 0 leaves all candidates as they are.
 
     Raises:
         ConfigError: for a solver that chooses its own steps, or a budget of one step.
+        NonFiniteError: for a model whose reference endpoints are not finite.
     """
     rule, default = _default(model.sde, solver, nfe)
     if default.steps < 2:
@@ -79,81 +84,71 @@ def tune(
     if not event:
         raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
     if starts is None:
-        starts = 192 if not closed else 4096 if math.prod(event) <= 16 else 2048
+        starts = 192 if not closed else 16384 if math.prod(event) <= 16 else 4096
+    if rounds is None:
+        rounds = 3 if closed else 1
     held_out = starts // 2 if held_out is None else held_out
-    total = starts + 2 * held_out
-    seeds = SampleSeeds(tuple(range(first_seed, first_seed + total)))
-    x = model.sde.prior_sample(seeds.open((total, *event), dtype))
-    base = Candidate("default", rule, default)
-    if rule.stochastic:
-        return _by_bound(model, base, x, starts, held_out)
-    return _by_endpoints(model, base, x, starts, held_out, rounds, free=solver == "recommended")
-
-
-def _by_endpoints(
-    model: Predictor,
-    base: Candidate,
-    x: Tensor,
-    starts: int,
-    held_out: int,
-    rounds: int,
-    *,
-    free: bool,
-) -> Tuned:
-    pilot = Pilot(model, x[:_PILOTS], min(max(48, 4 * base.grid.steps), 160))
-    reference, cost = _reference(model, base, x)
+    count = starts + 2 * held_out
+    seeds = SampleSeeds(tuple(range(first_seed, first_seed + count)))
+    x = model.sde.prior_sample(seeds.open((count, *event), dtype))
+    few, x = in_its_span(model, x)
+    meter, base = Metered(few), Candidate("default", rule, default)
     ends = (0, starts, starts + held_out, len(x))
-    drawn, choose, test = (
-        Trial(model, x[a:b], reference[a:b], torch.ones(b - a, dtype=torch.float64))
-        for a, b in pairwise(ends)
-    )
-    screen = drawn.subset(min(max(starts // 8, 16), _TRAINED))
-    screened = _screen(screen, base, pilot, free=free)
-    train = _informative(
-        drawn, [base, *screened[:2]], min(max(starts // 4, min(starts, 32)), _TRAINED)
-    )
-    candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
-    best, stock = _decide(choose, candidates), test.run(base.solver, base.grid)
-    chosen = test.run(best.solver, best.grid)
+    parts = [slice(a, b) for a, b in pairwise(ends)]
+    if rule.stochastic:
+        signal = Signal(meter, x, default)
+        best = _by_bound(signal, base, *parts[:2])
+        measure, typical = "KL bound, nats a dimension,", None
+        error = float(signal.bound(best.grid, parts[2]).mean())
+        ratio = signal.ratio(best.grid, default, parts[2])
+    else:
+        reference = _reference(meter, base, x)
+        drawn, choose, test = (
+            Trial(meter, x[part], reference[part], torch.ones(len(x[part]), dtype=torch.float64))
+            for part in parts
+        )
+        best = _by_endpoints(drawn, choose, base, rounds, free=solver == "recommended")
+        measure = "RMS endpoint error"
+        found, stock = test.run(best.solver, best.grid), test.run(rule, default)
+        # Over the coordinates of a sample, of which a span may have had fewer.
+        size = math.sqrt(x[0].numel() / math.prod(event))
+        error = size * float(endpoint_errors(found, test.reference).square().mean().sqrt())
+        ratio = error_ratio(found, stock, test.reference)
+        typical = error_ratio(found, stock, test.reference, statistic="median")
     return Tuned(
         solver=best.solver,
         grid=best.grid,
         model=fingerprint(model),
         nfe=evaluations(best.solver, best.grid) or 0,
+        budget=nfe,
         source=best.name,
-        measure="RMS endpoint error",
-        error=float(endpoint_errors(chosen, test.reference).square().mean().sqrt()),
-        ratio=error_ratio(chosen, stock, test.reference),
-        typical=error_ratio(chosen, stock, test.reference, statistic="median"),
-        cost=cost + pilot.cost + sum(part.cost for part in (screen, drawn, train, choose, test)),
+        measure=measure,
+        error=error,
+        ratio=ratio,
+        typical=typical,
+        cost=meter.spent,
     )
 
 
-def _by_bound(model: Predictor, base: Candidate, x: Tensor, starts: int, held_out: int) -> Tuned:
-    signal = Signal(model, x, base.grid)
-    train, choose, test = (
-        slice(a, b) for a, b in pairwise((0, starts, starts + held_out, starts + 2 * held_out))
-    )
+def _by_endpoints(
+    drawn: Trial, choose: Trial, base: Candidate, rounds: int, *, free: bool
+) -> Candidate:
+    starts = len(drawn.x)
+    pilot = Pilot(drawn.model, drawn.x[:_PILOTS], min(max(48, 4 * base.grid.steps), 160))
+    screened = _screen(drawn.subset(max(starts // 8, 16)), base, pilot, free=free)
+    train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
+    candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
+    return _decide(choose, candidates)
+
+
+def _by_bound(signal: Signal, base: Candidate, train: slice, choose: slice) -> Candidate:
     into = signal.costs(train)
     ends = np.full_like(into, np.inf)
     ends[:, -1] = 0.0  # the last knot stays where it is
     places = shortest(into, ends, base.grid.steps).astype(int)
     inner = [signal.knots[place] for place in places]
     found = base._replace(name="KL bound", grid=Grid(base.grid.sde, (*inner, CLEAN)))
-    better = signal.ratio(found.grid, base.grid, choose).high < 1
-    best = found if better else base
-    return Tuned(
-        solver=best.solver,
-        grid=best.grid,
-        model=fingerprint(model),
-        nfe=evaluations(best.solver, best.grid) or 0,
-        source=best.name,
-        measure="KL bound, nats a dimension,",
-        error=float(signal.bound(best.grid, test).mean()),
-        ratio=signal.ratio(best.grid, base.grid, test),
-        typical=None,
-        cost=len(signal.knots) * len(x),
-    )
+    return found if signal.ratio(found.grid, base.grid, choose).high < 1 else base
 
 
 def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
@@ -165,25 +160,41 @@ def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
     return rule, grid
 
 
-def _reference(model: Predictor, base: Candidate, x: Tensor) -> tuple[Tensor, int]:
-    """Endpoints of all starts in float64, and what they cost, by the recommended solver.
+def _reference(model: Metered, base: Candidate, x: Tensor) -> Tensor:
+    """Endpoints of all starts in float64, by the recommended solver.
 
     Its steps are doubled until that changes endpoints by far less than the default's error is.
     """
-    few = x[:32].to(device_of(model), torch.float64)
-    steps, cost = max(2 * base.grid.steps, 20), base.grid.steps * len(few)
-    found = sample(model, base.solver, base.grid, x=few).x
-    coarse = sample(model, *recommended(model.sde, steps), x=few).x
+    few = Trial(model, x[:32].to(torch.float64), x[:32], torch.ones(32))
+    steps = max(2 * base.grid.steps, 20)
+    found = few.run(base.solver, base.grid)
+    coarse = few.run(*recommended(model.sde, steps))
     while True:
-        cost += steps * len(few)
         steps *= 2
-        fine = sample(model, *recommended(model.sde, steps), x=few).x
-        gap, error = (endpoint_errors(z, fine).square().mean().sqrt() for z in (coarse, found))
-        if gap <= _NEGLIGIBLE * error or steps >= 1000:
+        fine = few.run(*recommended(model.sde, steps))
+        gap, error = (_rms(endpoint_errors(z, fine)) for z in (coarse, found))
+        if not (math.isfinite(gap) and math.isfinite(error)):
+            raise NonFiniteError(
+                f"the model leads to endpoints that are not finite, in {steps} evaluations from "
+                "the prior; see sample(model, nfe=100, shape=...).failures for where that begins"
+            )
+        if gap <= _NEGLIGIBLE * error:
+            break
+        if steps >= _LONGEST:
+            warnings.warn(
+                f"after {steps} evaluations the reference still moves by {gap:.1e}, where the "
+                f"default's error is {error:.1e}: the gain is known no better than that; a state "
+                "in float64 (dtype=torch.float64), or a smoother network, may help",
+                TuningWarning,
+                stacklevel=3,
+            )
             break
         coarse = fine
-    trial = Trial(model, x.to(torch.float64), x, torch.ones(len(x)))
-    return trial.run(*recommended(model.sde, steps)), cost + steps * len(few) + trial.cost
+    return dataclasses.replace(few, x=x.to(torch.float64)).run(*recommended(model.sde, steps))
+
+
+def _rms(errors: Tensor) -> float:
+    return float(errors.square().mean().sqrt())
 
 
 def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[Candidate]:
@@ -236,24 +247,20 @@ def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial
 def _refined(
     train: Trial, screened: list[Candidate], rounds: int, *, free: bool
 ) -> list[Candidate]:
-    """The best candidates moved: several a little on few starts, the best of these on all."""
-    rated: list[tuple[float, Candidate]] = []
+    """The best candidates moved: several a little on few starts, hopping on from there; the best of
+    these on all; and once more for the RMS alone.
+    """
+    if not rounds:
+        return []
     few = train.subset(max(len(train.x) // 2, 16))
-    for start in screened[:_SEMIFINALISTS] if rounds else []:
-        motion = Motion(start._replace(name=f"{start.name}, refined"), free=free)
-        moved = motion(refine(few, motion, motion.start, 1))
-        rated.append((few.objective(few.errors(moved)), moved))
-    train.cost += few.cost
-    further = []
-    bold = dataclasses.replace(train, typical=0.0)  # for the RMS alone
-    for _, start in sorted(rated, key=_value)[:_FINALISTS]:
-        motion = Motion(start, free=free)
-        moved = motion(refine(train, motion, motion.start, rounds))
-        again = Motion(moved._replace(name=f"{moved.name} for the RMS"), free=free)
-        further += [moved, again(refine(bold, again, again.start, 1))]
-        if free:
-            further.append(with_orders(train, moved))
-    train.cost += bold.cost
+    named = [start._replace(name=f"{start.name}, refined") for start in screened[:_SEMIFINALISTS]]
+    moved = [descend(few, start, 1, free=free) for start in named]
+    moved = hop(few, moved, rounds * _HOPPED // screened[0].grid.steps, free=free)
+    further = [descend(train, start, rounds, free=free) for start in moved[:_FINALISTS]]
+    bold = dataclasses.replace(train, typical=0.0)
+    for start in further[:]:
+        found = descend(bold, start, 1, free=free)
+        further.append(found._replace(name=f"{start.name} for the RMS"))
     return further
 
 

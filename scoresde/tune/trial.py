@@ -1,10 +1,10 @@
-"""Runs from one set of starts: what a candidate is judged by, and what judging costs."""
+"""Runs from one set of starts: what a candidate is judged by."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..errors import ScoreSDEError
 from ..grid import Grid
-from ..model import Predictor, device_of
 from ..sampling import sample
 from ..solvers.base import Solver
+from .metered import Metered
 
 _ELEMENTS = 2**20  # of the state, at a time
 _LOST = 1e3  # stands for the error of a coordinate that is not finite
@@ -38,25 +38,22 @@ class Trial:
         reference: true endpoints, shape (B, *), float64.
         weight: how many starts of the whole population each stands for, shape (B,), mean 1.
         typical: weight of the typical error in the objective.
-        cost: evaluations of one sample so far.
     """
 
-    model: Predictor
+    model: Metered
     x: Tensor
     reference: Tensor
     weight: Tensor
-    typical: float = 0.5
-    cost: int = field(default=0, init=False)
+    typical: float = 0.25
 
     def run(self, solver: Solver, grid: Grid) -> Tensor:
         """Endpoints, shape (B, *)."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
             parts = [
-                sample(self.model, solver, grid, x=x, device=device_of(self.model))
+                sample(self.model, solver, grid, x=x, device=self.model.device)
                 for x in torch.split(self.x, self._batch)
             ]
-        self.cost += int(torch.as_tensor(parts[0].nfe).max()) * len(self.x)
         return torch.cat([part.x.cpu() for part in parts])
 
     @property
@@ -89,6 +86,10 @@ class Trial:
             (self.weight * logs).mean()
         )
 
+    def rate(self, candidate: Candidate) -> float:
+        """The objective of a candidate."""
+        return self.objective(self.errors(candidate))
+
     def slope(self, errors: Tensor) -> Tensor:
         """The weight of each start's squared error in the objective's gradient, shape (B,)."""
         square = errors.square().sum(1)
@@ -97,7 +98,7 @@ class Trial:
         return self.weight * share / len(square)
 
     def subset(self, count: int) -> Trial:
-        """The first starts, with a count of costs of their own."""
+        """The first starts."""
         weight = self.weight[:count]
         return Trial(self.model, self.x[:count], self.reference[:count], weight / weight.mean())
 

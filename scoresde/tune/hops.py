@@ -1,0 +1,64 @@
+"""Basin hopping: the objective has many minima, and a descent finds only the nearest.
+
+One of the best candidates is thrown off its place, its rule changed a little, and descends again;
+where it ends below the worst of the best, it takes that one's place (Wales and Doye, "Global
+Optimization by Basin-Hopping", 1997, at temperature 0 and with several walkers).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..solvers.base import Solver
+from ..solvers.exponential import ExponentialMultistep
+from .candidates import Motion
+from .refine import refine
+from .trial import Candidate, Trial
+
+_WALKERS = 4
+_THROWS = (0.1, 0.3, 0.6)  # standard deviations of the parameters, all of which are logarithms
+_MOST = 6  # values in a polynomial
+
+
+def descend(trial: Trial, start: Candidate, jacobians: int, *, free: bool) -> Candidate:
+    """The candidate moved to where the objective is least nearby."""
+    motion = Motion(start, free=free)
+    return motion(refine(trial, motion, motion.start, jacobians))
+
+
+def hop(
+    trial: Trial, found: list[Candidate], hops: int, *, free: bool, seed: int = 0
+) -> list[Candidate]:
+    """At most 4 of the candidates, hopped on from, the best first."""
+    rng = np.random.default_rng(seed)
+    rated = sorted(((trial.rate(one), one) for one in found), key=lambda pair: pair[0])[:_WALKERS]
+    for _ in range(hops):
+        _, walker = rated[rng.integers(len(rated))]
+        motion = Motion(walker, free=free)
+        thrown = motion(rng.normal(0.0, rng.choice(_THROWS), len(motion.start)))
+        if free:
+            thrown = thrown._replace(solver=_changed(thrown.solver, thrown.grid.steps, rng))
+        end = descend(trial, thrown, 1, free=free)
+        if (value := trial.rate(end)) < rated[-1][0]:
+            rated[-1] = value, end
+            rated.sort(key=lambda pair: pair[0])
+    return [one for _, one in rated]
+
+
+def _changed(solver: Solver, steps: int, rng: np.random.Generator) -> Solver:
+    """One value more or less: in the corrector, in all steps, or in some that follow each other."""
+    if not isinstance(solver, ExponentialMultistep):
+        return solver
+    what, by = rng.integers(6), int(rng.choice((-1, 1)))
+    if what < 2:
+        return dataclasses.replace(solver, corrector=min(max(solver.corrector + by, 0), _MOST))
+    if what == 2:
+        values = min(max(solver.values + by, 1), _MOST)
+        return dataclasses.replace(solver, values=values, caps=())
+    caps = list(solver.caps) or [min(solver.values, k + 1) for k in range(steps)]
+    first = int(rng.integers(1, steps))
+    for k in range(first, min(first + int(rng.geometric(min(1.0, 3 / steps))), steps)):
+        caps[k] = min(max(caps[k] + by, 1), k + 1, _MOST)
+    return dataclasses.replace(solver, values=max(caps), caps=tuple(caps))
