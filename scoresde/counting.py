@@ -59,6 +59,14 @@ class Counted:
         return self._tally.total(batch)
 
 
+def told(nfe: int | Tensor) -> str:
+    """A number of evaluations, or the least and the most of several, in words."""
+    if not isinstance(nfe, Tensor) or nfe.numel() == 0:
+        return f"{nfe if isinstance(nfe, int) else 'no'} evaluations a sample"
+    least, most = int(nfe.min()), int(nfe.max())
+    return f"{least}{f' to {most}' if most > least else ''} evaluations a sample"
+
+
 class _Tally:
     def __init__(self) -> None:
         self.common = 0

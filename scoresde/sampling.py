@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .budget import choose
-from .counting import Counted
+from .counting import Counted, told
 from .diagnosis import bad_rows, explain
 from .door import (
     as_solver,
@@ -81,6 +81,13 @@ class SampleResult:
     seconds: float
     trajectory: tuple[StepInfo, ...] = ()
     failures: dict[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"SampleResult(x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}, "
+            f"{told(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
+        )
 
 
 def iterate(

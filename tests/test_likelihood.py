@@ -18,6 +18,7 @@ from scoresde.likelihood import (
     Exact,
     FixedGrid,
     Hutchinson,
+    LogLikelihood,
     MomentMatched,
     NoFrame,
     PerSample,
@@ -451,3 +452,14 @@ def test_the_latent_of_a_likelihood_is_the_encoding() -> None:
     torch.testing.assert_close(got.z, encode(model, x, solver=ProbabilityFlow(TIGHT)))
     back = sample(model, ProbabilityFlow(TIGHT), uniform_lambda(model.sde, 2, clean=False), x=got.z)
     torch.testing.assert_close(back.x, x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_likelihood_prints_as_one_line():
+    nats = torch.tensor([1.0, 3.0, math.nan], dtype=torch.float64)
+    found = LogLikelihood(nats, nats, nats, nats, 31, 1e-5, {2: "not finite"})
+    assert repr(found) == (
+        "LogLikelihood(mean 2 +- 1 nats of 3 samples at t = 1e-05, 31 evaluations a sample, "
+        "1 failed)"
+    )
+    none = LogLikelihood(nats[2:], nats[2:], nats[2:], nats[2:], torch.tensor([7]), 0.5)
+    assert repr(none) == ("LogLikelihood(no value of 1 samples at t = 0.5, 7 evaluations a sample)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,16 @@ def _draw(solver=None, **settings):
 
 
 # -- what comes back -------------------------------------------------------------------------------
+
+
+def test_a_result_prints_as_one_line():
+    out = _draw(Heun())
+    assert repr(out) == (
+        f"SampleResult(x (4, 2) float32, 11 evaluations a sample, 6 steps, {out.seconds:.2g} s)"
+    )
+    several = replace(out, nfe=torch.tensor([9, 30, 12]), failures={2: "why"})
+    assert ", 9 to 30 evaluations a sample, " in repr(several)
+    assert repr(several).endswith(" s, 1 failed)")
 
 
 def test_sample_is_iterate_run_to_its_end():

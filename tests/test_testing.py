@@ -24,6 +24,7 @@ from scoresde import (
 from scoresde.errors import ConfigError
 from scoresde.testing import Bimodal
 from scoresde.testing.convergence import SHARES, climb, endpoint_error
+from scoresde.testing.report import Finding, Report
 from scoresde.testing.runs import even, observed_order, to_clean, uneven
 from scoresde.testing.stochastic import (
     MEAN,
@@ -162,3 +163,28 @@ def test_a_distribution_that_is_off_is_seen():
     assert distribution_distance(EulerMaruyama(), grid) < 0.03
     # The probability flow keeps the law as well; a flow from too wide a start does not.
     assert distribution_distance(EulerMaruyama(1.3), even(VPSDE(), 8)) > 0.03
+
+
+def test_a_report_tells_one_fault_once():
+    seen = [
+        Finding("evaluations", "evals says 2 with 2 steps; 0 were counted"),
+        Finding("evaluations", "evals says 7 with 7 steps; 1 were counted"),
+        Finding("seeds", "seed 3 gave other samples in a batch of 2"),
+        *(
+            Finding(f"order, {where}", f"observed order {k / 10:.2f}, claimed 1, on {where} steps")
+            for k, where in enumerate(("even", "uneven"))
+        ),
+        *(Finding(f"check {k}", "raised KeyError: 'no' (mine.py:16)") for k in range(8)),
+    ]
+    report = Report("Mine()", seen, checks=[f.check for f in seen])
+    assert [len(fault) for fault in report.faults] == [2, 1, 2, 8]
+    assert str(report).splitlines() == [
+        "Mine(): breaks the contract of a solver, 13 findings in 13 checks",
+        "  [evaluations] evals says 2 with 2 steps; 0 were counted",
+        "    1 more of this kind",
+        "  [seeds] seed 3 gave other samples in a batch of 2",
+        "  [order, even] observed order 0.00, claimed 1, on even steps",
+        "    1 more of this kind: order, uneven",
+        "  [check 0] raised KeyError: 'no' (mine.py:16)",
+        "    7 more of this kind: check 1; check 2; check 3; check 4; ...",
+    ]

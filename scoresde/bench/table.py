@@ -168,6 +168,9 @@ class Table:
             lines.append(_line(["true samples", *[number(floor.value)] * len(self.budgets)]))
         return "\n".join(lines + self._adaptive(name, intervals))
 
+    def __repr__(self) -> str:
+        return f"Table({len(self.cells)} cells of {', '.join(self.measures) or 'no measure'})"
+
     def __str__(self) -> str:
         parts = [self.markdown(name) for name in self.measures]
         return "\n\n".join([*parts, *self.notes()])

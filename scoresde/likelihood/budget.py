@@ -101,6 +101,9 @@ divergence |
         nfe = round(float(torch.as_tensor(self.nfe, dtype=torch.float64).mean()))
         return f"{self.mean:.{digits}f}{spread} bits/dim{ode} ({nfe} network evaluations a sample)"
 
+    def __repr__(self) -> str:
+        return f"BitsPerDim({self})"
+
     def warn(self) -> None:
         """Tell of failures, and of a number that cannot be as accurate as it looks."""
         if self.failures:

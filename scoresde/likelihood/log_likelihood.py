@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..counting import Counted
+from ..counting import Counted, told
 from ..diagnosis import Checked
 from ..door import check_model, check_tensor
 from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
@@ -71,6 +71,16 @@ class LogLikelihood:
     t_min: float
     failures: dict[int, str] = field(default_factory=dict)
     divergences: int | Tensor = 0
+
+    def __repr__(self) -> str:
+        good = self.nats[torch.isfinite(self.nats)].detach()
+        spread = f" +- {float(good.std()) / len(good) ** 0.5:.2g}" if len(good) > 1 else ""
+        mean = f"mean {float(good.mean()):.6g}{spread} nats" if len(good) else "no value"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"LogLikelihood({mean} of {len(self.nats)} samples at t = {self.t_min:g}, "
+            f"{told(self.nfe)}{failed})"
+        )
 
 
 def log_likelihood(

@@ -31,7 +31,7 @@ from .distances import (
     sliced_wasserstein,
     wasserstein2,
 )
-from .estimate import Estimate, bootstrap, centred_bootstrap
+from .estimate import Estimate, bootstrap, centred_bootstrap, pair_bootstrap
 
 Features = Callable[[Tensor], Tensor]
 """Samples (B, *) to features (B, F)."""
@@ -90,17 +90,8 @@ class _KernelMeasure(ABC):
         check_finite(x)
         a, b = pair(_extract(self.features, x), self._truth)
         across, within = self.kernel(a, b).mean(1), self.kernel(a, a)
-        own = np.diag(within)
-
-        def resampled(rows: np.ndarray) -> float:
-            # A drawn pair of one sample with itself is no pair of the law.
-            count = np.bincount(rows, minlength=len(a))
-            pairs = len(rows) ** 2 - int((count * count).sum())
-            inside = count @ within @ count - (count * count * own).sum()
-            return float(inside / max(pairs, 1) + self._inside - 2 * across[rows].mean())
-
         value = off_diagonal(within) + self._inside - 2 * float(across.mean())
-        return centred_bootstrap(value, resampled, len(a), self.resamples, self.seed)
+        return pair_bootstrap(value, within, across, self.resamples, self.seed)
 
     @cached_property
     def _truth(self) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ..errors import ContractError, ScoreSDEError
+
+_PLACES = 4
+"""Places of one fault that a report names."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,15 @@ class Report:
         """Whether nothing was found."""
         return not self.findings
 
+    @property
+    def faults(self) -> list[list[Finding]]:
+        """Findings that say the same but for numbers and places, together."""
+        groups: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            key = re.sub(r"-?\d[\w.+-]*|\b(un)?even\b", "#", finding.message)
+            groups.setdefault(key, []).append(finding)
+        return list(groups.values())
+
     def raise_if_failed(self) -> None:
         """Raise a `ContractError` with the whole report if anything was found."""
         if not self.ok:
@@ -55,7 +68,10 @@ class Report:
             f"{self.solver}: {'keeps' if self.ok else 'breaks'} the contract of a solver, "
             f"{count} finding{'' if count == 1 else 's'} in {len(self.checks)} checks"
         ]
-        lines += [f"  [{finding.check}] {finding.message}" for finding in self.findings]
+        for first, *others in self.faults:
+            lines.append(f"  [{first.check}] {first.message}")
+            if others:
+                lines.append(f"    {len(others)} more of this kind{_places(first, others)}")
         width = max(map(len, self.measured), default=0)
         lines += [f"    {what:<{width}}  {value:.3g}" for what, value in self.measured.items()]
         return "\n".join(lines)
@@ -80,3 +96,10 @@ class Report:
             )
             message = f"raised {type(error).__name__}: {error}{place}"
             self.findings.append(Finding(name, message))
+
+
+def _places(first: Finding, others: list[Finding]) -> str:
+    """Where else a fault was seen, where that is not one place alone."""
+    names = [name for name in dict.fromkeys(f.check for f in others) if name != first.check]
+    dots = "; ..." if len(names) > _PLACES else ""
+    return f": {'; '.join(names[:_PLACES])}{dots}" if names else ""

@@ -63,6 +63,9 @@ class Bound:
             "evaluations a sample)"
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
 
 class Draw:
     """One draw of all terms for a batch, in nats, each of shape (B,)."""
