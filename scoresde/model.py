@@ -44,9 +44,21 @@ class Predictor(Protocol):
 
 def device_of(model: Predictor) -> torch.device:
     """Where a network, or a closed-form model, computes; the CPU where that is not known."""
+    known = _first_number(model)
+    return torch.device("cpu") if known is None else known.device
+
+
+def dtype_of(model: Predictor) -> torch.dtype:
+    """In what a network, or a closed-form model, computes; float32 where that is not known."""
+    known = _first_number(model)
+    given = getattr(model, "net_dtype", None)
+    return given or (torch.float32 if known is None else known.dtype)
+
+
+def _first_number(model: Predictor) -> Tensor | None:
     parameters = getattr(model, "parameters", None)
     known = getattr(model, "means", None) if parameters is None else next(iter(parameters()), None)
-    return known.device if isinstance(known, Tensor) else torch.device("cpu")
+    return known if isinstance(known, Tensor) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -240,6 +240,14 @@ def test_peers_are_rows_of_the_same_run():
             compare(mixture(), "DDIM", nfe=wrong)
 
 
+def test_rows_that_nothing_measures_are_named():
+    text = str(compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="rms", samples=8))
+    assert "Not measured: EulerMaruyama. " in text
+    assert "EulerMaruyama |" not in text
+    text = str(compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="energy", samples=8))
+    assert "Not measured" not in text
+
+
 def test_one_of_each_needs_no_list():
     one = compare(mixture(), sd.DDIM(), nfe=4, grids="uniform_t", samples=4)
     several = compare(mixture(), [sd.DDIM()], nfe=[4], grids=["uniform_t"], samples=4)

@@ -179,6 +179,7 @@ def test_bench_writes_a_report(run, tmp_path):
         ("DDIM", 4), ("DDIM", 6), ("recommended", 4), ("recommended", 6),
     ]  # fmt: skip
     assert (tmp_path / "report.html").exists()
+    assert "- Command: `scoresde bench ring8 --solver DDIM" in (tmp_path / "report.md").read_text()
 
 
 def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monkeypatch):
@@ -302,6 +303,23 @@ def test_nll_is_that_of_the_library(run, tmp_path):
     code, _, error = run("nll", spec, "--data", f"{tmp_path}/images.npz:letters")
     assert code == 2
     assert "digits" in error
+
+
+def test_a_coarse_likelihood_names_the_options_that_mend_it(run, tmp_path):
+    (tmp_path / "wide.py").write_text(
+        "import torch, scoresde as sd\n"
+        "means = torch.linspace(-0.8, 0.8, 12).repeat(12, 1).double() * torch.eye(12)\n"
+        "model = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.isotropic(1e-4))\n"
+    )
+    np.save(
+        tmp_path / "x.npy", np.full((3, 12), 128, np.uint8) + np.arange(3, dtype=np.uint8)[:, None]
+    )
+    args = ("nll", f"{tmp_path}/wide.py:model", "--data", tmp_path / "x.npy", "--nodes")
+    code, said, error = run(*args, 5)
+    assert code == 0, error
+    assert "exceeds the standard error" in said
+    assert "write --nodes 9, or --method 'PerSample(tol=1e-4)'" in said
+    assert "AccuracyWarning" not in error
 
 
 def test_train_from_a_recipe_file(run, tmp_path):

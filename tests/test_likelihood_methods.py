@@ -220,6 +220,18 @@ def test_round_off_is_that_of_the_networks_numbers() -> None:
     assert coarse > 10 * fine
 
 
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"),
+    [(torch.bfloat16, 1e-4, 1e-1), (torch.float32, 1e-9, 1e-6), (torch.float64, 0.0, 1e-14)],
+)
+def test_round_off_follows_the_dtype_of_the_network(dtype, least, most) -> None:
+    """A rotation and a tanh: the trace differs by about eps of the dtype, over 5 dimensions."""
+    model = ScoreModel(
+        lambda x, t: torch.tanh(x + 0.5 * x.roll(1, 1)), VPSDE(), time="t", net_dtype=dtype
+    )
+    assert least < round_off(model, randn(8, 5), divergence=Exact()) < most
+
+
 def test_the_pilot_error_is_that_of_the_integration_alone() -> None:
     """With random probes too: both pilot runs see the same ones."""
     model = mixture(VPSDE(), 5)

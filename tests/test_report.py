@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -98,6 +99,28 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
     assert rows[-1]["failed"].startswith("NonFiniteError")
     assert "| **0.2** |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_says_how_it_was_made_and_what_its_marks_mean(table, tmp_path):
+    nine, silent = cell("Heun", 10, 0.3), cell("SDE", 5, 0.1, scores={})
+    cells = (*table.cells, replace(nine, nfe=9.0), silent)
+    setup = replace(table.setup, first_seed=7, truth=50, models={"": {"model": "abc", "sde": {
+        "name": "VPSDE", "beta_max": 20.0, "log_alphas": [0.0, -1.0]}}})  # fmt: skip
+    write(Table(cells, setup), tmp_path, command="scoresde bench 'ring8(seed=3)'")
+    text = (tmp_path / "report.md").read_text()
+    assert "| 0.3 (9) |" in text
+    assert "In brackets: the evaluations taken" in text
+    assert "Not measured: SDE. " in text
+    assert text.split("## How it was made\n\n")[1].splitlines() == [
+        "- Command: `scoresde bench 'ring8(seed=3)'`",
+        "- 4 samples a cell, seeds 7 to 10, float32, against 50 true samples",
+        "- Model: abc, name VPSDE, beta_max 20.0",
+        "- torch x",
+    ]
+    told = json.loads((tmp_path / "report.json").read_text())["setup"]["command"]
+    assert told == "scoresde bench 'ring8(seed=3)'"
+    for mark in ("In brackets", "Not measured"):  # told where they are seen alone
+        assert mark not in str(table)
 
 
 def test_recommendation_says_whether_the_lead_is_clear(table):

@@ -10,6 +10,7 @@ report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ..jobs import write_atomic
@@ -18,13 +19,21 @@ from .page import html
 from .table import Table
 
 
-def write(table: Table, folder: str | Path, *, title: str = "Steps against quality") -> None:
-    """Write all five files to a folder."""
+def write(
+    table: Table, folder: str | Path, *, title: str = "Steps against quality", command: str = ""
+) -> None:
+    """Write all five files to a folder; `command` is what made the table, to be kept with it."""
+    if command:
+        table = replace(table, setup=replace(table.setup, command=command))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     said = recommendations(table)
+    made = "\n".join(f"- {line}" for line in table.setup.told())
     text = "\n".join(
-        [f"# {title}", "", *(f"- {sentence}" for sentence in said), "", str(table), ""]
+        [
+            *(f"# {title}", "", *(f"- {sentence}" for sentence in said), "", str(table), ""),
+            *("## How it was made", "", made, ""),
+        ]
     )
     files = {
         "report.json": json.dumps(table.to_dict(), indent=1, allow_nan=False) + "\n",

@@ -79,6 +79,7 @@ class Setup:
         floor: measures of true samples against others, by name.
         absent: peers that are not installed, each with how to get it.
         environment: versions and hardware.
+        command: what was typed, where a command line made the table.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -90,6 +91,22 @@ class Setup:
     floor: Mapping[str, Estimate] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+    def told(self) -> list[str]:
+        """How the table was made, in a few lines."""
+        last = self.first_seed + self.samples - 1
+        out = [f"Command: `{self.command}`"] if self.command else []
+        out.append(
+            f"{self.samples} samples a cell, seeds {self.first_seed} to {last}, {self.dtype}"
+            + (f", against {self.truth} true samples" if self.truth else "")
+        )
+        for process, model in self.models.items():
+            of = f" of {process}" if process else ""
+            out.append(f"Model{of}: {model.get('model', 'unknown')}, {_plain(model.get('sde'))}")
+        if self.environment:
+            out.append(", ".join(f"{what} {value}" for what, value in self.environment.items()))
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +197,18 @@ class Table:
         out = []
         if self.measures:
             out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
+        if any(c.scores and c.budget not in (None, c.nfe) for c in self.cells):
+            out.append(
+                "In brackets: the evaluations taken, where they are not those of the column."
+            )
+        if silent := dict.fromkeys(
+            self.label(c) for c in self.cells if not c.scores and not c.failed
+        ):
+            out.append(
+                f"Not measured: {', '.join(silent)}. Endpoints are those of solvers that start at "
+                "t_max and draw no noise; others are judged by distribution, which takes true "
+                "samples (truth=..., or --truth) and a measure of them."
+            )
         for process, model in self.setup.models.items():
             if reference := model.get("reference"):
                 of = f" of {process}" if process else ""
@@ -257,6 +286,12 @@ def number(value: float) -> str:
 def _value(cell: Cell, name: str, intervals: bool) -> str:
     score = cell.scores[name]
     return str(score) if intervals else number(score.value)
+
+
+def _plain(sde: Any) -> str:
+    """A process of `SDE.to_dict`, without its tables."""
+    shown = {k: v for k, v in (sde or {}).items() if not isinstance(v, list | tuple | dict)}
+    return ", ".join(f"{k} {v}" for k, v in shown.items())
 
 
 def _known(value: float) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -90,7 +92,8 @@ def bench(
     )
     if share()[0] > 0:  # the first process of torchrun writes for all
         return
-    write(table, out, title=f"Steps against quality: {model}")
+    command = shlex.join(["scoresde", *sys.argv[1:]])
+    write(table, out, title=f"Steps against quality: {model}", command=command)
     print(f"\n{table}\n")
     print("\n".join(recommendations(table)))
     print(f"wrote {out / 'report.html'}, and report.md, .csv, .json and .png beside it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
 from ..identity import fingerprint
 from ..jobs import sample_many
-from ..likelihood import Hutchinson, Uniform, nll_dataset
+from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
 from ..likelihood.door import METHODS, check_method
 from ..model import Predictor
 from ..solvers.base import Solver
@@ -108,7 +109,8 @@ def nll(
             f"the images have shape {tuple(images.shape[1:])}, the model takes {found.shape}"
         )
     low = found.model.sde.t_min if t_min is None else t_min
-    with TemporaryDirectory() as spare:
+    with TemporaryDirectory() as spare, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)  # told below, as options
         bits = nll_dataset(
             found.model,
             images.to(device),
@@ -139,6 +141,8 @@ def nll(
     print(f"{len(bits.per_image)} images at t = {low:g}, {bits.pixels}")
     for place, why in bits.failures.items():
         print(f"image {place} failed: {why}")
+    for doubt in bits.doubts:
+        print(f"{doubt}; write --nodes {2 * nodes - 1}, or --method 'PerSample(tol=1e-4)'")
     if out is not None:
         print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
 

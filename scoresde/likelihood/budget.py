@@ -104,29 +104,32 @@ divergence |
     def __repr__(self) -> str:
         return f"BitsPerDim({self})"
 
+    @property
+    def doubts(self) -> list[str]:
+        """Why the number cannot be as accurate as it looks, a sentence each."""
+        error, below = self.parts["ode"], int((self.per_image < 0).sum())
+        found = []
+        if error > self.stderr:
+            found.append(
+                f"the integration's error, about {error:.1g} bits/dim, exceeds the standard error "
+                f"of {self.stderr:.1g}"
+            )
+        if below:
+            found.append(
+                f"{below} of {len(self.per_image)} images lie below 0 bits/dim, which a "
+                "probability cannot (a density without dequantization can, and a single noisy "
+                f"draw): check that the model was trained with {self.pixels}"
+            )
+        return found
+
     def warn(self) -> None:
         """Tell of failures, and of a number that cannot be as accurate as it looks."""
         if self.failures:
             warnings.warn(str(self), NonFiniteWarning, stacklevel=3)
             return
-        error = self.parts["ode"]
         advice = "write method=FixedGrid(...) with more nodes, or PerSample(tol=...) with less tol"
-        if error > self.stderr:
-            warnings.warn(
-                f"the integration's error, about {error:.1g} bits/dim, exceeds the standard error "
-                f"of {self.stderr:.1g}; {advice}",
-                AccuracyWarning,
-                stacklevel=3,
-            )
-        below = int((self.per_image < 0).sum())
-        if below:
-            warnings.warn(
-                f"{below} of {len(self.per_image)} images lie below 0 bits/dim, which a "
-                "probability cannot (a density without dequantization can, and a single noisy "
-                f"draw); {advice}, and check that the model was trained with {self.pixels}",
-                AccuracyWarning,
-                stacklevel=3,
-            )
+        for doubt in self.doubts:
+            warnings.warn(f"{doubt}; {advice}", AccuracyWarning, stacklevel=3)
 
 
 @dataclass(eq=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..model import Predictor
+from ..model import Predictor, dtype_of
 from .calibrate import Pilot
 from .divergence import Divergence
 from .fixed_grid import FixedGrid
@@ -21,7 +21,6 @@ from .method import Method
 from .per_sample import PerSample
 
 _NODES = (17, 23, 31, 41, 55, 75)
-_EPS = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,8 @@ def choose_method(
 def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     """Error of the log-density, in bits per dimension, that the network's arithmetic makes.
 
-    Its output is compared at states that differ in the last place of its numbers, in the middle
-    of the path: what an error of the trace there does over one unit of log rho.
+    Its output is compared at states that differ in the last place of its own dtype's numbers, in
+    the middle of the path: what an error of the trace there does over one unit of log rho.
 
     Args:
         model: what predicts.
@@ -111,7 +110,7 @@ def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     noise, last = (torch.randn(x.shape, generator=generator).to(clean) for _ in range(2))
     with torch.no_grad():
         z = flow.frame.enter(clean + math.exp(tau) * noise, tau)
-        near = z * (1 + _EPS * last)
+        near = z * (1 + torch.finfo(dtype_of(model)).eps * last)
         _, a = flow.velocity_and_traces(tau, z, flow.probes)
         _, b = flow.velocity_and_traces(tau, near, flow.probes)
     size = max(pilot.shape[1:].numel(), 1)
