@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 from .coordinate import Focus
 from .errors import ConfigError
@@ -20,19 +22,47 @@ from .solvers.exponential import ExponentialMultistep
 _LONG = 150  # evaluations from which a Runge-Kutta start pays for itself
 
 
+class _Flow(NamedTuple):
+    """Settings for the probability flow of data of standard deviation 1.
+
+    Attributes:
+        least: evaluations from which they hold.
+        sigma_data: of v.
+        last: rho of the last knot, times the number of evaluations.
+        grid: what the grid is even in.
+        polynomial: what the polynomials are in.
+    """
+
+    least: int
+    sigma_data: float
+    last: float
+    grid: Focus
+    polynomial: Focus
+
+
+_LEAP = Focus(0.05, 84.0, 0.3, 0.01)
+_SMOOTH = Focus(0.14, 40.0, 0.75, 0.09)
+_FLOWS = (
+    _Flow(1, 0.15, 1.2, _LEAP, _LEAP),
+    _Flow(8, 0.18, 1.2, Focus(0.05, 54.0, 0.45, 0.06), Focus(0.05, 36.0, 0.35, 0.01)),
+    _Flow(15, 1.0, 1.0, _SMOOTH, _SMOOTH),
+)
+_MORE_VALUES = (8, 15, 25, 75)  # evaluations from which one further value pays
+
+
 def recommended(
     sde: SDE, nfe: int, *, stochastic: bool = False, data_std: float = 0.5
 ) -> tuple[Solver, Grid]:
     """A solver and a grid that take `nfe` network evaluations a sample.
 
     Deterministic: an exponential multistep method in v whose predictor and corrector share one
-    number of values, which rises with the budget: 2, 3 from 8 evaluations, 4 from 15, 5 from 35.
-    Its polynomials are in the coordinate that the grid is uniform in (`Focus`), and its last knot
-    lies at rho = data_std / nfe. With fewer than 15 evaluations the grid spreads over all noise
-    levels, and v is that of data of 0.12 data_std, nearly x0 but at the end; with more it is
-    dense where most data take shape. Stochastic: the same family with full noise (tau = 1),
-    order 3 and v of data of 0.5 data_std, on a grid uniform in log-SNR but for half as many steps
-    again around rho = 2 data_std.
+    number of values, which rises with the budget: 2, 3 from 8 evaluations, 4 from 15, 5 from 25, 6
+    from 75. Grids are even in a `Focus`, and polynomials are in one too. With fewer than 15
+    evaluations the first step leaps to where data begin to take shape, all others are nearly even
+    in log-SNR, and v is that of data of less than 0.2 data_std: nearly x0, but for the last steps.
+    With more evaluations the steps grow smoothly towards both ends. Stochastic: the same family
+    with full noise (tau = 1), order 3 and v of data of 0.5 data_std, on a grid uniform in log-SNR
+    but for half as many steps again between rho of 0.25 and 8 data_std.
 
     Args:
         sde: the process.
@@ -52,19 +82,25 @@ def recommended(
         solver = ExponentialMultistep(3, "v", "angle", tau=1.0, sigma_data=0.5 * data_std)
         noisy = Focus(0.25 * data_std, 8.0 * data_std, 0.6, 2.0)
         return solver, _within(nfe, 2, solver, lambda n: focused(sde, n, noisy))
-    values = 2 + sum(nfe >= least for least in (8, 15, 35))
-    if nfe < 15:
-        sigma_data, scale = 0.12, Focus(0.04 * data_std, 80.0 * data_std, 0.5, 0.1)
-    else:
-        sigma_data, scale = 2.0, Focus(0.14 * data_std, 24.0 * data_std, 1.0, 0.1)
-    start = "krogstad4" if nfe >= _LONG else ""
+    values = 2 + sum(nfe >= least for least in _MORE_VALUES)
+    flow = next(flow for flow in reversed(_FLOWS) if nfe >= flow.least)
     solver = ExponentialMultistep(
-        values, "v", scale, corrector=values - 1, start=start, sigma_data=sigma_data * data_std
+        values,
+        "v",
+        _in_units(flow.polynomial, data_std),
+        corrector=values - 1,
+        start="krogstad4" if nfe >= _LONG else "",
+        sigma_data=flow.sigma_data * data_std,
     )
-    low = max(sde.t_min, float(sde.t_at_lambda(math.log(nfe / data_std))))
+    scale = _in_units(flow.grid, data_std)
+    low = max(sde.t_min, float(sde.t_at_lambda(math.log(nfe / (flow.last * data_std)))))
     low = min(low, 0.5 * sde.t_max)
-    extra = 3 * (values - 1) if start else 0
+    extra = 3 * (values - 1) if solver.start else 0
     return solver, _within(nfe, extra, solver, lambda n: focused(sde, n, scale, t_min=low))
+
+
+def _in_units(scale: Focus, unit: float) -> Focus:
+    return replace(scale, low=unit * scale.low, high=unit * scale.high)
 
 
 def _within(nfe: int, extra: int, solver: Solver, make: Callable[[int], Grid]) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -68,18 +69,34 @@ PEERS = [
 
 @pytest.mark.parametrize(
     ("nfe", "rms", "median"),
-    [(5, 0.85, 0.25), (10, 3.0, 0.4), (20, 0.85, 0.15), (50, 0.2, 0.2)],
+    [
+        (5, 0.765, 0.371),
+        (10, 1.37, 0.267),
+        (20, 0.654, 0.093),
+        (50, 0.134, 0.389),
+        (100, 0.033, 0.005),
+    ],
 )
-def test_is_closer_than_the_usual_solvers_at_the_same_cost(ring, nfe, rms, median):
-    """Whatever the peer. At 10 evaluations a few of the 256 starts, in another mode than the exact
-    flow's, decide the RMS.
+def test_is_as_close_as_measured_beside_the_usual_solvers_at_the_same_cost(ring, nfe, rms, median):
+    """Error over the best of these peers'. Everything is deterministic, in float64: a loss of 5 %
+    fails. At 10 evaluations a few of the 256 starts, in another mode than the exact flow's, decide
+    the RMS: benchmarks/sampling.py has enough of them.
     """
     model, x, truth = ring
     own = errors(model, *recommended(model.sde, nfe), x, truth)
-    for solver, make in PEERS:
-        other = errors(model, solver, make(model.sde, nfe), x, truth)
-        assert own[0] < rms * other[0]
-        assert own[1] < median * other[1]
+    others = [errors(model, solver, make(model.sde, nfe), x, truth) for solver, make in PEERS]
+    assert own[0] < 1.05 * rms * min(error for error, _ in others)
+    assert own[1] < 1.05 * median * min(error for _, error in others)
+
+
+def test_more_evaluations_are_never_a_loss(ring):
+    """No threshold of the settings costs anything; a few starts may have bad luck."""
+    model, x, truth = ring
+    budgets = (3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 17, 20, 24, 25, 30, 40, 60, 74, 75, 100)
+    found = [errors(model, *recommended(model.sde, nfe), x, truth) for nfe in budgets]
+    for (rms, _), (less, _) in pairwise(found):
+        assert less < 1.25 * rms
+    assert found[-1][0] < 1e-5 * found[0][0]
 
 
 def test_a_unit_of_the_data_is_a_unit_of_everything(ring):
