@@ -297,7 +297,7 @@ def tune(
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
     starts: Annotated[
         int | None,
-        typer.Option(min=2, help="Starts to tune on.", show_default="128; closed forms: 4096 up"),
+        typer.Option(min=2, help="Starts to tune on.", show_default="96; closed forms: 2048 up"),
     ] = None,
     held_out: Annotated[
         int | None,

@@ -35,8 +35,8 @@ from .span import in_its_span
 from .trial import Candidate, Trial
 
 _PILOTS = 16
-_SEMIFINALISTS, _FINALISTS = 6, 2
-_HOPPED = 130  # steps of one sample in hops, a round
+_SEMIFINALISTS, _FINALISTS = 4, 2
+_HOPPED = 100  # steps of one sample in hops, a round
 _NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
 _LONGEST = 1000  # evaluations of the reference, or a little more
 
@@ -64,7 +64,7 @@ def tune(
         nfe: the budget; the most that the solver can use of it is taken.
         shape: of one sample; that of a closed-form model by default.
         starts: starts to tune on, of which a quarter is used most, those with large errors before
-            others; 128 by default, and 4,096 for a closed-form model (16,384 up to 16 dimensions).
+            others; 96 by default, and 2,048 for a closed-form model (16,384 up to 16 dimensions).
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default.
         first_seed: first of the seeds of all starts; others than `sample` and `bench` take.
@@ -84,7 +84,7 @@ def tune(
     if not event:
         raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
     if starts is None:
-        starts = 128 if not closed else 16384 if math.prod(event) <= 16 else 4096
+        starts = 96 if not closed else 16384 if math.prod(event) <= 16 else 2048
     if rounds is None:
         rounds = 3 if closed else 1
     held_out = starts // 2 if held_out is None else held_out
