@@ -25,7 +25,7 @@ _SHORT = 15  # steps below which high orders do not pay
 
 def stock_grids(sde: SDE, steps: int) -> dict[str, Grid]:
     """Hand-made grids that end at several noise levels."""
-    found = {"uniform_t": uniform_t(sde, steps)}
+    found = {"uniform_t": uniform_t(sde, steps), "uniform_lambda": uniform_lambda(sde, steps)}
     makers: dict[str, Callable[..., Grid]] = {
         "uniform_lambda": uniform_lambda,
         "karras": karras,

@@ -11,6 +11,10 @@ is what a Riemann sum misses of an integral of one scalar function. M depends on
 which the probability flow shares, so that a pilot of deterministic trajectories gives it; the grid
 that makes the bound least is a shortest path. The two ends are those of the default grid: the bound
 says nothing of the noise that is left at the last knot.
+
+A bound is not the divergence. Its grid saves on the first steps, where errors are small in x0 but
+decide between modes; between it and the default there are better ones (`between`), and samples
+decide (`search`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
 from .metered import Metered
+from .path import shortest
 
 Array = NDArray[np.float64]
 
@@ -59,6 +64,14 @@ class Signal:
         mean = np.maximum.accumulate(self.values[rows].mean(0))
         return _costs(mean, _snr(self.knots))
 
+    def best(self, grid: Grid, rows: slice) -> Grid:
+        """The grid of as many steps, and with the same ends, whose bound is least."""
+        into = self.costs(rows)
+        ends = np.full_like(into, np.inf)
+        ends[:, -1] = 0.0
+        places = shortest(into, ends, grid.steps).astype(int)
+        return Grid(grid.sde, (*(self.knots[place] for place in places), CLEAN))
+
     def bound(self, grid: Grid, rows: slice) -> Array:
         """Each start's share of the bound, nats a dimension; their mean is the bound."""
         fine = -np.array([float(knot.angle) for knot in self.knots])
@@ -79,6 +92,16 @@ class Signal:
             return found
 
         return bootstrap(ratio, self.bound(grid, rows), self.bound(other, rows))
+
+
+def between(grid: Grid, other: Grid, share: float) -> Grid:
+    """The grid whose log-SNRs are that share of the way from those of one to those of another."""
+    pairs = zip(grid.knots[1:-1], other.knots[1:-1], strict=True)
+    inner = [
+        grid.sde.at_lambda((1 - share) * float(one.lam) + share * float(two.lam))
+        for one, two in pairs
+    ]
+    return Grid(grid.sde, (grid.knots[0], *inner, CLEAN))
 
 
 class _Listener:

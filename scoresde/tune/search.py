@@ -8,25 +8,22 @@ import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .. import names
-from ..budget import grid_for
+from ..budget import choose
 from ..errors import ConfigError, NonFiniteError
-from ..grid import Grid, uniform_lambda
 from ..identity import fingerprint
-from ..metrics import endpoint_errors, error_ratio
+from ..metrics import EnergyDistance, difference, endpoint_errors, error_ratio
 from ..model import Predictor
 from ..noise import SampleSeeds
 from ..recommended import recommended
-from ..sde import CLEAN, SDE
+from ..sampling import sample
 from ..solvers.base import Solver
 from ..solvers.relay import evaluations
 from .candidates import families, stock_grids
 from .hops import descend, hop
-from .kl_bound import Signal
+from .kl_bound import Signal, between
 from .metered import Metered
 from .path import equidistributed, shortest
 from .pilot import Pilot
@@ -38,6 +35,9 @@ _PILOTS = 16
 _SEMIFINALISTS, _FINALISTS = 4, 2
 _HOPPED = 100  # steps of one sample in hops, a round
 _NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+_COMPARED = 2048  # samples in an energy distance, at most
+_TRUE = 40  # evaluations for the samples that it is measured to
 _LONGEST = 1000  # evaluations of the reference, or a little more
 
 
@@ -54,7 +54,7 @@ def tune(
     rounds: int | None = None,
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
-    stochastic solver, the smallest bound on the KL divergence of its samples.
+    stochastic solver, one on the way to the smallest bound on the KL divergence of its samples.
 
     Args:
         model: what predicts.
@@ -76,7 +76,7 @@ def tune(
         ConfigError: for a solver that chooses its own steps, or a budget of one step.
         NonFiniteError: for a model whose reference endpoints are not finite.
     """
-    rule, default = _default(model.sde, solver, nfe)
+    rule, default = choose(model.sde, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = getattr(model, "event_shape", ())
@@ -97,17 +97,17 @@ def tune(
     parts = [slice(a, b) for a, b in pairwise(ends)]
     if rule.stochastic:
         signal = Signal(meter, x, default)
-        best = _by_bound(signal, base, *parts[:2])
+        best = _by_bound(signal, meter, x, base, *parts[:2])
         measure, typical = "KL bound, nats a dimension,", None
         error = float(signal.bound(best.grid, parts[2]).mean())
         ratio = signal.ratio(best.grid, default, parts[2])
     else:
         reference = _reference(meter, base, x)
-        drawn, choose, test = (
+        drawn, deciding, test = (
             Trial(meter, x[part], reference[part], torch.ones(len(x[part]), dtype=torch.float64))
             for part in parts
         )
-        best = _by_endpoints(drawn, choose, base, rounds, free=solver == "recommended")
+        best = _by_endpoints(drawn, deciding, base, rounds, free=solver == "recommended")
         measure = "RMS endpoint error"
         found, stock = test.run(best.solver, best.grid), test.run(rule, default)
         # Over the coordinates of a sample, of which a span may have had fewer.
@@ -131,33 +131,38 @@ def tune(
 
 
 def _by_endpoints(
-    drawn: Trial, choose: Trial, base: Candidate, rounds: int, *, free: bool
+    drawn: Trial, deciding: Trial, base: Candidate, rounds: int, *, free: bool
 ) -> Candidate:
     starts = len(drawn.x)
     pilot = Pilot(drawn.model, drawn.x[:_PILOTS], min(max(48, 4 * base.grid.steps), 160))
     screened = _screen(drawn.subset(max(starts // 8, 16)), base, pilot, free=free)
     train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
     candidates = [base, *screened[:_FINALISTS], *_refined(train, screened, rounds, free=free)]
-    return _decide(choose, candidates)
+    return _decide(deciding, candidates)
 
 
-def _by_bound(signal: Signal, base: Candidate, train: slice, choose: slice) -> Candidate:
-    into = signal.costs(train)
-    ends = np.full_like(into, np.inf)
-    ends[:, -1] = 0.0  # the last knot stays where it is
-    places = shortest(into, ends, base.grid.steps).astype(int)
-    inner = [signal.knots[place] for place in places]
-    found = base._replace(name="KL bound", grid=Grid(base.grid.sde, (*inner, CLEAN)))
-    return found if signal.ratio(found.grid, base.grid, choose).high < 1 else base
-
-
-def _default(sde: SDE, solver: Solver | str, nfe: int) -> tuple[Solver, Grid]:
-    if isinstance(solver, str) and names.is_pair(solver):
-        rule, grid = names.pair(solver)(sde, nfe)
-    else:
-        rule = names.solver(solver) if isinstance(solver, str) else solver
-        grid = grid_for(rule, uniform_lambda, sde, nfe)
-    return rule, grid
+def _by_bound(
+    signal: Signal, model: Metered, x: Tensor, base: Candidate, train: slice, deciding: slice
+) -> Candidate:
+    """The grid with the least bound, or one on the way to it from the default, whose samples are
+    closest to those of the probability flow; the default unless they are closer than its own by
+    more than chance.
+    """
+    least = signal.best(base.grid, train)
+    candidates = [base] + [
+        base._replace(name=f"{share:.0%} of the way to the least KL bound", grid=grid)
+        for share in _SHARES
+        for grid in (between(base.grid, least, share),)
+    ]
+    few = x[train][:_COMPARED].to(model.device)
+    distance = EnergyDistance(sample(model, *recommended(model.sde, _TRUE), x=few).x.cpu())
+    few = x[deciding][:_COMPARED].to(model.device)
+    found = [
+        distance(sample(model, one.solver, one.grid, x=few, seeds=0).x.cpu()) for one in candidates
+    ]
+    best = min(range(len(found)), key=lambda k: found[k].value)
+    gain = difference(found[best], found[0])
+    return candidates[best] if gain is not None and gain.high < 0 else base
 
 
 def _reference(model: Metered, base: Candidate, x: Tensor) -> Tensor:
@@ -264,19 +269,19 @@ def _refined(
     return further
 
 
-def _decide(choose: Trial, candidates: list[Candidate]) -> Candidate:
+def _decide(trial: Trial, candidates: list[Candidate]) -> Candidate:
     """The smallest objective among those whose RMS is no worse than the smallest one but by
     chance: the RMS alone may hang on a handful of starts. The default, which comes first, unless
     the RMS is below its own by more than chance.
     """
-    ends = [choose.run(candidate.solver, candidate.grid) for candidate in candidates]
-    errors = [choose.difference(end) for end in ends]
+    ends = [trial.run(candidate.solver, candidate.grid) for candidate in candidates]
+    errors = [trial.difference(end) for end in ends]
     best = ends[min(range(len(ends)), key=lambda k: float(errors[k].square().sum()))]
     equal = [
-        (choose.objective(error), candidate)
+        (trial.objective(error), candidate)
         for error, end, candidate in zip(errors, ends, candidates, strict=True)
         if bool(torch.isfinite(end).all())
-        and not error_ratio(end, best, choose.reference).low > 1
-        and error_ratio(end, ends[0], choose.reference).high < 1
+        and not error_ratio(end, best, trial.reference).low > 1
+        and error_ratio(end, ends[0], trial.reference).high < 1
     ]
     return min(equal, key=_value)[1] if equal else candidates[0]
