@@ -23,7 +23,7 @@ def test_low_rank_mixture_is_measured_by_its_independent_parts():
     found = []
     for one in (split, whole):
         exact = [stochastic.entropy(part) for part in one]
-        found.append(stochastic.gap(one, exact, stochastic.best, 12, 1.0))
+        found.append(stochastic.gap(one, exact, stochastic.best, 12, 100 / 12))
     a, b = found
     assert abs(a["gap"]) > 0.02
     assert abs(a["gap"] - b["gap"]) < 1.5 * math.hypot(a["half_interval"], b["half_interval"])
@@ -38,12 +38,12 @@ def test_gap_of_samples_of_known_law():
     def run(model, count, nfe, seed):
         return 1.1 * model.sample(count, seed=500 + seed), nfe
 
-    row = stochastic.gap([part], [stochastic.entropy(part)], run, 7, 1.0)
+    row = stochastic.gap([part], [stochastic.entropy(part)], run, 100, 1.0)
     # A chi squared of 8 degrees has the deviation 4; 1.21 of half of it, an eighth a dimension.
     spread = 1.96 * 4 / 2 / 8 * math.sqrt((1.21**2 + 1 / 5) / 20_000)
     assert row["half_interval"] == pytest.approx(spread, rel=0.05)
     assert row["gap"] == pytest.approx(0.105, abs=2 * spread)
-    assert row["nfe"] == 7
+    assert row["nfe"] == 100
 
 
 @pytest.mark.parametrize(
