@@ -32,6 +32,7 @@ from .errors import CheckpointError, ConfigError, require
 from .grid import Grid
 from .identity import fingerprint
 from .model import Predictor
+from .names import describe
 from .noise import SampleSeeds
 from .sampling import sample
 from .solvers.base import Solver
@@ -175,7 +176,7 @@ def sample_many(
     if progress:
         done = job.shards - len(todo)
         bar = require("tqdm.auto", "cli").tqdm
-        todo = bar(todo, total=job.shards, initial=done, desc=str(solver), unit="shard")
+        todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
     for k in todo:
         rows = torch.arange(k * batch, k * batch + len(job.seeds(k)))
         out = sample(

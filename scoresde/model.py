@@ -262,7 +262,7 @@ class ScoreModel(nn.Module):
         time = self._time_tensor(knot, x, dtype)
         try:
             made = self.output(self.net(inputs, time, **conditions))
-        except (RuntimeError, TypeError) as error:
+        except Exception as error:  # whatever a network raises, which goes on with a note
             self._explain(error, inputs, time)
             raise
         out, share = made if isinstance(made, WithVariance) else (made, None)

@@ -339,3 +339,7 @@ def test_what_a_network_was_given_is_noted_in_its_own_error():
         model.score(torch.zeros(4, 3), 0.5)
     (note,) = caught.value.__notes__
     assert "x of shape (4, 3), torch.float32, and time of shape (4,), torch.float32." in note
+    unpacks = ScoreModel(lambda x, t: x.shape[3] * x, VPSDE(), time="t")
+    with pytest.raises(IndexError) as caught:
+        unpacks.score(torch.zeros(4, 3), 0.5)
+    assert "x of shape (4, 3)" in caught.value.__notes__[0]
