@@ -26,7 +26,7 @@ from torch import Tensor
 from .errors import ConfigError, ShapeError
 from .prediction import EPS, X0, Prediction
 from .scalar import Scalar, scale
-from .sde import SDE
+from .sde import CLEAN, SDE
 from .sde.knot import Knot
 
 
@@ -180,8 +180,8 @@ class GaussianMixture:
         """Probability that x at t came from each component, shape (B, K), float64."""
         return self._responsibilities(self._at(x, t))
 
-    def log_prob(self, x: Tensor, t: Scalar | Knot) -> Tensor:
-        """log p_t(x) in nats, shape (B,); t may be `sde.clean` for the data's own density."""
+    def log_prob(self, x: Tensor, t: Scalar | Knot = CLEAN) -> Tensor:
+        """log p_t(x) in nats, shape (B,); that of the data by default."""
         return torch.logsumexp(self._log_joint(self._at(x, t)), 1).to(x.dtype)
 
     def sample(

@@ -79,6 +79,8 @@ def check_grid(grid: Any) -> None:
         hint = f"uniform_lambda(model.sde, {grid})"
     elif callable(grid) and hasattr(grid, "__name__"):
         hint = f"{grid.__name__}(model.sde, 20)"
+    elif isinstance(grid, str) and grid.endswith(".json"):
+        hint = f"solver, grid = tune.load({grid!r}, model) after `from scoresde import tune`"
     elif isinstance(grid, str) and names.is_named(grid, names.GRIDS):
         hint = f"names.grid({grid!r})(model.sde, 20) after `from scoresde import names`"
     else:

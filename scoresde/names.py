@@ -18,13 +18,14 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter, signature
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from .errors import ConfigError, unknown_name
 from .grid import Grid
 from .sde import SDE
 from .solvers.base import Solver
+from .solvers.exponential.presets import published
 
 Pair = Callable[[SDE, int], tuple[Solver, Grid]]
 
@@ -136,9 +137,13 @@ def solver(spec: str) -> Solver:
 
 
 def describe(value: object) -> str:
-    """A solver, or a part of one, as a short specification: what has its default is left out."""
+    """A solver, or a part of one, as a short specification: by its published name where it has
+    one, and what has its default is left out.
+    """
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
+    if isinstance(value, Solver) and value in (known := published()):
+        return known[value]
     shown = []
     for item in fields(value):
         mine = getattr(value, item.name)
@@ -146,6 +151,17 @@ def describe(value: object) -> str:
         if item.init and mine != default:
             shown.append(f"{item.name}={describe(mine)}")
     return f"{type(value).__name__}({', '.join(shown)})" if shown else type(value).__name__
+
+
+def origin(value: object) -> str:
+    """Where a class is found that is in no table, to be written before its name with a colon:
+    "package.module", or the path of a file that is in no package. "" for the library's own.
+    """
+    module = type(value).__module__
+    if module.partition(".")[0] == __package__:
+        return ""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return module if "." in module or file is None else str(Path(file).resolve())
 
 
 def process(spec: str) -> SDE:
@@ -187,6 +203,10 @@ def grid(spec: str) -> Callable[[SDE, int], Grid]:
     Raises:
         ConfigError: as `solver` does.
     """
+    if spec.endswith(".json"):
+        raise ConfigError(
+            f"{spec!r} is a solver with its grid, not a maker of grids; write it as the solver"
+        )
     bound = partial("grid", spec, GRIDS, given=2)
 
     def make(sde: SDE, n: int) -> Grid:
@@ -260,7 +280,7 @@ def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
         public = [
             key
             for key, value in vars(module).items()
-            if not key.startswith("_") and not isinstance(value, ModuleType)
+            if not key.startswith("_") and not _imported(value, module)
         ]
         raise unknown_name(f"member of {module_name}", member, public)
     return getattr(module, member)
@@ -304,6 +324,15 @@ def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> An
             f"cannot read {ast.unparse(node)!r} in {what} {spec!r}: an argument is a number, a "
             "string, True, False, None, a tuple of these, or a name of the same kind"
         ) from error
+
+
+def _imported(value: object, module: ModuleType) -> bool:
+    """Whether a member of a module is a module, or a class or function of another one; a package
+    is there to gather those.
+    """
+    if isinstance(value, type | FunctionType):
+        return value.__module__ != module.__name__ and not hasattr(module, "__path__")
+    return isinstance(value, ModuleType)
 
 
 @functools.cache  # one class, not two of one name

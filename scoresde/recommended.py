@@ -71,8 +71,13 @@ def recommended(
         data_std: standard deviation of the data, per coordinate; 0.5 suits images in (-1, 1).
 
     Raises:
-        ConfigError: for a budget below 1, or a data_std that is not positive.
+        ConfigError: for what is no process, a budget below 1, or a data_std that is not positive.
     """
+    if not isinstance(sde, SDE):
+        raise ConfigError(
+            f"settings depend on the process, got {type(sde).__name__}; write "
+            "recommended(model.sde, nfe)"
+        )
     if not isinstance(nfe, int) or nfe < 1:
         raise ConfigError(f"nfe must be a whole number, 1 or more, got {nfe!r}")
     if not 0 < data_std < math.inf:

@@ -18,6 +18,7 @@ from scoresde.cli.app import app
 from scoresde.errors import ConfigError
 from scoresde.jobs import SampleFolder
 from scoresde.solvers import Heun, Langevin, PredictorCorrector
+from scoresde.solvers.exponential.presets import published
 
 
 @pytest.fixture
@@ -57,6 +58,15 @@ def test_description_leaves_defaults_out():
     assert names.describe(PredictorCorrector(sd.DDIM(eta=1.0))) == (
         "PredictorCorrector(predictor=DDIM(eta=1.0))"
     )
+
+
+def test_published_names_describe_and_read_back():
+    assert names.describe(sd.DPMSolverPP(3, tau=1.0)) == "DPMSolverPP(order=3, tau=1.0)"
+    assert names.describe(sd.UniPC()) == "UniPC"
+    assert names.describe(sd.ExponentialMultistep(2, "v", corrector=1)).startswith("Exponential")
+    for preset, spec in published().items():
+        assert names.describe(preset) == spec
+        assert names.solver(spec) == preset
 
 
 @pytest.mark.parametrize("name", names.SOLVERS)
@@ -151,12 +161,21 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         "--out", tmp_path / "grid.json",
     )  # fmt: skip
     assert code == 0, error
-    assert "of the default's" in said or "nothing better than the default" in said
+    assert "times the default's" in said or "nothing better than the default" in said
+    for option, place in (("--grid", "b"), ("--solver", "s")):
+        code, said, error = run(
+            "sample", "ring8", "--n", 2, "--nfe", 7, option, tmp_path / "grid.json",
+            "--out", tmp_path / place,
+        )  # fmt: skip
+        assert code == 0, error
+    one, other = (SampleFolder.open(tmp_path / place).config for place in "bs")
+    assert one == other
     code, said, error = run(
-        "sample", "ring8", "--n", 2, "--nfe", 7, "--grid", tmp_path / "grid.json",
-        "--out", tmp_path / "b",
+        "sample", "ring8", "--n", 2, "--solver", tmp_path / "grid.json", "--grid", "karras",
+        "--out", tmp_path / "d",
     )  # fmt: skip
-    assert code == 0, error
+    assert code == 2
+    assert "brings its grid along" in error
     code, said, error = run(
         "sample", "ring8", "--n", 2, "--nfe", 8, "--grid", tmp_path / "grid.json",
         "--out", tmp_path / "c",
@@ -165,6 +184,43 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
     assert "a grid of 7 evaluations, not 8; leave --nfe out, or write scoresde tune" in error
     times = json.loads((tmp_path / "grid.json").read_text())["times"]
     assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
+
+
+MINE = """
+from dataclasses import dataclass
+from scoresde import DDIM
+
+@dataclass(frozen=True)
+class Mine(DDIM):
+    gain: float = 1.0
+"""
+
+
+def test_tuned_grid_of_a_solver_of_ones_own(run, tmp_path):
+    file = tmp_path / "a_solver_of_mine.py"
+    file.write_text(MINE)
+    tuned = tmp_path / "new" / "folder" / "grid.json"
+    code, said, error = run(
+        "tune", "ring8", "--nfe", 5, "--solver", f"{file}:Mine(gain=2.0)", "--starts", 4,
+        "--held-out", 4, "--rounds", 1, "--out", tuned,
+    )  # fmt: skip
+    assert code == 0, error
+    code, said, error = run("sample", "ring8", "--n", 2, "--grid", tuned, "--out", tmp_path / "a")
+    assert code == 0, error
+    assert "Mine(gain=2.0)" in said
+    data = json.loads(tuned.read_text())
+    tuned.write_text(json.dumps({**data, "from": str(tmp_path / "moved.py")}))
+    code, said, error = run("sample", "ring8", "--n", 2, "--grid", tuned, "--out", tmp_path / "b")
+    assert code == 2
+    assert "--solver FILE.py:NAME beside --grid" in error
+    code, said, error = run(
+        "sample", "ring8", "--n", 2, "--grid", tuned, "--solver", f"{file}:Mine(gain=2.0)",
+        "--out", tmp_path / "c",
+    )  # fmt: skip
+    assert code == 0, error
+    code, said, error = run("tune", "ring8", "--nfe", 5, "--out", tmp_path)
+    assert code == 2
+    assert "is a folder; write --out" in error
 
 
 def test_bench_writes_a_report(run, tmp_path):

@@ -80,7 +80,10 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder; a job that was interrupted goes on.")],
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     solver: Annotated[
-        str, typer.Option(help="A name with arguments, package.module:Class, or file.py:Class.")
+        str,
+        typer.Option(
+            help="A name with arguments, package.module:Class, file.py:Class, or a file of `tune`."
+        ),
     ] = "recommended",
     grid: Annotated[
         str,

@@ -163,6 +163,9 @@ def tune(
     device: str,
 ) -> None:
     """`scoresde tune`."""
+    if out.is_dir():
+        raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
+    out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
     found = models.load(model, process=process, device=check_device(device))
     tuned = tuning.tune(
         found.model,
@@ -209,7 +212,14 @@ def info(model: str, process: str) -> None:
 
 
 def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[Solver, Grid]:
-    """A solver with its grid: of a file written by `tune`, or made for the budget."""
+    """A solver with its grid: of a file written by `tune`, or made for the budget.
+
+    The file may be given as either; as a grid, another solver may follow it.
+    """
+    if solver.endswith(".json"):
+        if grid:
+            raise ConfigError(f"{solver} brings its grid along; leave --grid {grid} out")
+        solver, grid = "recommended", solver
     sde, both = model.sde, names.is_pair(solver)
     if grid.endswith(".json"):
         rule, knots = tuning.load(grid, model, None if both else names.solver(solver))
@@ -225,7 +235,7 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
     if grid.endswith(".json"):
         raise ConfigError(
             f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or write "
-            f"scoresde tune MODEL --nfe {nfe} --out FILE for one of {nfe}"
+            f"scoresde tune MODEL --solver {solver!r} --nfe {nfe} --out FILE for one of {nfe}"
         )
     print(f"{solver} takes {cost} evaluations on this grid, the most within {nfe}")
     return rule, knots
@@ -240,7 +250,10 @@ def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
     """
     if not text:
         if found.shape is None:
-            raise ConfigError("the shape of a sample is not known; write --shape 3,32,32")
+            raise ConfigError(
+                "the shape of a sample is not known; write --shape 3,32,32, or --shape 2 for "
+                "vectors of two numbers"
+            )
         return found.shape
     try:
         shape = tuple(int(part) for part in text.split(","))
@@ -268,7 +281,7 @@ def read_images(spec: str) -> Tensor:
         loaded = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {file!r} ({error}); write images.npy, archive.npz:field or heldout"
+            f"cannot read {file!r} as numbers of numpy; write images.npy, archive.npz:field or heldout"
         ) from error
     if not isinstance(loaded, np.ndarray):
         if name not in loaded:

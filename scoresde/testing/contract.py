@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .. import names
 from ..grid import from_times
 from ..noise import BatchSeed, Predrawn, SampleSeeds
 from ..sampling import StepInfo, iterate
@@ -28,7 +29,7 @@ from .runs import PROCESSES, Tape, Watched, end, even, to_clean, uneven
 from .stochastic import check_distribution, check_moments
 
 
-def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report:
+def check_solver(solver: Solver | str, processes: Sequence[SDE] = PROCESSES) -> Report:
     """Run the whole contract for a solver, on exact models, in seconds on a CPU.
 
     - It is a value: frozen, hashable, picklable, equal to its copy.
@@ -47,13 +48,15 @@ def check_solver(solver: Solver, processes: Sequence[SDE] = PROCESSES) -> Report
       Adaptive ones: the error that their settings lead to.
 
     Args:
-        solver: the solver, with the settings to be checked.
+        solver: the solver, with the settings to be checked, or its name.
         processes: those on which its order is measured.
 
     Returns:
         A report; print it, or call `raise_if_failed`.
     """
-    report = Report(str(solver))
+    if isinstance(solver, str):
+        solver = names.solver(solver)
+    report = Report(names.describe(solver))
     _value(solver, report)
     adaptive = False
     with report.check("evals") as require:

@@ -17,7 +17,7 @@ from ..model import Predictor
 from ..sde import from_dict as sde_from_dict
 from ..solvers.base import Solver
 
-_FORMAT = 3
+_FORMAT = 4
 
 
 class TunedGridWarning(UserWarning):
@@ -64,6 +64,7 @@ class Tuned:
             "scoresde_grid": _FORMAT,
             **self.grid.to_dict(),
             "solver": names.describe(self.solver),
+            "from": names.origin(self.solver),
             "model": self.model,
             "nfe": self.nfe,
             "budget": self.budget,
@@ -77,18 +78,15 @@ class Tuned:
         write_atomic(Path(path), json.dumps(data, indent=1).encode())
 
     def __str__(self) -> str:
-        typical = "" if self.typical is None else f"; median {self.typical}"
         nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
-        head = f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
-        if self.source == "default":
-            return (
-                f"{head}{nearest}: nothing better than the default was found; "
-                f"its {self.measure} {self.error:.3g}"
-            )
-        return (
-            f"{head}{nearest} ({self.source}): {self.measure} {self.error:.3g}, {self.ratio} of "
-            f"the default's{typical}"
+        head = (
+            f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
+            f"{nearest}; on starts that took no part, {self.measure} {self.error:.3g}"
         )
+        if self.source == "default":
+            return f"{head}; nothing better than the default was found"
+        typical = "" if self.typical is None else f", in the median {self.typical} times"
+        return f"{head}, {self.ratio} times the default's{typical} (found from: {self.source})"
 
 
 def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tuple[Solver, Grid]:
@@ -100,18 +98,29 @@ def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tu
         solver: to be used on the grid instead of the file's own. Warns where it differs.
 
     Raises:
-        CheckpointError: for a file that is not such a grid.
+        CheckpointError: for a file that is not such a grid, or one of a solver that is not found.
         ConfigError: for one of another process.
     """
     try:
-        data = json.loads(Path(path).read_text())
+        text = Path(path).read_text()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    try:
+        data = json.loads(text)
         if data["scoresde_grid"] != _FORMAT:
             raise ValueError(f"format {data['scoresde_grid']!r}, this version reads {_FORMAT}")
         grid = from_times(sde_from_dict(data["sde"]), data["times"], clean=data["clean"])
         theirs = {"model": data["model"], "solver": data["solver"]}
-        own = names.solver(data["solver"]) if solver is None else solver
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        home = f"{data['from']}:" if data["from"] else ""
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a tuned grid: {error!r}") from error
+    try:
+        own = names.solver(f"{home}{theirs['solver']}") if solver is None else solver
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the solver of {path} is not found ({error}); write load({str(path)!r}, model, "
+            "solver), or on the command line --solver FILE.py:NAME beside --grid"
+        ) from error
     if grid.sde != model.sde:
         raise ConfigError(f"{path} is a grid of {grid.sde!r}, the model's process is {model.sde!r}")
     mine = {"model": fingerprint(model), "solver": names.describe(own)}

@@ -73,7 +73,7 @@ def tune(
             and 3 for a closed-form model. 0 leaves all candidates as they are.
 
     Raises:
-        ConfigError: for a solver that chooses its own steps, or a budget of one step.
+        ConfigError: for a solver that chooses its own steps, a budget of one step, or too few starts.
         NonFiniteError: for a model whose reference endpoints are not finite.
     """
     rule, default = choose(model.sde, solver, None, nfe)
@@ -88,6 +88,11 @@ def tune(
     if rounds is None:
         rounds = 3 if closed else 1
     held_out = starts // 2 if held_out is None else held_out
+    if min(starts, held_out) < 2:
+        raise ConfigError(
+            f"starts to tune on and to decide on must be 2 or more each, got starts={starts!r}, "
+            f"held_out={held_out!r}; write starts=64"
+        )
     count = starts + 2 * held_out
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + count)))
     x = model.sde.prior_sample(seeds.open((count, *event), dtype))

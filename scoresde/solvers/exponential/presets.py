@@ -6,6 +6,12 @@ name stands for. `tests/test_peers.py` holds them against independent implementa
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from inspect import signature
+from itertools import product
+from typing import Any
+
 from ...errors import ConfigError
 from .multistep import ExponentialMultistep
 from .single_step import ExponentialRK
@@ -142,6 +148,36 @@ def RES2(prediction: str = "x0") -> ExponentialRK:  # noqa: N802
     Models Sampling", 2023, section 3.
     """
     return ExponentialRK("etd2", prediction)
+
+
+_CHOICES: dict[Callable[..., ExponentialMultistep | ExponentialRK], dict[str, tuple[Any, ...]]] = {
+    DPMSolverPP: {"order": (1, 2, 3), "tau": (0.0, 1.0)},
+    UniPC: {"order": (1, 2, 3, 4), "weights": ("bh2", "bh1"), "prediction": ("x0", "eps")},
+    DEIS: {"order": (1, 2, 3, 4), "coordinate": ("t", "rho", "lambda")},
+    IPNDM: {"order": (1, 2, 3, 4)},
+    PNDM: {},
+    ExponentialAB: {"order": (1, 2, 3, 4, 5, 6), "prediction": ("v", "x0", "eps")},
+    SASolver: {"predictor": (1, 2, 3), "corrector": (0, 2, 3, 4)},
+    DPMSolver: {"order": (1, 2, 3), "prediction": ("eps", "x0")},
+    DPMSolverMultistep: {"order": (1, 2, 3), "tau": (0.0, 1.0)},
+    DPM2: {},
+    RES2: {"prediction": ("x0", "eps")},
+}
+"""Arguments by which a preset is recognised; where several fit, the first one counts."""
+
+
+@functools.cache
+def published() -> dict[ExponentialMultistep | ExponentialRK, str]:
+    """Presets and how they are written, `{UniPC(2): "UniPC(order=2)", ...}`."""
+    found: dict[ExponentialMultistep | ExponentialRK, str] = {}
+    for make, choices in _CHOICES.items():
+        defaults = {name: p.default for name, p in signature(make).parameters.items()}
+        for values in product(*choices.values()):
+            given = dict(zip(choices, values, strict=True))
+            shown = [f"{key}={value!r}" for key, value in given.items() if value != defaults[key]]
+            spec = f"{make.__name__}({', '.join(shown)})" if shown else make.__name__
+            found.setdefault(make(**given), spec)
+    return found
 
 
 def _within(name: str, order: int, highest: int) -> None:
