@@ -281,7 +281,7 @@ def read_images(spec: str) -> Tensor:
         loaded = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {file!r} as numbers of numpy; write images.npy, archive.npz:field or heldout"
+            f"cannot read {file!r} as arrays; write images.npy, archive.npz:field or heldout"
         ) from error
     if not isinstance(loaded, np.ndarray):
         if name not in loaded:

@@ -73,7 +73,8 @@ def tune(
             and 3 for a closed-form model. 0 leaves all candidates as they are.
 
     Raises:
-        ConfigError: for a solver that chooses its own steps, a budget of one step, or too few starts.
+        ConfigError: for a solver that chooses its own steps, a budget of one step, or too few
+            starts.
         NonFiniteError: for a model whose reference endpoints are not finite.
     """
     rule, default = choose(model.sde, solver, None, nfe)
