@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -511,7 +512,11 @@ def test_there_is_a_cap_on_evaluations_per_sample() -> None:
     with pytest.warns(NonFiniteWarning, match="2 of 2"):
         got = log_likelihood(wild, randn(2, 3), method=PerSample(1e-8, max_evals=50))
     assert got.nats.isnan().all()
-    assert "50 evaluations, at log rho" in got.failures[0]
+    found = re.search(
+        r"50 evaluations, at log rho = (\S+), (\d+)% of the way; write", got.failures[0]
+    )
+    low, high = (-float(wild.sde.at(t).lam) for t in (wild.sde.t_min, wild.sde.t_max))
+    assert float(found[2]) == pytest.approx(100 * (float(found[1]) - low) / (high - low), abs=0.51)
     assert int(torch.as_tensor(got.nfe).max()) <= 50
 
 

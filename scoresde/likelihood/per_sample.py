@@ -215,12 +215,16 @@ class Run:
         out.error = out.error.index_copy(0, index, _CAUTION * self.square[done].sqrt())
         at = self.tau.tolist()
         for k in (late | tiny).nonzero().flatten().tolist():
+            way = (at[k] - self.first) / (self.last - self.first)
             why = (
                 f"not done after {self.rule.max_evals} evaluations"
                 if bool(late[k])
                 else "not finite, however small the step"
             )
-            out.failures[int(self.index[k])] = f"{why}, at log rho = {at[k]:.6g}"
+            hint = "; write PerSample(...) with a larger tol or max_evals" if bool(late[k]) else ""
+            out.failures[int(self.index[k])] = (
+                f"{why}, at log rho = {at[k]:.6g}, {way:.0%} of the way{hint}"
+            )
         self._keep(~(done | late | tiny))
 
     def _leave(self, gone: Tensor, reason: str) -> None:
