@@ -1,7 +1,8 @@
 """Fingerprints: is this the same model, solver or grid as the one that a file was made with?
 
-A fingerprint depends on content alone: parameters, buffers, settings. Two objects loaded from
-the same weights agree, on any device and in any process.
+A fingerprint depends on content alone: parameters, buffers, settings, and the code of classes and
+functions that come from no installed package. Two objects loaded from the same weights agree, on
+any device and in any process, wherever their files lie.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import inspect
+import sysconfig
 import types
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 _TORCH_OWN = frozenset(vars(nn.Module()))
+_LIBRARIES = (Path(__file__).parent, *map(Path, map(sysconfig.get_path, ("stdlib", "platstdlib"))))
+_PACKAGES = {"site-packages", "dist-packages"}
 
 
 def fingerprint(value: Any) -> str:
@@ -25,7 +31,8 @@ def fingerprint(value: Any) -> str:
 
     Tensors and arrays count with every byte, modules with class, parameters, buffers and public
     settings, functions with name, bytecode and what they close over, other objects with their
-    attributes.
+    attributes. A class or function of somebody's own file counts with all of that file; of the
+    other files that it imports, only those whose classes and functions are met on the way.
     """
     digest = hashlib.sha256()
     _feed(digest, value, ())
@@ -39,6 +46,7 @@ def _feed(digest: Any, value: Any, above: tuple[int, ...]) -> None:
     above = (*above, id(value))
     kind = type(value)
     digest.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
+    _feed_class(digest, kind)
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
         digest.update(repr(value).encode())
     elif isinstance(value, Tensor):
@@ -57,13 +65,15 @@ def _feed(digest: Any, value: Any, above: tuple[int, ...]) -> None:
     elif isinstance(value, types.MethodType):
         _feed(digest, [value.__func__, value.__self__], above)
     elif isinstance(value, types.FunctionType):
-        code = value.__code__
-        digest.update(f"{value.__module__}.{value.__qualname__}".encode() + code.co_code)
-        digest.update(repr([c for c in code.co_consts if not hasattr(c, "co_code")]).encode())
+        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
+        _feed_bytecode(digest, value.__code__)
+        _feed_files(digest, [value])
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        _feed(digest, [code.co_names, cells, value.__defaults__, value.__kwdefaults__], above)
+        names = value.__code__.co_names
+        _feed(digest, [names, cells, value.__defaults__, value.__kwdefaults__], above)
     elif isinstance(value, type):
         digest.update(f"{value.__module__}.{value.__qualname__}".encode())
+        _feed_class(digest, value)
     elif isinstance(value, Mapping):
         for key in sorted(value, key=repr):
             digest.update(repr(key).encode())
@@ -99,3 +109,75 @@ def _feed_tensor(digest: Any, tensor: Tensor) -> None:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+
+
+# -- code --------------------------------------------------------------------------------------
+
+
+def _feed_class(digest: Any, kind: type) -> None:
+    """The code of a class and of those that it inherits from, as far as it is in no package."""
+    for each in kind.__mro__:
+        functions = list(_functions(each))
+        if _feed_files(digest, functions):
+            continue
+        if _feed_files(digest, [each]) and each.__module__ != "__main__":
+            continue
+        for function in functions:  # typed at a prompt, or in a notebook
+            _feed_bytecode(digest, function.__code__)
+
+
+def _functions(kind: type) -> Iterator[types.FunctionType]:
+    """What a class defines, without decorators."""
+    for held in vars(kind).values():
+        if isinstance(held, classmethod | staticmethod):
+            held = held.__func__
+        elif isinstance(held, property | functools.cached_property):
+            held = held.fget if isinstance(held, property) else held.func
+        if isinstance(held, types.FunctionType):
+            held = inspect.unwrap(held)
+            if isinstance(held, types.FunctionType):
+                yield held
+
+
+def _feed_files(digest: Any, things: list[Any]) -> bool:
+    """The content of the files that classes or functions are in, those of packages left out.
+
+    Returns:
+        Whether they are in files at all.
+    """
+    found = {Path(file) for file in map(_file, things) if file}
+    found = {file for file in found if file.is_file()}
+    own = [file for file in found if not _installed(file)]
+    for content in sorted(_content(file, file.stat().st_mtime_ns) for file in own):
+        digest.update(content)
+    return bool(found)
+
+
+def _file(thing: Any) -> str | None:
+    if isinstance(thing, types.FunctionType):  # its module may be another of the same name
+        return thing.__code__.co_filename
+    try:
+        return inspect.getsourcefile(thing)
+    except (TypeError, OSError):  # built in
+        return None
+
+
+@functools.cache
+def _installed(file: Path) -> bool:
+    """Whether a file is of a package, Python's library or this one."""
+    return not _PACKAGES.isdisjoint(file.parts) or any(map(file.is_relative_to, _LIBRARIES))
+
+
+@functools.lru_cache(maxsize=256)
+def _content(file: Path, modified: int) -> bytes:
+    return hashlib.sha256(file.read_bytes()).digest()
+
+
+def _feed_bytecode(digest: Any, code: types.CodeType) -> None:
+    digest.update(code.co_code)
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    plain = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+    # The order of a set changes from one process to the next.
+    digest.update(repr([sorted(c, key=repr) if isinstance(c, Set) else c for c in plain]).encode())
+    for each in inner:
+        _feed_bytecode(digest, each)

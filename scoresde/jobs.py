@@ -2,14 +2,15 @@
 
 A job is a list of seeds. It is cut into shards of `batch` seeds each, and a shard is one file:
 
-    config.json        what the job is; written first, never changed
+    config.json        what the job is; written first, and only its list of seeds ever grows
     shard-00000.npy    samples of seeds 0 .. batch - 1, shape (batch, *)
     shard-00000.json   their seeds, cost and failures
 
 Every file is written under another name and moved into place, so one that is there is whole.
 Run the same call again and it goes on with the shards that are missing; since a shard is always
 sampled as the same batch from the same seeds, the result does not depend on how often the job
-was interrupted.
+was interrupted. A call with further seeds after those of before extends the job; a last shard that
+was not full is sampled anew, as a full one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from .sampling import sample
 from .solvers.base import Solver
 
 _CONFIG = "config.json"
+_NOTES = "notes"  # in it, of no account
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def sample_many(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     final: str = "solver",
+    notes: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> SampleFolder:
     """Draw many samples into a folder, or go on where an earlier run stopped.
@@ -133,11 +136,12 @@ def sample_many(
     Args:
         model: what predicts. Conditions bound to it are one row a seed.
         solver, grid, device, final: see `scoresde.sample`.
-        folder: an empty or new folder, or that of the same job.
+        folder: an empty or new folder, or that of the same job, perhaps with fewer seeds.
         shape: of one sample, without the batch.
         seeds: one a sample, all different, such as `range(50_000)`.
         batch: samples a shard. It is part of the job: another batch is another job.
         dtype: of the state and the files, float16, float32 or float64.
+        notes: JSON-able data to keep in config.json.
         progress: show a bar (needs tqdm).
 
     Returns:
@@ -170,6 +174,7 @@ def sample_many(
             "final": final,
             "batch": int(batch),
             "seeds": seeds,
+            _NOTES: dict(notes or {}),
         },
     )
     todo: Sequence[int] = job.missing()
@@ -230,16 +235,30 @@ def _claim(folder: Path, config: dict[str, Any]) -> SampleFolder:
         write_atomic(folder / _CONFIG, json.dumps(config, indent=1).encode())
     job = SampleFolder.open(folder)
     config, theirs = json.loads(json.dumps(config)), job.config
-    differ = [key for key in sorted({*config, *theirs}) if config.get(key) != theirs.get(key)]
-    if differ:
-        shown = "; ".join(
-            f"{key} was {_short(theirs.get(key))}, is now {_short(config.get(key))}"
-            for key in differ
-        )
-        raise CheckpointError(
-            f"{folder} holds samples of another configuration: {shown}; write to a new folder"
-        )
-    return job
+    differ = [key for key in {**config, **theirs} if config.get(key) != theirs.get(key)]
+    differ = [key for key in differ if key != _NOTES]
+    if not differ:
+        return job
+    if differ == ["seeds"] and config["seeds"][: len(theirs["seeds"])] == theirs["seeds"]:
+        grown = {**theirs, "seeds": config["seeds"]}
+        write_atomic(folder / _CONFIG, json.dumps(grown, indent=1).encode())
+        return SampleFolder(folder, grown)
+    told = "; ".join(_difference(key, theirs.get(key), config) for key in differ)
+    raise CheckpointError(
+        f"{folder} holds samples of another configuration: {told}; write to a new folder"
+    )
+
+
+def _difference(key: str, theirs: Any, config: dict[str, Any]) -> str:
+    mine: Any = config.get(key)
+    if key == "model":
+        return f"model was {theirs!r}, is now {mine!r} (its weights, settings or code)"
+    if key == "solver_fingerprint":
+        return f"the code of {config['solver']}, or what it holds, has changed"
+    if key == "seeds":
+        was, now = (f"{len(s)} from {s[0]} to {s[-1]}" for s in (theirs, mine))
+        return f"seeds were {was}, are now {now}"
+    return f"{key} was {_short(theirs)}, is now {_short(mine)}"
 
 
 def _short(value: Any) -> str:

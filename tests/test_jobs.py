@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -82,7 +85,8 @@ def test_broken_shard_is_sampled_again(tmp_path):
     [
         ({"model": mixture(0.001)}, "model"),
         ({"solver": sd.DDIM(eta=0.5)}, "solver"),
-        ({"seeds": range(8)}, "seeds"),
+        ({"seeds": range(1, 8)}, "seeds were 7 from 0 to 6, are now 7 from 1 to 7"),
+        ({"seeds": range(6)}, "seeds were 7 from 0 to 6, are now 6 from 0 to 5"),
         ({"batch": 4}, "batch"),
         ({"dtype": torch.float64}, "dtype"),
         ({"final": "none"}, "final"),
@@ -94,6 +98,16 @@ def test_other_configuration_is_refused_and_nothing_changes(tmp_path, change, wo
     with pytest.raises(CheckpointError, match=word):
         run(tmp_path, **change)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_job_is_extended_by_further_seeds(tmp_path):
+    run(tmp_path / "a", notes={"model": "first"})
+    first = (tmp_path / "a" / "shard-00000.npy").stat().st_mtime_ns
+    job = run(tmp_path / "a", seeds=range(11), notes={"model": "second"})
+    assert torch.equal(job.samples(), run(tmp_path / "b", seeds=range(11)).samples())
+    assert (tmp_path / "a" / "shard-00000.npy").stat().st_mtime_ns == first
+    assert SampleFolder.open(tmp_path / "a").config["notes"] == {"model": "first"}
+    assert [s for k in range(job.shards) for s in job.info(k)["seeds"]] == list(range(11))
 
 
 def test_other_grid_is_refused(tmp_path):
@@ -191,3 +205,80 @@ def test_fingerprint_is_content():
     assert fingerprint(one_bit) != same
     assert fingerprint(mixture()) == fingerprint(mixture()) != fingerprint(mixture(1e-6))
     assert fingerprint(lambda x: x + 1) != fingerprint(lambda x: x + 2)
+
+
+OWN = """
+import torch, scoresde as sd
+from helper import Half
+SCALE = 1.0
+
+class Mine(sd.Solver):
+    order = 1
+    names = frozenset(("a", "b", "c"))
+    def step(self, model, x, t, s, carry, noise):
+        return model(x, t).x0 * SCALE, None
+
+class Net(Half):
+    def forward(self, x, t):
+        return 0.5 * x
+
+def features(x):
+    return x[:, :1] if x.dtype in {torch.float32, torch.float64} else x
+
+def model():
+    return sd.ScoreModel(Net(), sd.VPSDE(), time="t")
+"""
+HELPER = "import torch\nclass Half(torch.nn.Module):\n    half = 0.5\n"
+
+
+def _own(folder, text=OWN, helper=HELPER):
+    """Fingerprints of solver, model and features that lie in files, by a process of its own."""
+    folder.mkdir(exist_ok=True)
+    (folder / "own.py").write_text(text)
+    (folder / "helper.py").write_text(helper)
+    code = (
+        "import own\nfrom scoresde.identity import fingerprint as f\n"
+        "print(f(own.Mine()), f(own.model()), f(own.features), f(own.Mine))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_fingerprint_sees_the_files_of_users_and_not_where_they_are(tmp_path):
+    first = _own(tmp_path / "a")
+    assert _own(tmp_path / "b") == first  # another process, another folder
+    for edit in (("0.5 * x", "0.6 * x"), ("SCALE = 1.0", "SCALE = 0.9")):
+        assert not set(_own(tmp_path / "a", OWN.replace(*edit))) & set(first)
+    parent = _own(tmp_path / "a", helper=HELPER.replace("0.5", "0.4"))
+    assert [a == b for a, b in zip(parent, first, strict=True)] == [True, False, True, True]
+
+
+def test_fingerprint_sees_code_that_is_in_no_file():
+    def typed(text):
+        space = {"__name__": "__main__"}
+        exec(compile(text, "<stdin>", "exec"), space)
+        return space["Typed"]
+
+    text = "class Typed:\n    @property\n    def a(self):\n        return [i for i in 'ab']\n"
+    one, other = typed(text), typed(text.replace("ab", "abc"))
+    assert fingerprint(one()) == fingerprint(typed(text)()) != fingerprint(other())
+
+
+def test_samples_of_an_edited_solver_are_not_mixed_with_those_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its times are in whole seconds
+
+    def mine():
+        spec = spec_from_file_location("my_solver", tmp_path / "my_solver.py")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.Mine()
+
+    text = OWN.replace("from helper import Half", "Half = torch.nn.Module")
+    (tmp_path / "my_solver.py").write_text(text)
+    before = run(tmp_path / "job", solver=mine()).samples()
+    assert torch.equal(run(tmp_path / "job", solver=mine()).samples(), before)
+    (tmp_path / "my_solver.py").write_text(text.replace("SCALE = 1.0", "SCALE = 0.99"))
+    with pytest.raises(CheckpointError, match=r"the code of .*Mine"):
+        run(tmp_path / "job", solver=mine())

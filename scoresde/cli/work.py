@@ -60,6 +60,7 @@ def sample(
         batch=batch,
         dtype=getattr(torch, dtype),
         device=device,
+        notes={"model": model, "solver": solver, "grid": grid},
         progress=True,
     )
     cost = np.mean([np.mean(job.info(k)["nfe"]) for k in range(job.shards)])
