@@ -43,9 +43,9 @@ from scoresde.tune import tune
 from scoresde.tune.span import in_its_span
 
 PROBLEMS = {  # seed, held-out starts, budgets
-    "ring8": (73, 2048, (5, 10, 20, 50)),
-    "digits64": (73, 2048, (5, 10, 20, 50)),
-    "lowrank3072": (73, 512, (5, 10, 20, 50)),
+    "ring8": (74, 2048, (5, 10, 20, 50)),
+    "digits64": (74, 2048, (5, 10, 20, 50)),
+    "lowrank3072": (74, 512, (5, 10, 20, 50)),
     "mnist": (73, 96, (10, 5, 8)),
 }
 Sampler = Callable[[Tensor], Tensor]
