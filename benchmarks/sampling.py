@@ -1,11 +1,15 @@
-"""Error of deterministic samplers against network evaluations, beside diffusers' schedulers.
+"""Error of deterministic samplers against network evaluations, beside other libraries' own code.
 
-Exact networks (Gaussian mixtures) on DDPM's linear table of 1000; the error of a sample is the root
+Exact networks (Gaussian mixtures) on VP with beta from 0.1 to 20; the error of a sample is the root
 mean square over coordinates of its distance to where the exact probability flow leads from the same
 start. Problems are instances on which nothing was chosen.
 
-    python benchmarks/sampling.py --out benchmarks/results/sampling
-    python benchmarks/sampling.py --seeds 14 15 16 --scale 4    # other instances, more starts
+Peers are those of `benchmarks.peers` that are here, each ending at t = 1e-3 and at 1e-4. All of
+them run on a few starts; those within a factor 2 of the best there, in the RMS or in the median, go
+on to all starts.
+
+    python -m benchmarks.sampling --out benchmarks/results/sampling
+    python -m benchmarks.sampling --seeds 61 62 63 --scale 4    # other instances, more starts
 """
 
 from __future__ import annotations
@@ -24,29 +28,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoresde import DDIM, EDMSDE, SDE, DiscreteVPSDE, Grid, linear_betas, problems, sample
+from scoresde import DDIM, EDMSDE, SDE, VPSDE, Grid, problems, sample
 from scoresde.analytic import GaussianMixture, low_rank
 from scoresde.coordinate import Focus
-from scoresde.grid import focused, karras, power, uniform_lambda, uniform_t
+from scoresde.grid import focused, karras, power, uniform_lambda
 from scoresde.recommended import recommended
 from scoresde.solvers import Heun
 from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import (
     DEIS,
-    DPM2,
     IPNDM,
-    PNDM,
-    DPMSolver,
     DPMSolverPP,
     ExponentialAB,
     ExponentialMultistep,
     UniPC,
 )
 
+from .peers import Peer, absent, available
+
 NFE = (5, 10, 20, 50, 100)
-STARTS = {"ring8": 2048, "digits64": 128, "lowrank3072": 256}
-TABLE = DiscreteVPSDE.from_betas(linear_betas(1000))
-PEERS = ("peer", "diffusers")
+STARTS = {"ring8": 4096, "digits64": 512, "lowrank3072": 1024}
+SCREENED = 32  # starts on which all peers run
+ENDS = (1e-3, 1e-4)
+VP = VPSDE()
 Run = Callable[[GaussianMixture, Tensor, int], Tensor]
 
 
@@ -56,13 +60,12 @@ class Ours:
 
     solver: Solver
     grid: Callable[..., Grid]
-    last: str = "solver"
 
     def __call__(self, model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
         """Samples of the longest grid that the budget allows."""
         grids = (self.grid(model.sde, n) for n in range(nfe, 0, -1))
         grid = next(g for g in grids if (self.solver.evals(g) or 0) <= nfe)
-        return sample(model, self.solver, grid, x=x, final=self.last).x
+        return sample(model, self.solver, grid, x=x).x
 
 
 def best(model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
@@ -73,84 +76,37 @@ def best(model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Diffusers:
-    """A scheduler of diffusers, driven by the exact noise at the time that it asks for."""
+class Theirs:
+    """A peer's sampler, ending at t_min and with the last step that it has."""
 
-    kind: str
-    config: tuple[tuple[str, object], ...] = ()
-    scaled: bool = False  # its state is x / alpha
-    per_step: int = 1
+    peer: Peer
+    t_min: float
 
     def __call__(self, model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
-        """Samples after `nfe` evaluations, or one less."""
-        import diffusers
-
-        scheduler = getattr(diffusers, self.kind)(
-            num_train_timesteps=1000, beta_schedule="linear", beta_start=1e-4, beta_end=0.02,
-            **dict(self.config),
-        )  # fmt: skip
-        scheduler.set_timesteps((nfe + 1) // self.per_step)
-        if self.scaled:
-            x = x / float(model.sde.at(999.0).alpha)
-        for t in scheduler.timesteps:
-            knot = model.sde.at(float(t))
-            inner = x * float(knot.alpha) if self.scaled else x
-            x = scheduler.step(model(inner, knot).eps, t, x).prev_sample
-        return x.double()
-
-
-def _set(**config: object) -> tuple[tuple[str, object], ...]:
-    return tuple(config.items())
+        """Samples; NaN where it fails."""
+        try:
+            out, used = self.peer.run(model, nfe, x, t_min=self.t_min)
+        except Exception:
+            return torch.full_like(x, math.nan)
+        return out if used <= nfe else torch.full_like(x, math.nan)
 
 
 STRETCHED = Focus()
-
-METHODS: dict[str, Run] = {
+OURS: dict[str, Run] = {
     "recommended": best,
-    "v order 4 + 4, focused": Ours(
-        ExponentialMultistep(4, "v", STRETCHED, corrector=4), lambda s, n: focused(s, n, STRETCHED)
-    ),
     "DDIM, uniform lambda": Ours(DDIM(), uniform_lambda),
     "Heun, karras": Ours(Heun(), karras),
-    "DPM2, karras": Ours(DPM2(), karras),
-    "DPM-Solver-3, uniform lambda": Ours(DPMSolver(3), uniform_lambda),
     "DPM-Solver++(2M), uniform lambda": Ours(DPMSolverPP(2), uniform_lambda),
     "DPM-Solver++(3M), uniform lambda": Ours(DPMSolverPP(3), uniform_lambda),
     "UniPC-3, uniform lambda": Ours(UniPC(3), uniform_lambda),
     "DEIS tAB4, quadratic": Ours(DEIS(4), power),
-    "iPNDM4, uniform t": Ours(IPNDM(4), uniform_t),
-    "PNDM, uniform t": Ours(PNDM(), uniform_t),
-    "exponential AB4 v, uniform lambda": Ours(ExponentialAB(4, "v"), uniform_lambda),
-    # Peers' rules and grids with their own last step, of first order.
-    "peer: iPNDM4, uniform t": Ours(IPNDM(4), uniform_t, "denoise"),
-    "peer: iPNDM4, quadratic": Ours(IPNDM(4), power, "denoise"),
-    "peer: DEIS tAB4, uniform t": Ours(DEIS(4), uniform_t, "denoise"),
-    "peer: DEIS tAB4, quadratic": Ours(DEIS(4), power, "denoise"),
-    "peer: exponential AB3 x0, uniform t": Ours(ExponentialAB(3, "x0"), uniform_t, "denoise"),
-    "peer: exponential AB3 eps, uniform t": Ours(ExponentialAB(3, "eps"), uniform_t, "denoise"),
-    "peer: exponential AB3 v, uniform t": Ours(ExponentialAB(3, "v"), uniform_t, "denoise"),
-    "peer: exponential AB4 v, quadratic": Ours(ExponentialAB(4, "v"), power, "denoise"),
-    "peer: UniPC-4 bh2, uniform lambda": Ours(UniPC(4), uniform_lambda, "denoise"),
-    "diffusers DDIM": Diffusers("DDIMScheduler", _set(clip_sample=False)),
-    "diffusers DPM++2M": Diffusers("DPMSolverMultistepScheduler", _set(solver_order=2)),
-    "diffusers DPM++2M karras": Diffusers(
-        "DPMSolverMultistepScheduler", _set(solver_order=2, use_karras_sigmas=True)
-    ),
-    "diffusers DPM++3M lu": Diffusers(
-        "DPMSolverMultistepScheduler", _set(solver_order=3, use_lu_lambdas=True)
-    ),
-    "diffusers UniPC-3": Diffusers("UniPCMultistepScheduler", _set(solver_order=3)),
-    "diffusers UniPC-3 karras": Diffusers(
-        "UniPCMultistepScheduler", _set(solver_order=3, use_karras_sigmas=True)
-    ),
-    "diffusers DEIS-3": Diffusers("DEISMultistepScheduler", _set(solver_order=3)),
-    "diffusers PNDM": Diffusers("PNDMScheduler", _set(skip_prk_steps=True)),
-    "diffusers Heun karras": Diffusers(
-        "HeunDiscreteScheduler", _set(use_karras_sigmas=True), scaled=True, per_step=2
-    ),
-    "diffusers LMS karras": Diffusers(
-        "LMSDiscreteScheduler", _set(use_karras_sigmas=True), scaled=True
-    ),
+    "iPNDM4, quadratic": Ours(IPNDM(4), power),
+    "exponential AB4 v, quadratic": Ours(ExponentialAB(4, "v"), power),
+}
+THEIRS: dict[str, Theirs] = {
+    f"{peer.name}, to {end:g}": Theirs(peer, end)
+    for peer in available("deterministic")
+    for end in ENDS
 }
 
 
@@ -163,7 +119,7 @@ class Instance:
     linear map. Nothing is approximated, and a run costs a fifteenth.
 
     Attributes:
-        model: on the table of 1000.
+        model: on the VP process.
         x: starts, the state at t_max.
         exact: the samples.
         gap: median distance from them to those of a coarser solve of lower order.
@@ -189,9 +145,9 @@ def instance(problem: str, seed: int, count: int) -> Instance:
     """With `count` starts. The truth is found for y = x / alpha, whose flow against rho is the same
     for every process, down to rho = 1e-4.
     """
-    top = TABLE.at(TABLE.t_max)
+    top = VP.at(VP.t_max)
     sde = EDMSDE(t_min=1e-4, t_max=float(top.rho))
-    model, same = (getattr(problems, problem)(p, seed=seed) for p in (TABLE, sde))
+    model, same = (getattr(problems, problem)(p, seed=seed) for p in (VP, sde))
     share = torch.ones(math.prod(model.event_shape), dtype=torch.float64)
     if problem == "lowrank3072":
         model, share = in_its_span(model)
@@ -222,34 +178,68 @@ def in_its_span(model: GaussianMixture) -> tuple[GaussianMixture, Tensor]:
     return GaussianMixture(model.sde, means, covariance, model.weights), share
 
 
+Cell = tuple[str, int]  # a method and a budget
+
+
 def measure(
     names: list[str], seeds: list[int], budgets: tuple[int, ...], scale: float
 ) -> dict[str, object]:
     """Errors of all methods on all instances, pooled over the instances of a problem."""
     results: dict[str, object] = {
-        "nfe": list(budgets), "seeds": seeds, "errors": {}, "reference": {}, "ratios": {},
+        "nfe": list(budgets), "seeds": seeds, "absent": absent(), "peers": len(THEIRS) // len(ENDS),
+        "errors": {}, "packages": {}, "reference": {}, "ratios": {},
     }  # fmt: skip
     for problem in names:
-        count = max(8, int(STARTS[problem] * scale))
-        pooled: dict[str, list[list[Tensor]]] = {name: [[] for _ in budgets] for name in METHODS}
-        gaps = []
-        for seed in seeds:
-            found = instance(problem, seed, count)
-            gaps.append(found.gap)
-            for name, run in METHODS.items():
-                for k, nfe in enumerate(budgets):
-                    pooled[name][k].append(found.errors(run, nfe))
-                print(problem, seed, name, flush=True)
-        errors = {name: [torch.cat(cell) for cell in row] for name, row in pooled.items()}
-        results["reference"][problem] = {"samples": count, "median_gap": max(gaps)}
-        results["errors"][problem] = {
-            name: [[float(rms(e)), float(e.median())] for e in row] for name, row in errors.items()
-        }
+        count = max(SCREENED, int(STARTS[problem] * scale))
+        found = [instance(problem, seed, count) for seed in seeds]
+        errors: dict[Cell, Tensor] = {}
+        for nfe in budgets:
+            methods = OURS | {name: THEIRS[name] for name in near_the_best(found[0], nfe)}
+            for name, run in methods.items():
+                errors[name, nfe] = torch.cat([each.errors(run, nfe) for each in found])
+            print(problem, nfe, len(methods), flush=True)
+        results["reference"][problem] = {
+            "samples": count, "median_gap": max(each.gap for each in found)
+        }  # fmt: skip
+        table: dict[str, dict[int, list[float]]] = {}
+        for (name, nfe), e in errors.items():
+            table.setdefault(name, {})[nfe] = [float(rms(e)), float(e.median())]
+        results["errors"][problem] = table
+        results["packages"][problem] = by_package(table, budgets)
         results["ratios"][problem] = [
-            against_peers({name: row[k] for name, row in errors.items()})
-            for k in range(len(budgets))
+            against_peers({name: e for (name, n), e in errors.items() if n == nfe})
+            for nfe in budgets
         ]
     return results
+
+
+def near_the_best(found: Instance, nfe: int) -> list[str]:
+    """Peers that come within a factor 2 of the best on few starts, by the RMS or by the median."""
+    few = replace(found, x=found.x[:SCREENED], exact=found.exact[:SCREENED])
+    errors = {name: few.errors(run, nfe).nan_to_num(1e9) for name, run in THEIRS.items()}
+    near: dict[str, None] = {}
+    for number in (rms, median):
+        least = min(float(number(e)) for e in errors.values())
+        near |= {name: None for name, e in errors.items() if float(number(e)) <= 2 * least}
+    return list(near)
+
+
+def by_package(
+    table: dict[str, dict[int, list[float]]], budgets: tuple[int, ...]
+) -> dict[str, list[list[float] | None]]:
+    """The least RMS and the least median of a package's samplers, by budget."""
+    packages: dict[str, list[list[float] | None]] = {}
+    for package in dict.fromkeys(run.peer.package for run in THEIRS.values()):
+        row: list[list[float] | None] = []
+        for nfe in budgets:
+            cells = [
+                cell[nfe]
+                for name, cell in table.items()
+                if name in THEIRS and THEIRS[name].peer.package == package and nfe in cell
+            ]
+            row.append([min(column) for column in zip(*cells, strict=True)] or None)
+        packages[package] = row
+    return packages
 
 
 def rms(errors: Tensor) -> Tensor:
@@ -270,7 +260,7 @@ def against_peers(errors: dict[str, Tensor]) -> dict[str, object]:
     own = errors["recommended"]
     draws = torch.randint(len(own), (500, len(own)), generator=torch.Generator().manual_seed(0))
     for label, measure_of in (("rms", rms), ("median", median)):
-        peers = {n: e.nan_to_num(1e9) for n, e in errors.items() if n.startswith(PEERS)}
+        peers = {n: e.nan_to_num(1e9) for n, e in errors.items() if n in THEIRS}
         name = min(peers, key=lambda n: float(measure_of(peers[n])))
         ratio = measure_of(own[draws]) / measure_of(peers[name][draws])
         low, high = torch.quantile(ratio, torch.tensor([0.025, 0.975], dtype=ratio.dtype)).tolist()
@@ -284,19 +274,25 @@ def markdown(results: dict[str, object]) -> str:
     budgets, seeds = results["nfe"], ", ".join(map(str, results["seeds"]))
     head = ["| " + " | ".join(["", *(f"{n} NFE" for n in budgets)]) + " |"]
     head += ["|---" * (len(budgets) + 1) + "|"]
-    lines = ["# Error against network evaluations", "", (__doc__ or "").split("\n\n")[1], ""]
+    lines = ["# Error against network evaluations", ""]
+    lines += ["\n\n".join((__doc__ or "").split("\n\n")[1:3]), ""]
     lines += [f"Instances (seeds) {seeds}, pooled. `{results['command']}`", ""]
+    lines += [f"{results['peers']} samplers of other libraries ran. Absent packages:"]
+    lines += [", ".join(results["absent"]) or "none.", ""]
     lines += ["## recommended, relative to the best peer of each column", ""]
-    lines += [
-        "Each number is compared with the best peer for that number alone; in square brackets"
-    ]
-    lines += ["the 95 % interval of a paired bootstrap over starts.", "", *head]
+    lines += ["Each number is compared with the best peer for that number alone; in square"]
+    lines += ["brackets the 95 % interval of a paired bootstrap over starts.", "", *head]
     for problem, cells in results["ratios"].items():
         for label in ("rms", "median"):
             row = [
                 f"{c[label]['ratio']:.2g} [{c[label]['low']:.2g}, {c[label]['high']:.2g}]"
                 for c in cells
             ]
+            lines.append(f"| {problem}, {label} | " + " | ".join(row) + " |")
+    lines += ["", "The best peers:", "", *head]
+    for problem, cells in results["ratios"].items():
+        for label in ("rms", "median"):
+            row = [c[label]["peer"] for c in cells]
             lines.append(f"| {problem}, {label} | " + " | ".join(row) + " |")
     for problem, rows in results["errors"].items():
         info = results["reference"][problem]
@@ -305,12 +301,17 @@ def markdown(results: dict[str, object]) -> str:
             f"## {problem}",
             "",
             f"{info['samples']} starts an instance. RMS over samples (median). The references "
-            f"agree with coarser ones to {info['median_gap']:.0e} in the median.",
+            f"agree with coarser ones to {info['median_gap']:.0e} in the median. A peer's row has "
+            "the least of all samplers of that package, for each number by itself; - where none "
+            "came near the best.",
             "",
             *head,
         ]
-        for name, row in rows.items():
-            cells = " | ".join(f"{a:.1e} ({b:.1e})" for a, b in row)
+        own = {
+            name: [cells[nfe] for nfe in budgets] for name, cells in rows.items() if name in OURS
+        }
+        for name, row in {**own, **_titled(results["packages"][problem])}.items():
+            cells = " | ".join(f"{c[0]:.1e} ({c[1]:.1e})" if c else "-" for c in row)
             lines.append(f"| {name} | {cells} |")
     if orders := results.get("orders"):
         lines += ["", "## Observed order", "", " ".join((FAMILY.__doc__ or "").split()), ""]
@@ -325,6 +326,10 @@ def markdown(results: dict[str, object]) -> str:
             cells = " | ".join(f"{e:.1e}" for e in row)
             lines.append(f"| {problem} | {cells} | {', '.join(f'{s:.1f}' for s in slopes)} |")
     return "\n".join(lines) + "\n"
+
+
+def _titled(packages: dict[str, object]) -> dict[str, object]:
+    return {f"best of {name}": row for name, row in packages.items() if any(row)}
 
 
 def FAMILY(sde: SDE, nfe: int) -> tuple[Solver, Grid]:  # noqa: N802
@@ -342,11 +347,11 @@ def orders(names: list[str], seed: int, scale: float) -> dict[str, object]:
     steps = (50, 100, 200, 400)
     medians = {}
     for problem in names:
-        count = max(8, int(STARTS[problem] * scale))
+        count = max(8, int(STARTS[problem] * scale / 8))
         found = instance(problem, seed, count)
         row = []
         for nfe in steps:
-            solver, grid = FAMILY(TABLE, nfe)
+            solver, grid = FAMILY(VP, nfe)
             x = sample(found.model, solver, grid, x=found.x).x
             row.append(float(found.distances(x, found.exact).median()))
         medians[problem] = row
@@ -360,7 +365,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(STARTS), choices=list(STARTS))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of starts")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[12, 13], help="instances")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[51, 52], help="instances")
     parser.add_argument("--no-orders", action="store_true", help="leave the orders out")
     parser.add_argument("--out", type=Path, default=None, help="writes OUT.json and OUT.md")
     arguments = parser.parse_args()
@@ -370,7 +375,7 @@ def main() -> None:
     began = time.perf_counter()
     budgets = tuple(arguments.nfe)
     results = measure(arguments.problems, arguments.seeds, budgets, arguments.scale)
-    results["command"] = " ".join(["python", "benchmarks/sampling.py", *sys.argv[1:]])
+    results["command"] = " ".join(["python -m benchmarks.sampling", *sys.argv[1:]])
     if not arguments.no_orders:
         results["orders"] = orders(arguments.problems, arguments.seeds[0], arguments.scale)
     results["seconds"] = round(time.perf_counter() - began, 1)

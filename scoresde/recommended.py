@@ -1,7 +1,7 @@
 """The solver and the grid that the library's own measurements speak for.
 
 Settings are fixed by the number of network evaluations alone; none is tuned to a problem. They were
-chosen on some instances of `scoresde.problems` and measured on others: see
+chosen on some instances of three kinds of problem and measured on others: see
 `benchmarks/sampling.py`, `benchmarks/stochastic.py` and docs/choosing_a_solver.md.
 """
 
