@@ -278,23 +278,16 @@ def _refined(
 def _decide(trial: Trial, candidates: list[Candidate]) -> Candidate:
     """The smallest objective among those whose RMS is no worse than the smallest one but by
     chance: the RMS alone may hang on a handful of starts. The default, which comes first, unless
-    the RMS is below its own, and either that or the median is so by more than chance.
+    the RMS is below its own by more than chance.
     """
     ends = [trial.run(candidate.solver, candidate.grid) for candidate in candidates]
     errors = [trial.difference(end) for end in ends]
     best = ends[min(range(len(ends)), key=lambda k: float(errors[k].square().sum()))]
-
-    def gains(end: Tensor) -> bool:
-        rms, median = (
-            error_ratio(end, ends[0], trial.reference, statistic=name) for name in ("rms", "median")
-        )
-        return rms.value < 1 and min(rms.high, median.high) < 1
-
     equal = [
         (trial.objective(error), candidate)
         for error, end, candidate in zip(errors, ends, candidates, strict=True)
         if bool(torch.isfinite(end).all())
         and not error_ratio(end, best, trial.reference).low > 1
-        and gains(end)
+        and error_ratio(end, ends[0], trial.reference).high < 1
     ]
     return min(equal, key=_value)[1] if equal else candidates[0]
