@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 import scoresde as sd
+from scoresde import names
 from scoresde.bench import (
     Cell,
     Setup,
@@ -172,6 +174,113 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     (file := tmp_path / "a").touch()
     with pytest.raises(ConfigError, match="cannot keep cells"):
         compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=file)
+
+
+class Counting(sd.GaussianMixture):
+    """Counts evaluations, and stops at one of them as Ctrl-C does."""
+
+    seen: ClassVar = 0  # of the class: no part of the model's fingerprint
+    stop: ClassVar = -1
+
+    def __call__(self, x, knot):
+        Counting.seen += 1
+        if Counting.seen == Counting.stop:
+            raise KeyboardInterrupt
+        return super().__call__(x, knot)
+
+
+def test_a_finished_job_is_read_without_an_evaluation(tmp_path):
+    model = mixture()
+    model.__class__ = Counting
+    Counting.seen, Counting.stop = 0, -1
+
+    def again(solvers, **settings):
+        before = Counting.seen
+        compare(model, solvers, nfe=[4], samples=8, cache=tmp_path, **settings)
+        return Counting.seen - before
+
+    assert again(["DDIM"]) > 100  # references, the exact path
+    assert again(["DDIM"]) == 0
+    assert again(["DDIM"], metric=["rms", "mmd"]) == 0
+    assert again(["DDIM", "UniPC"]) == 4
+
+
+def test_a_stop_tells_how_far_it_came(tmp_path):
+    model = mixture()
+    model.__class__ = Counting
+    Counting.seen, Counting.stop = 0, -1
+    settings = {"nfe": [4, 6], "samples": 8, "metric": "energy"}
+    compare(model, ["DDIM"], **settings, cache=tmp_path)
+    Counting.stop = Counting.seen + 3
+    with pytest.raises(KeyboardInterrupt) as stop:
+        compare(model, ["DDIM", "UniPC"], **settings, cache=tmp_path)
+    assert stop.value.__notes__ == ["2 of 4 cells done"]
+
+
+def test_edited_code_is_run_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its times are in whole seconds
+
+    def value(factor):
+        (tmp_path / "own.py").write_text(
+            "import scoresde as sd\n"
+            "class Own(sd.Solver):\n"
+            "    order = 1\n"
+            "    def step(self, model, x, t, s, carry, noise):\n"
+            f"        return {factor} * model(x, t).x0, None\n"
+        )
+        names._of_file.cache_clear()
+        solver = f"{tmp_path}/own.py:Own"
+        table = compare(mixture(), solver, nfe=4, samples=8, cache=tmp_path / "cells")
+        return table.cells[0].scores["rms endpoint error"].value
+
+    first = value(1.0)
+    assert value(0.5) != first
+    assert value(1.0) == first
+
+
+class Torn(sd.GaussianMixture):
+    """Not finite late on the way of samples that end on the far right."""
+
+    def __call__(self, x, knot):
+        prediction = super().__call__(x, knot)
+        torn = (x[:, :1] > 1.2) & (knot.rho < 0.5)
+        return prediction.replace(torch.where(torn, torch.nan, prediction.raw))
+
+
+def test_samples_without_a_reference_are_left_out_and_counted(recwarn):
+    model = mixture()
+    whole = compare(model, ["DDIM"], nfe=[4], samples=16, dtype=torch.float64).cells[0]
+    model.__class__ = Torn
+    table = compare(model, ["DDIM", "UniPC"], nfe=[4, 12], samples=16, dtype=torch.float64)
+    missing = table.setup.models[""]["reference"]["missing"]
+    assert 0 < missing < 16
+    note = f"The reference of {missing} of 16 samples is not finite: they are left out"
+    assert [str(w.message).startswith(note) for w in recwarn] == [True]
+    assert note in str(table)
+    cell = table.cells[0]
+    assert not cell.failed
+    x = SDE.prior_sample(sd.SampleSeeds(tuple(range(16))).open((16, 2), torch.float64))
+    truth = solve_reference(mixture(), x, rtol=1e-9).x
+    out = sd.sample(mixture(), sd.DDIM(), sd.uniform_lambda(SDE, 4), x=x)
+    kept = ~solve_reference(model, x, rtol=1e-9, partial=True).x.isnan().any(1)
+    rms = float(endpoint_errors(out.x, truth)[kept].square().mean().sqrt())
+    assert cell.scores["rms endpoint error"].value == pytest.approx(rms, rel=1e-6)
+    assert cell.scores["energy distance"] == whole.scores["energy distance"]
+    failed = [c for c in table.cells if c.failed]
+    assert "of 16 samples are not finite" in failed[0].failed
+    assert str(table).count("samples are not finite") == 1 < len(failed)
+
+
+def test_features_that_raise_are_one_line():
+    def broken(x):
+        raise RuntimeError("boom\nfrom afar")
+
+    words = (
+        r"features .*broken failed on 2000 samples of shape \(2,\): RuntimeError: boom from afar"
+    )
+    with pytest.raises(ConfigError, match=words) as told:
+        compare(mixture(), ["DDIM"], nfe=[4], samples=8, metric="frechet", features=broken)
+    assert isinstance(told.value.__cause__, RuntimeError)
 
 
 def test_table_as_data():

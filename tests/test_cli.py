@@ -231,6 +231,8 @@ def test_bench_writes_a_report(run, tmp_path):
     assert code == 0, error
     assert "| recommended" in said
     report = json.loads((tmp_path / "report.json").read_text())
+    assert report["setup"]["given"] == {"model": "ring8"}
+    assert report["setup"]["shape"] == [2]
     assert [(c["solver"], c["nfe"]) for c in report["cells"]] == [
         ("DDIM", 4), ("DDIM", 6), ("recommended", 4), ("recommended", 6),
     ]  # fmt: skip
@@ -320,6 +322,34 @@ def test_own_model_file(run, tmp_path):
         code, _, error = run("sample", f"{tmp_path}/mine.py:{member}", "--out", tmp_path / "x")
         assert code == 2
         assert word in error
+
+
+def test_a_process_is_for_closed_forms(run, tmp_path):
+    (tmp_path / "fixed.py").write_text(
+        "import torch, scoresde as sd\n"
+        "model = sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.isotropic(0.25))\n"
+    )
+    for command in ("sample", "bench"):
+        code, _, error = run(
+            command, f"{tmp_path}/fixed.py:model", "--process", "EDMSDE()", "--out", tmp_path / "x"
+        )
+        assert code == 2
+        assert "--process is for closed-form problems" in error
+        assert "has the process VPSDE(t_min=0.001" in error
+
+
+def test_ctrl_c_in_bench_says_how_to_go_on(run, tmp_path, monkeypatch):
+    def stop(*args, **settings):
+        raised = KeyboardInterrupt()
+        raised.add_note("3 of 8 cells done")
+        raise raised
+
+    monkeypatch.setattr("scoresde.cli.benchmark.compare", stop)
+    code, _, error = run("bench", "ring8", "--out", tmp_path)
+    assert code == 130
+    assert error.endswith(
+        "scoresde: stopped, 3 of 8 cells done; run the same command again to go on\n"
+    )
 
 
 def test_nll_is_that_of_the_library(run, tmp_path):

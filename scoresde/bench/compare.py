@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,14 +24,15 @@ from ..identity import fingerprint
 from ..metrics import EndpointError, Metric
 from ..model import Predictor
 from ..noise import SampleSeeds
+from ..sampling import NonFiniteWarning
 from ..solvers.base import Solver
 from .live import live
 from .measures import AtHand
 from .reference import Reference, solve_reference
-from .run import Job, make_path
+from .run import Job, make_path, scored
 from .schedule import gathered, run
 from .store import Store
-from .table import Setup, Table
+from .table import Setup, Table, missing
 from .tasks import Fixed, Peer, Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
@@ -89,7 +92,8 @@ def compare(
     Raises:
         ConfigError: for settings that contradict one another. A cell that fails does not raise;
             it is reported with its reason, and the others go on.
-        NonFiniteError: if the reference is not finite.
+        NonFiniteError: if the reference of every sample is not finite. Where that of some is not,
+            they are left out of endpoint errors, with a warning and a note in the table.
         ShapeError: for features or true samples of a shape that does not fit.
     """
     models = dict(model) if isinstance(model, Mapping) else {"": model}
@@ -118,22 +122,34 @@ def compare(
         reference = _reference(one, start, tolerance, store) if needed else None
         at_hand = AtHand(one, None if reference is None else reference.x, truth, features)
         metrics = at_hand.all(metric)
-        path = None if all(task.stochastic for task in todo) else make_path(one, start)
-        job = Job(one, start, seeds, metrics, path, None if cache is None else str(cache))
-        work += [(job, task) for task in todo]
+        identity, measured = fingerprint([one, start, seeds]), [fingerprint(m) for m in metrics]
+        path = None
+        if not all(task.stochastic for task in todo):
+            path = make_path(one, start, f"path-{identity}", store)
+        kept = None if cache is None else str(cache)
+        job = Job(one, start, seeds, metrics, identity, measured, path, kept)
+        work += [(job, job.keyed(task)) for task in todo]
         about[process] = {"model": fingerprint(one), "sde": one.sde.to_dict()}
         if reference is not None:
-            about[process]["reference"] = {"accuracy": reference.accuracy, "nfe": reference.nfe}
+            about[process]["reference"] = {
+                "accuracy": reference.accuracy, "nfe": reference.nfe, "missing": reference.missing
+            }  # fmt: skip
+            if reference.missing:
+                warnings.warn(missing(reference.missing, samples), NonFiniteWarning, stacklevel=2)
     setup = Setup(
         models=about,
         samples=samples,
         first_seed=first_seed,
         dtype=str(dtype).removeprefix("torch."),
         truth=0 if truth is None else len(truth),
+        truth_digest="" if truth is None else fingerprint(truth),
+        shape=shape,
+        tolerance=tolerance,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
         better={m.name: getattr(m, "better", "lower") for m in metrics},
         floor={
-            m.name: m(spare)
-            for m in metrics
+            m.name: scored(m, spare, f"floor-{fingerprint(spare)}-{digest}", store)
+            for m, digest in zip(metrics, measured, strict=True)
             if spare is not None and not isinstance(m, EndpointError)
         },
         absent=dict(absent or {}),
@@ -141,9 +157,13 @@ def compare(
     )
     with gathered() as together, live([task.cell for _, task in work], setup, progress) as show:
         done = {}
-        for place, cell in run([partial(job, task) for job, task in work], jobs):
-            done[place] = cell
-            show(cell)
+        try:
+            for place, cell in run([partial(job, task) for job, task in work], jobs):
+                done[place] = cell
+                show(cell)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"{len(done)} of {len(work)} cells done")
+            raise
         done = together(done)
     return Table(tuple(done[place] for place in range(len(work))), setup)
 
@@ -190,7 +210,7 @@ def _reference(model: Predictor, start: Tensor, rtol: float | None, store: Store
     if kept is not None and set(kept) == {"x", "numbers"}:
         accuracy, nfe = kept["numbers"].tolist()
         return Reference(kept["x"], accuracy, int(nfe))
-    found = solve_reference(model, start, rtol=rtol)
+    found = solve_reference(model, start, rtol=rtol, partial=True)
     numbers = torch.tensor([found.accuracy, found.nfe], dtype=torch.float64)
     store.keep_tensors(key, {"x": found.x, "numbers": numbers})
     return found

@@ -10,6 +10,7 @@ report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,19 @@ from .table import Table
 
 
 def write(
-    table: Table, folder: str | Path, *, title: str = "Steps against quality", command: str = ""
+    table: Table,
+    folder: str | Path,
+    *,
+    title: str = "Steps against quality",
+    command: str = "",
+    given: Mapping[str, str] | None = None,
 ) -> None:
-    """Write all five files to a folder; `command` is what made the table, to be kept with it."""
-    if command:
-        table = replace(table, setup=replace(table.setup, command=command))
+    """Write all five files to a folder, with the command that made the table, and the names that
+    were given to it, such as that of the model.
+    """
+    setup = table.setup
+    setup = replace(setup, command=command or setup.command, given=dict(given or setup.given))
+    table = replace(table, setup=setup)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     said = recommendations(table)

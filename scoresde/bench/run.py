@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..errors import NonFiniteError
 from ..identity import fingerprint
 from ..metrics import EndpointError, Estimate, Metric
 from ..model import Predictor, device_of
 from ..noise import BrownianPath, NoiseSource, SampleSeeds
-from ..sampling import StepInfo, sample
+from ..sampling import NonFiniteWarning, StepInfo, sample
 from ..scalar import scale
 from ..solvers.relay import evaluations
 from .memory import peak_memory
@@ -24,7 +26,7 @@ from .store import Store
 from .table import Cell
 from .tasks import Task
 
-_VERSION = 1  # of what is kept; a change makes old files absent
+_VERSION = 2  # of what is kept; a change makes old files absent
 _SHOWN, _POINTS = 16, 1000  # images, and points of the plane
 
 
@@ -51,6 +53,8 @@ class Job:
         start: states at t_max, shape (B, *).
         seeds: one a sample.
         metrics: what is measured.
+        identity: fingerprint of model, start and seeds.
+        measured: fingerprints of the metrics.
         path: the exact path of the first few starts, or None.
         cache: folder of finished work, or None.
     """
@@ -59,6 +63,8 @@ class Job:
     start: Tensor
     seeds: tuple[int, ...]
     metrics: Sequence[Metric]
+    identity: str
+    measured: Sequence[str]
     path: ReferencePath | None
     cache: str | None
 
@@ -72,26 +78,25 @@ class Job:
             reason = " ".join(str(error).split()) or "no reason given"
             return replace(task.cell, failed=f"{type(error).__name__}: {reason}")
 
+    def keyed(self, task: Task) -> Task:
+        """The task with the key of its run: of the code as it was before anything was run."""
+        peer = task.peer
+        who = task.solver or (peer and [type(peer), peer.name, peer.package, peer.version])
+        budget = task.cell.budget if peer else None
+        about = [_VERSION, __version__, self.identity, who, task.grid, budget]
+        return task._replace(key=fingerprint(about))
+
     def _filled(self, task: Task) -> Cell:
-        store = Store(self.cache)
-        who = task.solver or (task.peer and [task.peer.name, task.peer.package, task.peer.version])
-        budget = task.cell.budget if task.peer else None
-        about = [_VERSION, self.model, self.start, self.seeds, who, task.grid, budget]
-        key = fingerprint(about)
+        store, key = Store(self.cache), task.key
         kept = store.tensors(key)
         run = Run(**kept) if kept is not None and set(kept) == set(Run._fields) else None
         if run is None:
             run = self._run(task)
             store.keep_tensors(key, run._asdict())
         scores: dict[str, Estimate] = {}
-        for metric in self.metrics:
+        for metric, digest in zip(self.metrics, self.measured, strict=True):
             if _applies(metric, task):
-                own = f"{key}-{fingerprint(metric)}"
-                score = store.score(own)
-                if score is None:
-                    score = metric(run.x)
-                    store.keep_score(own, score)
-                scores[metric.name] = score
+                scores[metric.name] = scored(metric, run.x, f"{key}-{digest}", store)
         nfe, seconds, memory = run.numbers.tolist()
         shown = _SHOWN if run.x[0].numel() > 2 else _POINTS
         cell = replace(
@@ -119,14 +124,17 @@ class Job:
                 def watch(info: StepInfo) -> None:
                     states.append(info.x[:few].detach().cpu().clone())
 
-                out = sample(
-                    self.model, task.solver, task.grid, x=scale(first, self.start),
-                    noise=self._noise(task), device=device, callback=watch,
-                )  # fmt: skip
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", NonFiniteWarning)  # the cell says it
+                    out = sample(
+                        self.model, task.solver, task.grid, x=scale(first, self.start),
+                        noise=self._noise(task), device=device, callback=watch,
+                    )  # fmt: skip
                 if out.failures:
                     place, why = next(iter(out.failures.items()))
                     raise NonFiniteError(
-                        f"{len(out.failures)} samples not finite; sample {place}: {why}"
+                        f"{len(out.failures)} of {len(self.start)} samples are not finite; "
+                        f"sample {place}: {why}"
                     )
                 x, cost = out.x, float(torch.as_tensor(out.nfe).double().mean())
             seconds = time.perf_counter() - began
@@ -158,12 +166,28 @@ class Job:
         return replace(cell, path_error=pairs)
 
 
-def make_path(model: Predictor, start: Tensor) -> ReferencePath | None:
-    """The exact path of the first few starts; None where the model is not finite on it."""
+def scored(metric: Metric, x: Tensor, key: str, store: Store) -> Estimate:
+    """A score, from the store where it is there."""
+    score = store.score(key)
+    if score is None:
+        score = metric(x)
+        store.keep_score(key, score)
+    return score
+
+
+def make_path(model: Predictor, start: Tensor, key: str, store: Store) -> ReferencePath | None:
+    """The exact path of the first few starts, from the store where it is there; None where the
+    model is not finite on it.
+    """
+    kept = store.tensors(key)
+    if kept is not None and set(kept) == {"angles", "states"}:
+        return ReferencePath(kept["angles"], kept["states"])
     try:
-        return ReferencePath(model, start[: _few(start)])
+        path = ReferencePath.solve(model, start[: _few(start)])
     except NonFiniteError:
         return None
+    store.keep_tensors(key, {"angles": path.angles, "states": path.states})
+    return path
 
 
 def _few(start: Tensor) -> int:

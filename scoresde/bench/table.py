@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -80,6 +81,11 @@ class Setup:
         absent: peers that are not installed, each with how to get it.
         environment: versions and hardware.
         command: what was typed, where a command line made the table.
+        truth_digest: fingerprint of the true samples.
+        shape: of one sample.
+        tolerance: asked for of reference endpoints; None for the default.
+        date: when the table was made, UTC.
+        given: names as they were given: the model, its true samples, features.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -92,11 +98,20 @@ class Setup:
     absent: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    truth_digest: str = ""
+    shape: tuple[int, ...] = ()
+    tolerance: float | None = None
+    date: str = ""
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def told(self) -> list[str]:
         """How the table was made, in a few lines."""
         last = self.first_seed + self.samples - 1
         out = [f"Command: `{self.command}`"] if self.command else []
+        if self.date:
+            out.append(f"Date: {self.date}")
+        if self.given:
+            out.append("Given: " + ", ".join(f"{what} {name}" for what, name in self.given.items()))
         out.append(
             f"{self.samples} samples a cell, seeds {self.first_seed} to {last}, {self.dtype}"
             + (f", against {self.truth} true samples" if self.truth else "")
@@ -215,15 +230,29 @@ class Table:
                 out.append(
                     f"Reference endpoints{of} are accurate to {reference['accuracy']:.1e} (RMS)."
                 )
-        if failures := [
-            f"{self.label(c)}{'' if c.budget is None else f' at {c.budget}'}: {c.failed}"
-            for c in self.cells
-            if c.failed
-        ]:
-            out.append("Failed: " + "; ".join(failures) + ".")
+                if reference.get("missing"):
+                    out.append(f"{missing(reference['missing'], self.setup.samples, of)}.")
+        if failures := self._failures():
+            out.append(f"Failed: {'; '.join(failures)}.")
         if self.setup.absent:
             names = ", ".join(self.setup.absent)
             out.append(f"Absent, since not installed: {names}; report.json has how to get each.")
+        return out
+
+    def _failures(self) -> list[str]:
+        """Cells that failed, row by row, each reason once, whatever numbers are in it."""
+        alike: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.failed:
+                alike.setdefault(re.sub(r"[\d.e+-]*\d", "#", cell.failed), []).append(cell)
+        out = []
+        for cells in alike.values():
+            rows: dict[str, list[str]] = {}
+            for cell in cells:
+                own = [] if cell.budget is None else [str(cell.budget)]
+                rows.setdefault(self.label(cell), []).extend(own)
+            named = [f"{row} at {', '.join(at)}" if at else row for row, at in rows.items()]
+            out.append(f"{', '.join(named)}: {cells[0].failed}")
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,6 +305,14 @@ class Table:
         if cell is self.best(cell.budget, name):
             return f"**{text}**"
         return text + "*" if self.tied(cell, name) else text
+
+
+def missing(count: int, samples: int, of: str = "") -> str:
+    """That samples are left out, since their reference is not finite."""
+    return (
+        f"The reference{of} of {count} of {samples} samples is not finite: they are left out of "
+        "endpoint errors"
+    )
 
 
 def number(value: float) -> str:

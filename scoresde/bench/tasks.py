@@ -57,6 +57,7 @@ class Task(NamedTuple):
     solver: Solver | None = None
     grid: Grid | None = None
     peer: Peer | None = None
+    key: str = ""  # of its run in the store
 
     @property
     def stochastic(self) -> bool:

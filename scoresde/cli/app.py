@@ -23,7 +23,10 @@ Model = Annotated[
         "problem such as `ring8(seed=3)`, or your own: `package.module:name`, `file.py:name`."
     ),
 ]
-Process = Annotated[str, typer.Option(help="Process of a closed-form problem.")]
+Process = Annotated[
+    str,
+    typer.Option(help="Process of a closed-form problem.", show_default="VPSDE(t_min=1e-5)"),
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
 Shape = Annotated[
     str, typer.Option(help="Shape of one sample, such as 3,32,32; known for shipped models.")
@@ -99,7 +102,7 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
     shape: Shape = "",
-    process: Process = "VPSDE(t_min=1e-5)",
+    process: Process = "",
     device: Device = "cpu",
 ) -> None:
     """Draw samples into a folder, as .npy files and, for images, one picture."""
@@ -165,7 +168,7 @@ def nll(
     table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
         TableFormat.npz
     ),
-    process: Process = "VPSDE(t_min=1e-5)",
+    process: Process = "",
     device: Device = "cpu",
 ) -> None:
     """Exact log-likelihood of integer images, in bits per dimension with its standard error."""
@@ -280,7 +283,7 @@ def bench(
         peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
         samples=samples, truth=truth, truths=truths, seed=seed, tolerance=tolerance, jobs=jobs,
         dtype=dtype.value,
-        shape=shape, processes=process or ["VPSDE(t_min=1e-5)"], device=device,
+        shape=shape, processes=process or [], device=device,
     )  # fmt: skip
 
 
@@ -319,7 +322,7 @@ def tune(
     ] = 1_000_000,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     shape: Shape = "",
-    process: Process = "VPSDE(t_min=1e-5)",
+    process: Process = "",
     device: Device = "cpu",
 ) -> None:
     """Find the time grid on which a solver does best for this model at this budget."""
@@ -334,7 +337,7 @@ def tune(
 @app.command(epilog=_examples("scoresde info", "scoresde info mnist", "scoresde info ring8"))
 def info(
     model: Annotated[str, typer.Argument(help="A model to describe.", show_default=False)] = "",
-    process: Process = "VPSDE(t_min=1e-5)",
+    process: Process = "",
 ) -> None:
     """List what there is by name, with versions; or describe one model."""
     from . import work

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from ..data import dequantize
 from ..errors import ConfigError, unknown_name
 from ..features import Features, digit_features, inception_features
 from ..model import Predictor
+from ..sampling import NonFiniteWarning
 from ..solvers.relay import evaluations
 from . import models
 from .work import check_device, event_shape, read_images
@@ -64,7 +67,7 @@ def bench(
 ) -> None:
     """`scoresde bench`."""
     check_device(device)
-    named = {spec: models.load(model, process=spec, device=device) for spec in processes}
+    named = {spec: models.load(model, process=spec, device=device) for spec in processes or [""]}
     found = next(iter(named.values()))
     alone = len(named) == 1
     rows = _rows(solvers or _SELECTION, found.model)
@@ -72,31 +75,47 @@ def bench(
     if model == "mnist":  # what is at hand for the shipped network
         truth, features = truth or "heldout", features or "digits"
     extract = _features(features, device) if features else None
-    table = compare(
-        found.model if alone else {spec: one.model for spec, one in named.items()},
-        rows + others,
-        nfe=_whole_numbers(nfe),
-        metric=list(metrics) or None,
-        grids=grids,
-        truth=_truth(truth, samples, truths, seed) if truth else None,
-        features=extract,
-        samples=samples,
-        shape=event_shape(shape, found),
-        first_seed=seed,
-        dtype=getattr(torch, dtype),
-        tolerance=tolerance,
-        absent=absent,
-        cache=out / "cells",
-        jobs=jobs,
-        progress=share()[0] == 0,
-    )
+    with _stoppable(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonFiniteWarning)  # the table says it
+        table = compare(
+            found.model if alone else {spec: one.model for spec, one in named.items()},
+            rows + others,
+            nfe=_whole_numbers(nfe),
+            metric=list(metrics) or None,
+            grids=grids,
+            truth=_truth(truth, samples, truths, seed) if truth else None,
+            features=extract,
+            samples=samples,
+            shape=event_shape(shape, found),
+            first_seed=seed,
+            dtype=getattr(torch, dtype),
+            tolerance=tolerance,
+            absent=absent,
+            cache=out / "cells",
+            jobs=jobs,
+            progress=share()[0] == 0,
+        )
     if share()[0] > 0:  # the first process of torchrun writes for all
         return
     command = shlex.join(["scoresde", *sys.argv[1:]])
-    write(table, out, title=f"Steps against quality: {model}", command=command)
+    given = {"model": model, "truth": truth, "features": features}
+    given = {what: name for what, name in given.items() if name}
+    write(table, out, title=f"Steps against quality: {model}", command=command, given=given)
     print(f"\n{table}\n")
     print("\n".join(recommendations(table)))
     print(f"wrote {out / 'report.html'}, and report.md, .csv, .json and .png beside it")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C is one line and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        done = "".join(f", {note}" for note in getattr(stop, "__notes__", ()))
+        hint = "run the same command again to go on"
+        print(f"\nscoresde: stopped{done}; {hint}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _rows(specs: Sequence[str], model: Predictor) -> list[Row]:

@@ -13,6 +13,7 @@ from ..checkpoint import Checkpoint, load_model, pretrained, pretrained_names
 from ..errors import ConfigError, unknown_name
 from ..model import Predictor, ScoreModel
 
+PROCESS = "VPSDE(t_min=1e-5)"
 PROBLEMS = MappingProxyType(
     {
         name: f"scoresde.problems:{name}"
@@ -36,19 +37,32 @@ class Named:
     description: dict[str, Any]
 
 
-def load(spec: str, *, process: str = "VPSDE(t_min=1e-5)", device: str = "cpu") -> Named:
+def load(spec: str, *, process: str = "", device: str = "cpu") -> Named:
     """The model that a specification names.
 
     Args:
         spec: a shipped network ("mnist"), a checkpoint (`run/model.safetensors`), a folder of
             diffusers, a closed-form problem ("ring8", "ring8(seed=3)"), or a model of your own, or
             a function that makes one, as `package.module:name` or `path/to/file.py:name`.
-        process: of a closed-form problem.
+        process: of a closed-form problem; `PROCESS` by default.
         device: where a network is put.
 
     Raises:
-        ConfigError: for a name that is none of these.
+        ConfigError: for a name that is none of these, or a process for a model that has one.
     """
+    if spec.partition("(")[0] in PROBLEMS:
+        make = names.partial("problem", spec, PROBLEMS, given=1)
+        model = make(names.process(process or PROCESS)).to(device)
+        return Named(model, tuple(model.event_shape), {"problem": spec})
+    found = _other(spec, device)
+    if process:
+        raise ConfigError(
+            f"--process is for closed-form problems; {spec} has the process {found.model.sde!r}"
+        )
+    return found
+
+
+def _other(spec: str, device: str) -> Named:
     path = Path(spec)
     if spec in pretrained_names():
         return _of_checkpoint(pretrained(spec, device))
@@ -56,10 +70,6 @@ def load(spec: str, *, process: str = "VPSDE(t_min=1e-5)", device: str = "cpu") 
         return _of_checkpoint(load_model(path, device))
     if path.is_dir():
         return _of_network(from_diffusers(path).to(device).eval())
-    if spec.partition("(")[0] in PROBLEMS:
-        make = names.partial("problem", spec, PROBLEMS, given=1)
-        model = make(names.process(process)).to(device)
-        return Named(model, tuple(model.event_shape), {"problem": spec})
     if ":" in spec:
         return _of_network(_own(spec, device))
     raise unknown_name(

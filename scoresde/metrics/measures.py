@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..analytic import GaussianMixture
-from ..errors import ConfigError, NonFiniteError, ShapeError
+from ..errors import ConfigError, NonFiniteError, ScoreSDEError, ShapeError
 from . import neighbours
 from .distances import (
     Kernel,
@@ -45,7 +45,7 @@ class EndpointError:
     others.
 
     Attributes:
-        reference: true endpoints, shape (B, *).
+        reference: true endpoints, shape (B, *); samples where they are NaN are left out.
         statistic: "rms" or "median".
     """
 
@@ -65,7 +65,8 @@ class EndpointError:
     def __call__(self, x: Tensor) -> Estimate:
         """See `Metric`."""
         check_finite(x)
-        errors = endpoint_errors(x.cpu(), self.reference.cpu()).numpy()
+        known = ~self.reference.cpu().flatten(1).isnan().any(1)
+        errors = endpoint_errors(x.cpu(), self.reference.cpu())[known].numpy()
         return bootstrap(rms if self.statistic == "rms" else np.median, errors, seed=self.seed)
 
 
@@ -356,8 +357,17 @@ def _extract(features: Features | None, x: Tensor) -> Tensor:
     """Features of samples, checked; the samples themselves where there are none."""
     if features is None:
         return x
-    with torch.no_grad():
-        out = features(x)
+    try:
+        with torch.no_grad():
+            out = features(x)
+    except ScoreSDEError:
+        raise
+    except Exception as error:
+        name = getattr(features, "__qualname__", type(features).__qualname__)
+        raise ConfigError(
+            f"features {name} failed on {len(x)} samples of shape {tuple(x.shape[1:])}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ShapeError(f"features of {len(x)} samples must have shape ({len(x)}, F), got {shape}")
