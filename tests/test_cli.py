@@ -169,6 +169,7 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         )  # fmt: skip
         assert code == 0, error
     one, other = (SampleFolder.open(tmp_path / place).config for place in "bs")
+    assert other.pop("notes")["solver"] == one.pop("notes")["grid"] == str(tmp_path / "grid.json")
     assert one == other
     code, said, error = run(
         "sample", "ring8", "--n", 2, "--solver", tmp_path / "grid.json", "--grid", "karras",
