@@ -339,6 +339,23 @@ def test_a_process_is_for_closed_forms(run, tmp_path):
         assert "has the process VPSDE(t_min=0.001" in error
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_a_line_of_its_own(run, tmp_path):
+    (tmp_path / "torn.py").write_text(
+        "import torch, scoresde as sd\n"
+        "def net(x, t):\n"
+        "    return torch.where(x[:, :1] > 0, torch.nan, x)\n"
+        "model = sd.ScoreModel(net, sd.VPSDE(), time='t')\n"
+    )
+    code, _, error = run(
+        "sample", f"{tmp_path}/torn.py:model", "--shape", 2, "--n", 9, "--nfe", 3,
+        "--out", tmp_path / "x",
+    )  # fmt: skip
+    assert code == 0
+    assert re.search(r"(^|[\r\n])scoresde: \d of 9 samples are not finite", error)
+    assert "Warning:" not in error
+
+
 def test_ctrl_c_in_bench_says_how_to_go_on(run, tmp_path, monkeypatch):
     def stop(*args, **settings):
         raised = KeyboardInterrupt()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 from ..errors import ScoreSDEError, require
 
 
 def main() -> None:
     """Run the command line. An error made on purpose, or of the network on what it was given, is
-    one line and exit code 2.
+    one line and exit code 2; a warning is a line without the place in the code.
     """
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        _run()
+
+
+def _say(message: Warning | str, *place: object, **named: object) -> None:
+    """A warning, on a line of its own where a progress bar is shown."""
+    require("tqdm", "cli").tqdm.write(f"scoresde: {message}", file=sys.stderr)
+
+
+def _run() -> None:
     try:
         require("typer", "cli")
         require("rich", "cli")
