@@ -100,7 +100,7 @@ def case(problem: str) -> Case:
     return Case(whole, model, x, end, math.sqrt(x[0].numel() / z[0].numel()))
 
 
-def errors(case: Case, nfe: int, images: int) -> dict[str, Any]:
+def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
     """Tuned, default and the best peers at one budget, with `images` for a Frechet distance."""
     began = time.perf_counter()
     shape = getattr(case.whole, "event_shape", case.x.shape[1:])
@@ -109,6 +109,7 @@ def errors(case: Case, nfe: int, images: int) -> dict[str, Any]:
     best = sample(case.model, tuned.solver, tuned.grid, x=case.x).x
     stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
     found: dict[str, Any] = {
+        "seed": PROBLEMS[problem][0],
         "solver": names.describe(tuned.solver),
         "rho": [float(knot.rho) for knot in tuned.grid.knots[:-1]],
         "source": tuned.source,
@@ -180,12 +181,13 @@ def markdown(results: dict[str, Any]) -> str:
     """The tables."""
     lines = ["# Tuned grids", "", *(__doc__ or "").split("\n\n")[1].split("\n")]
     for problem, cells in results.items():
-        seed, count, _ = PROBLEMS[problem]
+        count = PROBLEMS[problem][1]
+        seeds = ", ".join(sorted({str(cell.get("seed", "unknown")) for cell in cells.values()}))
         lines += [
             "",
             f"## {problem}",
             "",
-            f"{count} held-out starts, seed {seed}. RMS (median).",
+            f"{count} held-out starts, seed {seeds}. RMS (median).",
             "",
             "| NFE | tuned | default | best peer, RMS | best peer, median | tuned / peer, RMS "
             "| tuned / peer, median | tuned / default, RMS |",
@@ -265,10 +267,10 @@ def main() -> None:
     for problem in arguments.problems:
         cells, current = results.setdefault(problem, {}), None
         for nfe in arguments.nfe or PROBLEMS[problem][2]:
-            if str(nfe) in cells:
+            if cells.get(str(nfe), {}).get("seed") == PROBLEMS[problem][0]:
                 continue
             current = current or case(problem)
-            cells[str(nfe)] = errors(current, nfe, arguments.images * (problem == "mnist"))
+            cells[str(nfe)] = errors(problem, current, nfe, arguments.images * (problem == "mnist"))
             results[problem] = dict(sorted(cells.items(), key=lambda item: int(item[0])))
             cells = results[problem]
             print(problem, nfe, cells[str(nfe)], flush=True)
