@@ -30,8 +30,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.sampling import TABLE
-from scoresde import EDMSDE, load_pretrained, names, problems, recommended, sample
+from scoresde import (
+    EDMSDE,
+    DiscreteVPSDE,
+    linear_betas,
+    load_pretrained,
+    names,
+    problems,
+    recommended,
+    sample,
+)
 from scoresde.coordinate import Focus
 from scoresde.data import dequantize, heldout_digits
 from scoresde.features import digit_features
@@ -42,6 +50,7 @@ from scoresde.solvers.exponential import ExponentialMultistep
 from scoresde.tune import tune
 from scoresde.tune.span import in_its_span
 
+TABLE = DiscreteVPSDE.from_betas(linear_betas(1000))
 PROBLEMS = {  # seed, held-out starts, budgets
     "ring8": (74, 2048, (5, 10, 20, 50)),
     "digits64": (74, 2048, (5, 10, 20, 50)),
