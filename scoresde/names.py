@@ -25,7 +25,9 @@ from .errors import ConfigError, unknown_name
 from .grid import Grid
 from .sde import SDE
 from .solvers.base import Solver
+from .solvers.exponential.multistep import ExponentialMultistep
 from .solvers.exponential.presets import published
+from .solvers.exponential.single_step import ExponentialRK
 
 Pair = Callable[[SDE, int], tuple[Solver, Grid]]
 
@@ -142,7 +144,7 @@ def describe(value: object) -> str:
     """
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
-    if isinstance(value, Solver) and value in (known := published()):
+    if isinstance(value, ExponentialMultistep | ExponentialRK) and value in (known := published()):
         return known[value]
     shown = []
     for item in fields(value):

@@ -432,7 +432,7 @@ def test_a_wrong_process_is_the_only_one_named():
 def test_a_report_reads_well():
     report = check_solver(DDIM(), [VPSDE()])
     text = str(report)
-    assert text.startswith("DDIM(eta=0.0): keeps the contract of a solver, 0 findings in ")
+    assert text.startswith("DDIM: keeps the contract of a solver, 0 findings in ")
     assert "order, VPSDE, even" in text
     assert 0.9 < report.measured["order, VPSDE, even"] < 1.1
     report.raise_if_failed()
