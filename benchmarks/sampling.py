@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from scoresde import DDIM, EDMSDE, SDE, VPSDE, Grid, problems, sample
-from scoresde.analytic import GaussianMixture, low_rank
+from scoresde.analytic import GaussianMixture
 from scoresde.coordinate import Focus
 from scoresde.grid import focused, karras, power, uniform_lambda
 from scoresde.recommended import recommended
@@ -43,6 +43,7 @@ from scoresde.solvers.exponential import (
     ExponentialMultistep,
     UniPC,
 )
+from scoresde.tune.span import reduced
 
 from .peers import Peer, absent, available
 
@@ -150,8 +151,9 @@ def instance(problem: str, seed: int, count: int) -> Instance:
     model, same = (getattr(problems, problem)(p, seed=seed) for p in (VP, sde))
     share = torch.ones(math.prod(model.event_shape), dtype=torch.float64)
     if problem == "lowrank3072":
-        model, share = in_its_span(model)
-        same, _ = in_its_span(same)
+        (model, basis), (same, _) = reduced(model), reduced(same)
+        share = torch.ones(basis.shape[1] + 1, dtype=torch.float64)
+        share[-1] = len(basis) - basis.shape[1]
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn((count, len(share)), generator=generator, dtype=torch.float64)
     z[:, share > 1] = 1.0  # stands for many: at its root mean square
@@ -162,20 +164,6 @@ def instance(problem: str, seed: int, count: int) -> Instance:
         solves.append(sample(same, solver, grid, x=z * float(top.rho)).x)
     built = Instance(model, float(top.sigma) * z, solves[0], 0.0, share / share.sum())
     return replace(built, gap=float(built.distances(*solves).median()))
-
-
-def in_its_span(model: GaussianMixture) -> tuple[GaussianMixture, Tensor]:
-    """A mixture of low rank in the coordinates that matter, and what each of them stands for."""
-    family = model._family
-    factors = family.u * family.e.sqrt()[:, None]
-    basis = torch.linalg.qr(torch.cat([family.means.T, *factors], 1))[0]
-    outside = torch.zeros(len(factors), 1, factors.shape[2], dtype=torch.float64)
-    means = torch.nn.functional.pad(family.means @ basis, (0, 1))
-    inside = torch.cat([basis.T @ factors, outside], 1)
-    share = torch.ones(basis.shape[1] + 1, dtype=torch.float64)
-    share[-1] = len(basis) - basis.shape[1]
-    covariance = low_rank(inside, family.ridge)
-    return GaussianMixture(model.sde, means, covariance, model.weights), share
 
 
 Cell = tuple[str, int]  # a method and a budget

@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Peer, absent, available
-from benchmarks.sampling import in_its_span
 from scoresde import SDE, Grid, sample, uniform_lambda
 from scoresde.analytic import Gaussian, GaussianMixture, isotropic
 from scoresde.bench import environment
@@ -49,6 +48,7 @@ from scoresde.solvers import (
 )
 from scoresde.solvers.base import Solver
 from scoresde.solvers.relay import evaluations
+from scoresde.tune.span import reduced
 
 NFE = (20, 50, 100)
 BOUNDS = {20: 0.03, 50: 0.01, 100: 0.005}
@@ -112,11 +112,11 @@ def parts(model: GaussianMixture) -> list[Part]:
         if model.event_shape == (2,):
             return [Part(model, 1, 400_000 if len(model.weights) < 20 else 120_000, 4_000)]
         return [Part(model, 1, 40_000, 400)]
-    reduced, share = in_its_span(model)
-    ridge = isotropic(float(model._family.ridge[0]))
-    outside = Gaussian(model.sde, torch.zeros(1), ridge)
-    # One of the coordinates outside is in `reduced` already.
-    return [Part(reduced, 1, 12_000, 400), Part(outside, int(share[-1]) - 1, 1_200_000, 20_000)]
+    smaller, basis = reduced(model)
+    outside = Gaussian(model.sde, torch.zeros(1), isotropic(float(model.covariance.ridge[0])))
+    # One of the coordinates outside is in `smaller` already.
+    copies = len(basis) - basis.shape[1] - 1
+    return [Part(smaller, 1, 12_000, 400), Part(outside, copies, 1_200_000, 20_000)]
 
 
 def nll(model: GaussianMixture, x: Tensor) -> Tensor:

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from scoresde import DiscreteVPSDE, linear_betas, problems, sample
+from benchmarks.tuning import TABLE
+from scoresde import problems, sample
 from scoresde.budget import choose
 from scoresde.metrics import EnergyDistance, difference
 from scoresde.tune import tune
 
-TABLE = DiscreteVPSDE.from_betas(linear_betas(1000))
 COUNTS = {"ring8": 4096, "digits64": 2048}
 SOLVERS = ("DDIM(eta=1.0)", "EulerMaruyama", "recommended(stochastic=True)")
 BUDGETS = (10, 20, 50)

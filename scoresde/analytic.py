@@ -388,7 +388,7 @@ class _SpectralFamily(_Family):
         k, d = means.shape
         u, e, ridge = (part.to(means) for part in covariance)
         r = e.shape[1]
-        if u.shape[1] != (d if r else 1) or len(u) not in (1, k) or len(ridge) not in (1, k):
+        if (r and u.shape[1] != d) or len(u) not in (1, k) or len(ridge) not in (1, k):
             raise ShapeError(
                 f"covariances of {len(u)} components in {u.shape[1]} dimensions do not fit "
                 f"{k} means of {d} coordinates"

@@ -87,10 +87,9 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
             whose cost depends on the data.
     """
     check_budget(nfe)
-    found: Grid | None = None
     least: int | None = None
     failure: ScoreSDEError | None = None
-    for steps in range(1, nfe + 1):
+    for steps in range(nfe, 0, -1):
         try:
             grid = maker(sde, steps)
             cost = evaluations(solver, grid)
@@ -99,14 +98,11 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
             continue
         if cost is None:
             raise ConfigError(_own_steps(solver))
-        if cost > nfe:
-            least = least or cost
-            break
-        found = grid
-    if found is None:
-        why = failure if least is None else f"the shortest takes {least}; write nfe={least}"
-        raise ConfigError(f"{names.describe(solver)} has no grid for {nfe} evaluations: {why}")
-    return found
+        if cost <= nfe:
+            return grid
+        least = cost
+    why = failure if least is None else f"the shortest takes {least}; write nfe={least}"
+    raise ConfigError(f"{names.describe(solver)} has no grid for {nfe} evaluations: {why}")
 
 
 def _own_steps(solver: Solver) -> str:

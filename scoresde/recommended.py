@@ -8,10 +8,10 @@ chosen on some instances of three kinds of problem and measured on others: see
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from .budget import grid_for
 from .coordinate import Focus
 from .errors import ConfigError
 from .grid import Grid, focused
@@ -86,7 +86,7 @@ def recommended(
     if stochastic:
         solver = ExponentialMultistep(3, "v", "angle", tau=1.0, sigma_data=0.5 * data_std)
         noisy = Focus(0.25 * data_std, 8.0 * data_std, 0.6, 2.0)
-        return solver, _within(nfe, 2, solver, lambda n: focused(sde, n, noisy))
+        return solver, grid_for(solver, lambda sde, n: focused(sde, n, noisy), sde, nfe)
     values = 2 + sum(nfe >= least for least in _MORE_VALUES)
     flow = next(flow for flow in reversed(_FLOWS) if nfe >= flow.least)
     solver = ExponentialMultistep(
@@ -100,21 +100,8 @@ def recommended(
     scale = _in_units(flow.grid, data_std)
     low = max(sde.t_min, float(sde.t_at_lambda(math.log(nfe / (flow.last * data_std)))))
     low = min(low, 0.5 * sde.t_max)
-    extra = 3 * (values - 1) if solver.start else 0
-    return solver, _within(nfe, extra, solver, lambda n: focused(sde, n, scale, t_min=low))
+    return solver, grid_for(solver, lambda sde, n: focused(sde, n, scale, t_min=low), sde, nfe)
 
 
 def _in_units(scale: Focus, unit: float) -> Focus:
     return replace(scale, low=unit * scale.low, high=unit * scale.high)
-
-
-def _within(nfe: int, extra: int, solver: Solver, make: Callable[[int], Grid]) -> Grid:
-    """The longest grid on which the solver takes no more than `nfe` evaluations.
-
-    `extra` are those that it takes at most beyond one a step.
-    """
-    for steps in range(nfe, max(nfe - extra, 1), -1):
-        grid = make(steps)
-        if (solver.evals(grid) or nfe) <= nfe:
-            return grid
-    return make(max(nfe - extra, 1))

@@ -19,10 +19,11 @@ LAYERS = [
     {"sde"},
     {"coordinate", "grid", "noise", "prediction", "time_input"},
     {"model", "analytic", "reverse", "problems", "guidance", "adapters", "counting"},
-    {"ode", "solvers", "recommended", "names"},
+    {"ode", "solvers", "names"},
     {
         "door",
         "budget",
+        "recommended",
         "diagnosis",
         "sampling",
         "likelihood",

@@ -220,27 +220,32 @@ def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     assert all(trial.rate(first) <= trial.rate(other) for other in others)
 
 
-@pytest.mark.parametrize("diverse", [False, True])
-def test_a_mixture_of_low_rank_is_solved_in_its_span(diverse):
+@pytest.mark.parametrize("kind", ["low rank", "isotropic", "diverse"])
+def test_a_mixture_of_low_rank_is_solved_in_its_span(kind):
     generator = torch.Generator().manual_seed(0)
     means, factors = (
         torch.randn(shape, generator=generator, dtype=torch.float64) / 4
         for shape in ((3, 2, 20), (3, 40, 2))
     )
-    ridge = [0.01, 0.01, 0.02 if diverse else 0.01]
-    whole = sd.GaussianMixture(SDE, means, sd.low_rank(factors, ridge), [0.2, 0.5, 0.3])
+    covariance = {
+        "low rank": sd.low_rank(factors, 0.01),
+        "isotropic": sd.isotropic(0.01),
+        "diverse": sd.low_rank(factors, [0.01, 0.01, 0.02]),
+    }[kind]
+    whole = sd.GaussianMixture(SDE, means, covariance, [0.2, 0.5, 0.3])
     x = torch.randn(50, 2, 20, generator=generator, dtype=torch.float64)
     small, inner = in_its_span(whole, x)
-    if diverse:
+    if kind == "diverse":
         assert small is whole
         assert inner is x
         return
-    assert inner.shape == (50, 3 * 3 + 1)
+    size = 3 * (3 if kind == "low rank" else 1) + 1
+    assert inner.shape == (50, size)
     solver, grid = sd.recommended(SDE, 6)
     coarse = [sd.sample(m, solver, grid, x=z).x for m, z in ((whole, x), (small, inner))]
     fine = [sd.sample(m, nfe=50, x=z).x for m, z in ((whole, x), (small, inner))]
     full, part = (endpoint_errors(a, b) for a, b in zip(coarse, fine, strict=True))
-    torch.testing.assert_close(part * math.sqrt(10 / 40), full, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(part * math.sqrt(size / 40), full, rtol=1e-9, atol=1e-12)
 
 
 def test_the_cost_is_every_evaluation_of_every_sample():

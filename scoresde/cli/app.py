@@ -310,7 +310,7 @@ def tune(
         typer.Option(
             min=2,
             help="Starts to choose on, and to state the gain on.",
-            show_default="half as many",
+            show_default="half as many; closed forms: at least 4096",
         ),
     ] = None,
     rounds: Annotated[

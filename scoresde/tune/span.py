@@ -21,15 +21,28 @@ def in_its_span(model: Predictor, x: Tensor) -> tuple[Predictor, Tensor]:
 
     The RMS over coordinates of a difference grows by sqrt(D / (r + 1)).
     """
-    covariance = model.covariance if type(model) is GaussianMixture else None
-    if not isinstance(covariance, Spectral) or not isinstance(model, GaussianMixture):
+    if not isinstance(model, GaussianMixture) or (found := reduced(model)) is None:
         return model, x
-    means, size = model.means.flatten(1), math.prod(model.event_shape)
+    smaller, basis = found
+    flat = x.flatten(1).to(basis)
+    along = flat @ basis
+    across = (flat - along @ basis.T).norm(dim=1, keepdim=True)
+    return smaller, torch.cat([along, across], 1).to(x)
+
+
+def reduced(model: GaussianMixture) -> tuple[GaussianMixture, Tensor] | None:
+    """A mixture in the r coordinates of the span and one outside it, and the span's orthonormal
+    basis, shape (D, r); None for a mixture of another kind, or where little is gained.
+    """
+    covariance, size = model.covariance, math.prod(model.event_shape)
+    if type(model) is not GaussianMixture or not isinstance(covariance, Spectral):
+        return None
+    means = model.means.flatten(1)
     columns = len(means) * (1 + covariance.e.shape[1])
     if 2 * columns > size or bool((covariance.ridge != covariance.ridge[0]).any()):
-        return model, x
-    factors = covariance.u * covariance.e.sqrt()[:, None]
-    basis = torch.linalg.qr(torch.cat([means.T, *factors.expand(-1, size, -1)], 1))[0]
+        return None
+    factors = (covariance.u * covariance.e.sqrt()[:, None]).expand(-1, size, -1)
+    basis = torch.linalg.qr(torch.cat([means.T, *factors], 1))[0]
     inside = torch.cat([basis.T @ factors, factors.new_zeros(len(factors), 1, factors.shape[2])], 1)
     smaller = GaussianMixture(
         model.sde,
@@ -37,7 +50,4 @@ def in_its_span(model: Predictor, x: Tensor) -> tuple[Predictor, Tensor]:
         low_rank(inside, covariance.ridge[0]),
         model.weights,
     )
-    flat = x.flatten(1).to(basis)
-    along = flat @ basis
-    across = (flat - along @ basis.T).norm(dim=1, keepdim=True)
-    return smaller, torch.cat([along, across], 1).to(x)
+    return smaller, basis
