@@ -197,6 +197,25 @@ class Mine(DDIM):
 """
 
 
+def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
+    out = tmp_path / "grid.json"
+    settings = ("tune", "ring8", "--nfe", 5, "--starts", 64, "--held-out", 128, "--out", out)
+    code, said, error = run(*settings, "--solver", "DDIM", "--metric", "energy", "--truths", 500)
+    assert code == 0, error
+    assert "energy distance" in said
+    assert json.loads(out.read_text())["measure"] == "energy distance"
+    np.save(tmp_path / "true.npy", np.full((9, 3), 0.5, np.float32))
+    for metric, wrong in (
+        (("rms",), "'rms' is what is made small without --metric; leave it out"),
+        (("frechet",), "'frechet' takes features; write features=digit_features(), or --features"),
+        (("coverage",), "coverage is no distance, of which less is better"),
+        (("energy", "--truth", tmp_path / "true.npy"), "one shape, got (32, 2) and (9, 3)"),
+    ):
+        code, said, error = run(*settings, "--metric", *metric)
+        assert code == 2
+        assert wrong in error
+
+
 def test_tuned_grid_of_a_solver_of_ones_own(run, tmp_path):
     file = tmp_path / "a_solver_of_mine.py"
     file.write_text(MINE)

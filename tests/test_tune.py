@@ -6,25 +6,26 @@ import dataclasses
 import itertools
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 import scoresde as sd
-from scoresde import budget, problems
+from scoresde import budget, names, problems
 from scoresde.errors import CheckpointError, ConfigError, NonFiniteError
-from scoresde.metrics import endpoint_errors
+from scoresde.metrics import Estimate, FrechetDistance, Neighbours, endpoint_errors
 from scoresde.prediction import EPS, Prediction
-from scoresde.tune import TunedGridWarning, TuningWarning, load, search, tune
-from scoresde.tune.candidates import Motion
-from scoresde.tune.hops import hop
+from scoresde.tune import TunedGridWarning, TuningWarning, by_endpoints, load, tune
+from scoresde.tune.by_endpoints import _decide, _informative
+from scoresde.tune.candidates import Motion, stock_grids
+from scoresde.tune.hops import descend, hop
 from scoresde.tune.kl_bound import Signal, between
 from scoresde.tune.metered import Metered
 from scoresde.tune.path import equidistributed, shortest
 from scoresde.tune.pilot import Pilot
 from scoresde.tune.refine import refine
-from scoresde.tune.search import _decide, _informative
 from scoresde.tune.span import in_its_span
 from scoresde.tune.trial import Candidate, Trial
 
@@ -215,7 +216,9 @@ def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     worst = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 3, t_min=1e-3))
     motion = Motion(worst, free=False)
     stuck = motion(refine(trial, motion, motion.start, 3))
-    first, *others = hop(trial, [worst, stuck], 30, free=False)
+    descend_nearby = partial(descend, trial, jacobians=1, free=False)
+    start = [(trial.rate(one), one) for one in (worst, stuck)]
+    first, *others = hop(start, 30, trial.rate, descend_nearby, free=False)
     assert trial.rate(first) < trial.rate(stuck) - 0.02
     assert all(trial.rate(first) <= trial.rate(other) for other in others)
 
@@ -289,7 +292,7 @@ def test_a_model_that_is_not_finite_or_never_settles_is_told_of(monkeypatch):
     settings = {"shape": (2,), "starts": 8, "held_out": 4, "rounds": 0, "dtype": torch.float64}
     with pytest.raises(NonFiniteError, match="endpoints that are not finite"):
         tune(Broken(math.nan), "DDIM", 4, **settings)
-    monkeypatch.setattr(search, "_LONGEST", 60)
+    monkeypatch.setattr(by_endpoints, "_LONGEST", 60)
     with pytest.warns(TuningWarning, match="reference still moves"):
         tune(Broken(5.0), "DDIM", 10, **settings)
 
@@ -363,3 +366,87 @@ def test_a_grid_for_noisy_steps_brings_samples_closer_to_the_truth():
         x = sd.sample(mixture, found.solver, grid, x=prior(4000), seeds=5).x
         gaps.append(float(level - mixture.log_prob(x, SDE.clean).mean()) / 2)
     assert abs(gaps[0]) < 0.5 * abs(gaps[1])  # nats a dimension, +-0.01
+
+
+def fan(solver: sd.Solver, grid: sd.Grid, deviation: float) -> float:
+    """Deviation of a solver's samples where the network is that of centred Gaussian data: every
+    step is linear, so that one start tells it.
+    """
+    gaussian = sd.Gaussian(SDE, torch.zeros(1), sd.isotropic(deviation**2))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return float(sd.sample(gaussian, solver, grid, x=one).x) * float(SDE.at(SDE.t_max).sigma)
+
+
+def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
+    # Data of deviation 0.5 and a network trained, as it were, on data of 0.8.
+    network = sd.Gaussian(SDE, torch.zeros(4), sd.isotropic(0.8**2))
+    true = 0.5 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(3))
+    measure = FrechetDistance(true, lambda x: x)
+    settings = {"starts": 256, "held_out": 512, "dtype": torch.float64}
+    found = tune(network, "DDIM", 6, rounds=3, measure=measure, progress=True, **settings)
+    faithful = tune(network, "DDIM", 6, rounds=3, **settings)
+    default = fan(*budget.choose(SDE, "DDIM", None, 6), 0.8)
+    assert 0.5 + 0.05 < default < fan(faithful.solver, faithful.grid, 0.8) < 0.8
+    assert fan(found.solver, found.grid, 0.8) == pytest.approx(0.5, rel=0.02)
+    # What is reported is measured on the last starts.
+    seeds = sd.SampleSeeds(tuple(range(1_000_768, 1_001_280)))
+    x = SDE.prior_sample(seeds.open((512, 4), torch.float64))
+    again = [
+        measure(sd.sample(network, solver, grid, x=x).x)
+        for solver, grid in ((found.solver, found.grid), budget.choose(SDE, "DDIM", None, 6))
+    ]
+    assert found.measure == "Frechet distance"
+    assert found.error == pytest.approx(again[0].value, rel=1e-9)
+    assert found.ratio.value == pytest.approx(again[0].value / again[1].value, rel=1e-9)
+    assert found.ratio.high < 0.5
+    # The default and hand-made grids on half of the starts, four of them and the moves on all,
+    # finalists and the default on those that decide, two on the last.
+    stock = 1 + len(stock_grids(SDE, 6))
+    assert found.cost == 6 * (stock * 128 + (4 + 72) * 256 + 4 * 512 + 2 * 512)
+    assert "deciding" in capsys.readouterr().err
+
+
+def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
+    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.isotropic(0.35**2))
+    true = 0.5 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(4))
+    measure = FrechetDistance(true, lambda x: x)
+    free = tune(gaussian, "recommended", 5, starts=128, measure=measure, dtype=torch.float64)
+    assert free.solver != sd.recommended(SDE, 5)[0]
+    assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.02)
+    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.isotropic(0.8**2))
+    noisy = tune(gaussian, "Ancestral", 12, starts=256, measure=measure, dtype=torch.float64)
+    assert noisy.solver == names.solver("Ancestral")
+    x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    x = x * float(SDE.at(SDE.t_max).sigma)
+    default = sd.sample(gaussian, *budget.choose(SDE, "Ancestral", None, 12), x=x).x.std()
+    assert abs(float(default) - 0.5) > 0.04
+    tuned_std = float(sd.sample(gaussian, noisy.solver, noisy.grid, x=x).x.std())
+    assert tuned_std == pytest.approx(0.5, rel=0.04)
+
+
+def test_a_measure_that_sees_no_gain_keeps_the_default():
+    class Tied:
+        name = "always the same"
+
+        def __call__(self, x):
+            return Estimate(1.0, 0.9, 1.1, tuple(np.linspace(0.9, 1.1, 40)))
+
+    class Fickle(Tied):
+        def __call__(self, x):
+            calls.append(len(x))
+            if len(x) < 16 and len(calls) % 2 == 0:  # half of the search cannot be measured
+                raise NonFiniteError("not today")
+            return super().__call__(x)
+
+    calls = []
+    for measure in (Tied(), Fickle()):
+        found = tune(model(), "DDIM", 5, starts=8, measure=measure, dtype=torch.float64)
+        assert found.source == "default"
+        assert found.grid == budget.choose(SDE, "DDIM", None, 5)[1]
+        assert found.ratio[:3] == (1.0, 1.0, 1.0)
+
+
+def test_a_measure_must_be_a_distance():
+    measure = Neighbours(torch.randn(50, 2), "precision")
+    with pytest.raises(ConfigError, match="precision is no distance, of which less is better"):
+        tune(model(), "DDIM", 5, measure=measure)

@@ -27,6 +27,16 @@ Process = Annotated[
     str,
     typer.Option(help="Process of a closed-form problem.", show_default="VPSDE(t_min=1e-5)"),
 ]
+Truth = Annotated[
+    str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
+]
+Truths = Annotated[int, typer.Option(min=2, help="How many true samples, at most.")]
+FeaturesOf = Annotated[
+    str,
+    typer.Option(
+        help="Where images are compared: `digits`, `inception:weights.pth`, `file.py:name`."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
 Shape = Annotated[
     str, typer.Option(help="Shape of one sample, such as 3,32,32; known for shipped models.")
@@ -244,18 +254,11 @@ def bench(
             show_default="what there is enough for",
         ),
     ] = None,
-    features: Annotated[
-        str,
-        typer.Option(
-            help="Where images are compared: `digits`, `inception:weights.pth`, `file.py:name`."
-        ),
-    ] = "",
+    features: FeaturesOf = "",
     nfe: Annotated[str, typer.Option(help="Budgets, in evaluations a sample.")] = "5,10,20,50",
     samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
-    truth: Annotated[
-        str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
-    ] = "",
-    truths: Annotated[int, typer.Option(min=2, help="How many true samples, at most.")] = 4000,
+    truth: Truth = "",
+    truths: Truths = 4000,
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     tolerance: Annotated[
         float | None,
@@ -291,6 +294,7 @@ def bench(
     epilog=_examples(
         "scoresde tune ring8 --nfe 10 --dtype float64 --out grid.json",
         "scoresde tune mnist --nfe 8 --solver UniPC --out grid.json",
+        "scoresde tune mnist --nfe 8 --metric frechet --out grid.json",
         "scoresde sample mnist --nfe 8 --grid grid.json --out tuned",
     )
 )
@@ -303,20 +307,34 @@ def tune(
     nfe: Annotated[int, typer.Option(min=2, help="The budget.")] = 10,
     starts: Annotated[
         int | None,
-        typer.Option(min=2, help="Starts to tune on.", show_default="96; closed forms: 2048 up"),
+        typer.Option(
+            min=2,
+            help="Starts to tune on.",
+            show_default="96; closed forms: 2048 up; --metric: 256",
+        ),
     ] = None,
     held_out: Annotated[
         int | None,
         typer.Option(
             min=2,
             help="Starts to choose on, and to state the gain on.",
-            show_default="half as many; closed forms: at least 4096",
+            show_default="half as many; closed forms: at least 4096; --metric: twice",
         ),
     ] = None,
     rounds: Annotated[
         int | None,
         typer.Option(min=0, help="How long to search.", show_default="1; closed forms: 3"),
     ] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="A distance of samples to true ones, to make small instead of endpoint errors: "
+            "frechet, kernel, energy, mmd, sliced_w2 or w2."
+        ),
+    ] = "",
+    truth: Truth = "",
+    truths: Truths = 4000,
+    features: FeaturesOf = "",
     seed: Annotated[
         int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
     ] = 1_000_000,
@@ -326,11 +344,12 @@ def tune(
     device: Device = "cpu",
 ) -> None:
     """Find the time grid on which a solver does best for this model at this budget."""
-    from . import work
+    from . import tuning
 
-    work.tune(
+    tuning.tune(
         model=model, out=out, solver=solver, nfe=nfe, starts=starts, held_out=held_out,
-        rounds=rounds, seed=seed, dtype=dtype.value, shape=shape, process=process, device=device,
+        rounds=rounds, metric=metric, truth=truth, truths=truths, features=features,
+        seed=seed, dtype=dtype.value, shape=shape, process=process, device=device,
     )  # fmt: skip
 
 

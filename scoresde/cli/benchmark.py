@@ -11,21 +11,17 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from .. import names
 from .. import tune as tuning
 from ..bench import Fixed, compare, recommendations, write
 from ..bench.schedule import share
 from ..bench.tasks import Row
-from ..data import dequantize
 from ..errors import ConfigError, unknown_name
-from ..features import Features, digit_features, inception_features
 from ..model import Predictor
 from ..sampling import NonFiniteWarning
 from ..solvers.relay import evaluations
-from . import models
-from .work import check_device, event_shape, read_images
+from . import measuring, models
+from .work import check_device, event_shape
 
 _SELECTION = (
     "recommended",
@@ -72,9 +68,8 @@ def bench(
     alone = len(named) == 1
     rows = _rows(solvers or _SELECTION, found.model)
     others, absent = _peers(peers, peers_from)
-    if model == "mnist":  # what is at hand for the shipped network
-        truth, features = truth or "heldout", features or "digits"
-    extract = _features(features, device) if features else None
+    truth, features = measuring.at_hand(model, truth, features)
+    extract = measuring.extractor(features, device) if features else None
     with _stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NonFiniteWarning)  # the table says it
         table = compare(
@@ -83,7 +78,7 @@ def bench(
             nfe=_whole_numbers(nfe),
             metric=list(metrics) or None,
             grids=grids,
-            truth=_truth(truth, samples, truths, seed) if truth else None,
+            truth=measuring.images(truth, truths + samples, seed) if truth else None,
             features=extract,
             samples=samples,
             shape=event_shape(shape, found),
@@ -158,27 +153,6 @@ def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str
         if name not in found and not name.lower().replace("-", "_").startswith(tuple(absent)):
             raise unknown_name("peer", name, [_ALL, *found])
     return [found[name] for name in wanted if name in found], absent
-
-
-def _features(spec: str, device: str) -> Features:
-    if spec == "digits":
-        return digit_features(device)
-    kind, _, rest = spec.partition(":")
-    if kind == "inception":
-        return inception_features(rest, device)
-    made = names.lookup("features", spec, {})
-    if not callable(made):
-        raise ConfigError(f"{spec!r} is {made!r}, not a function of samples (B, *)")
-    found: Features = made
-    return found
-
-
-def _truth(spec: str, samples: int, truths: int, seed: int) -> Tensor:
-    """True samples, and as many more as a cell has, for the floor."""
-    images = read_images(spec)[: truths + samples]
-    if images.is_floating_point():
-        return images.to(torch.float32)
-    return dequantize(images, torch.Generator().manual_seed(seed))
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -148,42 +148,6 @@ def nll(
         print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
 
 
-def tune(
-    *,
-    model: str,
-    out: Path,
-    solver: str,
-    nfe: int,
-    starts: int | None,
-    held_out: int | None,
-    rounds: int | None,
-    seed: int,
-    dtype: str,
-    shape: str,
-    process: str,
-    device: str,
-) -> None:
-    """`scoresde tune`."""
-    if out.is_dir():
-        raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
-    out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
-    found = models.load(model, process=process, device=check_device(device))
-    tuned = tuning.tune(
-        found.model,
-        solver,
-        nfe,
-        shape=event_shape(shape, found),
-        starts=starts,
-        held_out=held_out,
-        first_seed=seed,
-        dtype=getattr(torch, dtype),
-        rounds=rounds,
-    )
-    tuned.save(out)
-    print(tuned)
-    print(f"it took {tuned.cost:,} evaluations of one sample; wrote {out}")
-
-
 def info(model: str, process: str) -> None:
     """`scoresde info`."""
     console = require("rich.console", "cli").Console()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +18,20 @@ from .trial import Candidate
 
 Array = NDArray[np.float64]
 
-_ENDS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25)  # rho of the last knot before sigma = 0
+_ENDS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5)  # rho of the last knot before sigma = 0
 _CONTROLS = 12
 _SHORT = 15  # steps below which high orders do not pay
 
 
-def stock_grids(sde: SDE, steps: int) -> dict[str, Grid]:
-    """Hand-made grids that end at several noise levels."""
+def stock_grids(sde: SDE, steps: int, ends: Sequence[float] = _ENDS) -> dict[str, Grid]:
+    """Hand-made grids that end at several noise levels; `ends` are values of rho."""
     found = {"uniform_t": uniform_t(sde, steps), "uniform_lambda": uniform_lambda(sde, steps)}
     makers: dict[str, Callable[..., Grid]] = {
         "uniform_lambda": uniform_lambda,
         "karras": karras,
         "uniform_t": uniform_t,
     }
-    for rho in _ENDS:
+    for rho in ends:
         end = float(sde.at_lambda(-math.log(rho)).t)
         if sde.t_min < end < sde.t_max:
             for name, maker in makers.items():

@@ -8,6 +8,7 @@ Optimization by Basin-Hopping", 1997, at temperature 0 and with several walkers)
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,20 +29,39 @@ def descend(trial: Trial, start: Candidate, jacobians: int, *, free: bool) -> Ca
     return motion(refine(trial, motion, motion.start, jacobians))
 
 
+Rated = tuple[float, Candidate]
+"""A candidate after its objective, which is small for good ones."""
+
+
 def hop(
-    trial: Trial, found: list[Candidate], hops: int, *, free: bool, seed: int = 0
+    found: list[Rated],
+    hops: int,
+    rate: Callable[[Candidate], float],
+    descend: Callable[[Candidate], Candidate] = lambda thrown: thrown,
+    *,
+    free: bool,
+    seed: int = 0,
 ) -> list[Candidate]:
-    """At most 4 of the candidates, hopped on from, the best first."""
+    """At most 4 of the candidates, hopped on from, the best first.
+
+    Args:
+        found: where to begin.
+        hops: how many.
+        rate: the objective.
+        descend: moves a candidate to a minimum nearby; without it, a throw stays where it falls.
+        free: whether the solver may change too.
+        seed: of the throws.
+    """
     rng = np.random.default_rng(seed)
-    rated = sorted(((trial.rate(one), one) for one in found), key=lambda pair: pair[0])[:_WALKERS]
+    rated = sorted(found, key=lambda pair: pair[0])[:_WALKERS]
     for _ in range(hops):
         _, walker = rated[rng.integers(len(rated))]
         motion = Motion(walker, free=free)
         thrown = motion(rng.normal(0.0, rng.choice(_THROWS), len(motion.start)))
         if free:
             thrown = thrown._replace(solver=_changed(thrown.solver, thrown.grid.steps, rng))
-        end = descend(trial, thrown, 1, free=free)
-        if (value := trial.rate(end)) < rated[-1][0]:
+        end = descend(thrown)
+        if (value := rate(end)) < rated[-1][0]:
             rated[-1] = value, end
             rated.sort(key=lambda pair: pair[0])
     return [one for _, one in rated]

@@ -1,4 +1,4 @@
-"""Runs from one set of starts: what a candidate is judged by."""
+"""Candidates, and runs of them from one set of starts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ScoreSDEError
 from ..grid import Grid
+from ..metrics import Estimate
 from ..sampling import sample
 from ..solvers.base import Solver
 from .metered import Metered
@@ -26,6 +27,42 @@ class Candidate(NamedTuple):
     name: str
     solver: Solver
     grid: Grid
+
+
+class Found(NamedTuple):
+    """What a search ends with.
+
+    Attributes:
+        best: the candidate.
+        measure: what was made small.
+        error: the measure, on starts that took no part.
+        ratio: `error` over that of the default, with a paired interval.
+        typical: the same for the median endpoint error; None for other measures.
+        cost: evaluations of one sample that the search took.
+    """
+
+    best: Candidate
+    measure: str
+    error: float
+    ratio: Estimate
+    typical: Estimate | None
+    cost: int
+
+
+def samples(model: Metered, x: Tensor, candidate: Candidate) -> Tensor:
+    """Where a candidate leads from starts x, shape (B, *), on the CPU; the same noise every time.
+
+    Raises:
+        ScoreSDEError: for a candidate that cannot be run.
+    """
+    parts = torch.split(x, max(1, _ELEMENTS // x[0].numel()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
+        ends = [
+            sample(model, candidate.solver, candidate.grid, x=part, seeds=k, device=model.device).x
+            for k, part in enumerate(parts)
+        ]
+    return torch.cat([end.cpu() for end in ends])
 
 
 @dataclass(eq=False)
@@ -46,26 +83,16 @@ class Trial:
     weight: Tensor
     typical: float = 0.25
 
-    def run(self, solver: Solver, grid: Grid) -> Tensor:
+    def run(self, candidate: Candidate) -> Tensor:
         """Endpoints, shape (B, *)."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
-            parts = [
-                sample(self.model, solver, grid, x=x, device=self.model.device)
-                for x in torch.split(self.x, self._batch)
-            ]
-        return torch.cat([part.x.cpu() for part in parts])
-
-    @property
-    def _batch(self) -> int:
-        return max(1, _ELEMENTS // self.x[0].numel())
+        return samples(self.model, self.x, candidate)
 
     def errors(self, candidate: Candidate) -> Tensor:
         """Endpoint errors, shape (B, D), scaled so that a row's norm is its RMS over coordinates;
         very large where the candidate cannot be run at all.
         """
         try:
-            return self.difference(self.run(candidate.solver, candidate.grid))
+            return self.difference(self.run(candidate))
         except ScoreSDEError:
             return self.difference(torch.full_like(self.reference, torch.nan))
 

@@ -1,0 +1,58 @@
+"""What `scoresde tune` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .. import tune as tuning
+from ..errors import ConfigError
+from . import measuring, models
+from .work import check_device, event_shape
+
+
+def tune(
+    *,
+    model: str,
+    out: Path,
+    solver: str,
+    nfe: int,
+    starts: int | None,
+    held_out: int | None,
+    rounds: int | None,
+    metric: str,
+    truth: str,
+    truths: int,
+    features: str,
+    seed: int,
+    dtype: str,
+    shape: str,
+    process: str,
+    device: str,
+) -> None:
+    """`scoresde tune`."""
+    if out.is_dir():
+        raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
+    out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
+    found = models.load(model, process=process, device=check_device(device))
+    measure = None
+    if metric:
+        names = measuring.at_hand(model, truth, features)
+        measure = measuring.distance(metric, found.model, names[0], truths, names[1], seed, device)
+    tuned = tuning.tune(
+        found.model,
+        solver,
+        nfe,
+        shape=event_shape(shape, found),
+        starts=starts,
+        held_out=held_out,
+        first_seed=seed,
+        dtype=getattr(torch, dtype),
+        rounds=rounds,
+        measure=measure,
+        progress=True,
+    )
+    tuned.save(out)
+    print(tuned)
+    print(f"it took {tuned.cost:,} evaluations of one sample; wrote {out}")

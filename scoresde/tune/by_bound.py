@@ -1,0 +1,55 @@
+"""By a bound on the KL divergence: the search for solvers that draw noise.
+
+The grid with the least bound need not have the best samples (`kl_bound`): samples decide between
+it, the default, and what lies in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..metrics import EnergyDistance
+from ..model import Predictor
+from ..recommended import recommended
+from .by_measure import Judge
+from .kl_bound import Signal, between
+from .metered import Bar, Metered
+from .trial import Candidate, Found, samples
+
+_SHARES = (0.25, 0.5, 0.75, 1.0)
+_COMPARED = 2048  # samples in an energy distance, at most
+_TRUE = 40  # evaluations for the samples that it is measured to
+
+
+def by_bound(model: Predictor, x: Tensor, sizes: Sequence[int], base: Candidate, bar: Bar) -> Found:
+    """The grid with the least bound, or one on the way to it from the default, whose samples are
+    closest to those of the probability flow; the default unless they are closer than its own by
+    more than chance.
+
+    Args:
+        model: what predicts.
+        x: starts, shape (B, *).
+        sizes: how many of them are to tune on, to decide on and to state the gain on.
+        base: the default.
+        bar: shows how far it is.
+    """
+    meter = Metered(model, bar)
+    bar.says("KL bound")
+    signal = Signal(meter, x, base.grid)
+    train, deciding = slice(0, sizes[0]), slice(sizes[0], sizes[0] + sizes[1])
+    test = slice(deciding.stop, None)
+    least = signal.best(base.grid, train)
+    candidates = [base] + [
+        base._replace(name=f"{share:.0%} of the way to the least KL bound", grid=grid)
+        for share in _SHARES
+        for grid in (between(base.grid, least, share),)
+    ]
+    bar.says("deciding")
+    flow = Candidate("probability flow", *recommended(model.sde, _TRUE))
+    distance = EnergyDistance(samples(meter, x[train][:_COMPARED], flow))
+    best = Judge(meter, x[deciding][:_COMPARED], distance).choose(candidates)
+    error = float(signal.bound(best.grid, test).mean())
+    ratio = signal.ratio(best.grid, base.grid, test)
+    return Found(best, "KL bound, nats a dimension,", error, ratio, None, meter.spent)
