@@ -221,7 +221,7 @@ def best_peers(case: Case, nfe: int) -> dict[str, Tensor]:
 
 def markdown(results: dict[str, Any]) -> str:
     """The tables."""
-    lines = ["# Tuned grids", "", *(__doc__ or "").split("\n\n")[1].split("\n")]
+    lines = ["# Tuned grids", "", *"\n\n".join((__doc__ or "").split("\n\n")[1:3]).split("\n")]
     for problem, cells in results.items():
         count = PROBLEMS[problem][1]
         seeds = ", ".join(sorted({str(cell.get("seed", "unknown")) for cell in cells.values()}))
@@ -261,7 +261,7 @@ def markdown(results: dict[str, Any]) -> str:
             if "tuned to it" in cell:
                 own = cell["tuned to it"]
                 lines.append(
-                    f"- {nfe} NFE, tuned to it: `{_short(own['solver'])}`, {own['evaluations']:,} "
+                    f"- {nfe} NFE, the solver tuned to it: `{_short(own['solver'])}`, {own['evaluations']:,} "
                     f"evaluations, {own['seconds']} seconds"
                 )
     return "\n".join(lines) + "\n"
