@@ -261,8 +261,8 @@ def markdown(results: dict[str, Any]) -> str:
             if "tuned to it" in cell:
                 own = cell["tuned to it"]
                 lines.append(
-                    f"- {nfe} NFE, the solver tuned to it: `{_short(own['solver'])}`, {own['evaluations']:,} "
-                    f"evaluations, {own['seconds']} seconds"
+                    f"- {nfe} NFE, the solver tuned to it: `{_short(own['solver'])}`, "
+                    f"{own['evaluations']:,} evaluations, {own['seconds']} seconds"
                 )
     return "\n".join(lines) + "\n"
 
