@@ -19,6 +19,7 @@ from .sde import SDE
 from .solvers.base import Solver
 from .solvers.exponential import ExponentialMultistep
 
+_NOISY = 14  # evaluations from which full noise pays
 _LONG = 150  # evaluations from which a Runge-Kutta start pays for itself
 
 
@@ -62,7 +63,8 @@ def recommended(
     in log-SNR, and v is that of data of less than 0.2 data_std: nearly x0, but for the last steps.
     With more evaluations the steps grow smoothly towards both ends. Stochastic: the same family
     with full noise (tau = 1), order 3 and v of data of 0.5 data_std, on a grid uniform in log-SNR
-    but for half as many steps again between rho of 0.25 and 8 data_std.
+    but for half as many steps again between rho of 0.25 and 8 data_std. With fewer than 14
+    evaluations: less noise (tau = 0.4), order 2 in x0, and a last knot at rho of data_std / nfe.
 
     Args:
         sde: the process.
@@ -84,9 +86,12 @@ def recommended(
         raise ConfigError(f"data_std must be positive, got {data_std!r}")
     solver: Solver
     if stochastic:
+        noisy, low = Focus(0.25 * data_std, 8.0 * data_std, 0.6, 2.0), None
         solver = ExponentialMultistep(3, "v", "angle", tau=1.0, sigma_data=0.5 * data_std)
-        noisy = Focus(0.25 * data_std, 8.0 * data_std, 0.6, 2.0)
-        return solver, grid_for(solver, lambda sde, n: focused(sde, n, noisy), sde, nfe)
+        if nfe < _NOISY:
+            solver = ExponentialMultistep(2, "x0", "lambda", tau=0.4)
+            low = _last(sde, data_std / nfe)
+        return solver, grid_for(solver, lambda sde, n: focused(sde, n, noisy, t_min=low), sde, nfe)
     values = 2 + sum(nfe >= least for least in _MORE_VALUES)
     flow = next(flow for flow in reversed(_FLOWS) if nfe >= flow.least)
     solver = ExponentialMultistep(
@@ -98,9 +103,13 @@ def recommended(
         sigma_data=flow.sigma_data * data_std,
     )
     scale = _in_units(flow.grid, data_std)
-    low = max(sde.t_min, float(sde.t_at_lambda(math.log(nfe / (flow.last * data_std)))))
-    low = min(low, 0.5 * sde.t_max)
+    low = _last(sde, flow.last * data_std / nfe)
     return solver, grid_for(solver, lambda sde, n: focused(sde, n, scale, t_min=low), sde, nfe)
+
+
+def _last(sde: SDE, rho: float) -> float:
+    """The time of the last knot, at rho if that is one that the process reaches."""
+    return min(max(sde.t_min, float(sde.t_at_lambda(-math.log(rho)))), 0.5 * sde.t_max)
 
 
 def _in_units(scale: Focus, unit: float) -> Focus:

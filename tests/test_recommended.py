@@ -12,9 +12,11 @@ from support import PROCESSES
 from scoresde import EDMSDE, VPSDE, problems, sample, uniform_lambda
 from scoresde.analytic import GaussianMixture, isotropic
 from scoresde.bench.properties import refreshed
+from scoresde.budget import choose
 from scoresde.coordinate import Focus
 from scoresde.errors import ConfigError
 from scoresde.grid import focused, power
+from scoresde.metrics import EnergyDistance
 from scoresde.recommended import recommended
 from scoresde.solvers.exponential import (
     DEIS,
@@ -87,6 +89,20 @@ def test_is_as_close_as_measured_beside_the_usual_solvers_at_the_same_cost(ring,
     others = [errors(model, solver, make(model.sde, nfe), x, truth) for solver, make in PEERS]
     assert own[0] < 1.05 * rms * min(error for error, _ in others)
     assert own[1] < 1.05 * median * min(error for _, error in others)
+
+
+@pytest.mark.parametrize("nfe", [6, 8])
+def test_with_noise_and_few_evaluations_samples_are_the_closest(nfe):
+    """Energy distance to exact samples, on an instance that nothing was chosen on."""
+    model = problems.digits64(VPSDE(), seed=33)
+    distance = EnergyDistance(model.sample(500, seed=1))
+
+    def far(solver):
+        plan = choose(model.sde, solver, None, nfe)
+        return distance(sample(model, *plan, shape=(500, 64), seeds=3, dtype=torch.float64).x).value
+
+    others = ("DPMSolverPP(order=2, tau=1.0)", "SASolver", "Ancestral", "ERSDE")
+    assert far("recommended(stochastic=True)") < 0.5 * min(map(far, others))
 
 
 def test_more_evaluations_are_never_a_loss(ring):
