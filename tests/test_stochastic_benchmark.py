@@ -23,7 +23,7 @@ def test_low_rank_mixture_is_measured_by_its_independent_parts():
     found = []
     for one in (split, whole):
         exact = [stochastic.entropy(part) for part in one]
-        found.append(stochastic.gap(one, exact, stochastic.best, 12, 100 / 12))
+        found.append(stochastic.gap(one, exact, stochastic.best, 6, 100 / 6))
     a, b = found
     assert abs(a["gap"]) > 0.02
     assert abs(a["gap"] - b["gap"]) < 1.5 * math.hypot(a["half_interval"], b["half_interval"])
