@@ -19,6 +19,7 @@ from scoresde.metrics import Estimate, FrechetDistance, Neighbours, endpoint_err
 from scoresde.prediction import EPS, Prediction
 from scoresde.tune import TunedGridWarning, TuningWarning, by_endpoints, load, tune
 from scoresde.tune.by_endpoints import _decide, _informative
+from scoresde.tune.by_measure import Judge
 from scoresde.tune.candidates import Motion, stock_grids
 from scoresde.tune.hops import descend, hop
 from scoresde.tune.kl_bound import Signal, between
@@ -94,6 +95,25 @@ def test_others_decide_and_the_default_stays_where_they_see_no_gain():
     assert _decide(trial, [bad, good]) is good
     assert _decide(trial, [good, bad]) is good
     assert _decide(trial, [bad, bad._replace(name="the same")]).name == "bad"
+
+
+def test_a_gain_that_may_be_chance_is_none():
+    generator = torch.Generator().manual_seed(6)
+    truth = torch.zeros(200, 2, dtype=torch.float64)
+    noise = torch.randn(3, 200, 2, generator=generator, dtype=torch.float64)
+    scales = {"default": 1.0, "slightly": 0.97, "clearly": 0.7}
+
+    class Known(Trial):
+        def run(self, candidate):
+            place = list(scales).index(candidate.name)
+            return scales[candidate.name] * noise[place] / noise[place].square().mean().sqrt()
+
+    trial = Known(Metered(model()), truth, truth, torch.ones(200))
+    default, slightly, clearly = (
+        Candidate(name, sd.DDIM(), sd.uniform_lambda(SDE, 4)) for name in scales
+    )
+    assert _decide(trial, [default, slightly]) is default
+    assert _decide(trial, [default, slightly, clearly]) is clearly
 
 
 def test_starts_with_large_errors_are_taken_and_weighed():
@@ -350,8 +370,8 @@ def test_the_bound_of_a_gaussian_and_its_best_grid():
     )  # fmt: skip
     assert bound(ours) < 1.01 * best.fun
     assert ratio.high < 0.9
-    half = levels(between(default, found, 0.5))
-    np.testing.assert_allclose(half, np.sqrt(stock * ours), rtol=1e-9)
+    quarter = levels(between(default, found, 0.25))
+    np.testing.assert_allclose(quarter, stock**0.75 * ours**0.25, rtol=1e-9)
 
 
 def test_a_grid_for_noisy_steps_brings_samples_closer_to_the_truth():
@@ -444,6 +464,25 @@ def test_a_measure_that_sees_no_gain_keeps_the_default():
         assert found.source == "default"
         assert found.grid == budget.choose(SDE, "DDIM", None, 5)[1]
         assert found.ratio[:3] == (1.0, 1.0, 1.0)
+
+
+def test_a_measure_decides_for_the_least_if_that_is_no_chance():
+    rng = np.random.default_rng(7)
+    values = {"default": 1.0, "noisy": 0.5, "less": 0.8, "least": 0.7}
+    common = rng.normal(0.0, 1.0, 200)
+
+    class Known(Judge):
+        def estimate(self, candidate):
+            value = values[candidate.name]
+            own = rng.normal(0.0, 1.0, 200) if candidate.name == "noisy" else common
+            return Estimate(value, value - 2, value + 2, tuple(value + own))
+
+    judge = Known(Metered(model()), prior(4), FrechetDistance(prior(50), lambda x: x))
+    grid = sd.uniform_lambda(SDE, 4)
+    default, noisy, less, least = (Candidate(name, sd.DDIM(), grid) for name in values)
+    assert judge.choose([default, less, least]) is least
+    assert judge.choose([default, noisy]) is default
+    assert judge.choose([default]) is default
 
 
 def test_a_measure_must_be_a_distance():
