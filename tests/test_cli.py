@@ -205,13 +205,22 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
     assert "energy distance" in said
     assert json.loads(out.read_text())["measure"] == "energy distance"
     np.save(tmp_path / "true.npy", np.full((9, 3), 0.5, np.float32))
-    for metric, wrong in (
-        (("rms",), "'rms' is what is made small without --metric; leave it out"),
-        (("frechet",), "'frechet' takes features; write features=digit_features(), or --features"),
-        (("coverage",), "coverage is no distance, of which less is better"),
-        (("energy", "--truth", tmp_path / "true.npy"), "one shape, got (32, 2) and (9, 3)"),
+    np.save(tmp_path / "whole.npy", np.full((9, 2), 400))
+    for options, wrong in (
+        (("--metric", "rms"), "unknown distance 'rms' (known: energy, frechet, kernel, mmd"),
+        (("--metric", "precision"), "unknown distance 'precision'"),
+        (("--metric", "frechet"), "'frechet' takes features; write features=digit_features(), or"),
+        (("--truth", "true.npy"), "--truth and --features are of a --metric; write --metric"),
+        (
+            ("--metric", "energy", "--truth", tmp_path / "true.npy"),
+            f"samples have shape (2,), those of --truth {tmp_path / 'true.npy'} (3,)",
+        ),
+        (
+            ("--metric", "energy", "--truth", tmp_path / "whole.npy"),
+            "whole numbers are read as images of 0..255, and",
+        ),
     ):
-        code, said, error = run(*settings, "--metric", *metric)
+        code, said, error = run(*settings, *options)
         assert code == 2
         assert wrong in error
 

@@ -33,7 +33,6 @@ from scoresde.metrics import (
     kernel_distance,
     mmd,
     precision_recall,
-    quotient,
     sliced_wasserstein,
     wasserstein2,
 )
@@ -333,15 +332,3 @@ def test_the_interval_of_a_difference_covers_as_often_as_it_says():
         gap = difference(a, b)
         hits += gap.low < 0 < gap.high  # E(a - b) = 0
     assert 0.89 < hits / 150 < 0.995
-
-
-def test_the_quotient_of_two_measures_is_paired():
-    a = Estimate(3.0, 2.0, 4.0, (2.0, 3.0, 4.0))
-    b = Estimate(6.0, 4.0, 8.0, (4.0, 6.0, 8.0))
-    assert quotient(a, b)[:3] == (0.5, 0.5, 0.5)
-    found = quotient(a, b._replace(draws=(6.0, 6.0, 6.0)))
-    half = 1.96 * np.std([1 / 3, 1 / 2, 2 / 3], ddof=1)
-    assert found[:3] == pytest.approx((0.5, 0.5 - half, 0.5 + half), rel=1e-12)
-    for other in (b._replace(draws=()), b._replace(draws=(6.0, 6.0))):
-        assert [math.isnan(part) for part in quotient(a, other)[:3]] == [False, True, True]
-    assert math.isnan(quotient(a, b._replace(value=0.0)).value)

@@ -417,12 +417,13 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     ]
     assert found.measure == "Frechet distance"
     assert found.error == pytest.approx(again[0].value, rel=1e-9)
-    assert found.ratio.value == pytest.approx(again[0].value / again[1].value, rel=1e-9)
-    assert found.ratio.high < 0.5
+    assert found.change.value == pytest.approx(again[0].value - again[1].value, rel=1e-9)
+    assert found.change.high < -0.5 * again[1].value
+    assert found.ratio is None
     # The default and hand-made grids on half of the starts, four of them and the moves on all,
-    # finalists and the default on those that decide, two on the last.
+    # finalists on those that decide, one of them and the default there again, two on the last.
     stock = 1 + len(stock_grids(SDE, 6))
-    assert found.cost == 6 * (stock * 128 + (4 + 72) * 256 + 4 * 512 + 2 * 512)
+    assert found.cost == 6 * (stock * 128 + (4 + 72) * 256 + 5 * 512 + 2 * 512)
     assert "deciding" in capsys.readouterr().err
 
 
@@ -463,12 +464,12 @@ def test_a_measure_that_sees_no_gain_keeps_the_default():
         found = tune(model(), "DDIM", 5, starts=8, measure=measure, dtype=torch.float64)
         assert found.source == "default"
         assert found.grid == budget.choose(SDE, "DDIM", None, 5)[1]
-        assert found.ratio[:3] == (1.0, 1.0, 1.0)
+        assert found.change[:3] == (0.0, 0.0, 0.0)
 
 
 def test_a_measure_decides_for_the_least_if_that_is_no_chance():
     rng = np.random.default_rng(7)
-    values = {"default": 1.0, "noisy": 0.5, "less": 0.8, "least": 0.7}
+    values = {"default": 1.0, "noisy": 0.5, "less": 0.8, "least": 0.7, "none": math.nan}
     common = rng.normal(0.0, 1.0, 200)
 
     class Known(Judge):
@@ -477,12 +478,66 @@ def test_a_measure_decides_for_the_least_if_that_is_no_chance():
             own = rng.normal(0.0, 1.0, 200) if candidate.name == "noisy" else common
             return Estimate(value, value - 2, value + 2, tuple(value + own))
 
+        def rate(self, candidate):
+            value = values[candidate.name]
+            return value if math.isfinite(value) else math.inf
+
     judge = Known(Metered(model()), prior(4), FrechetDistance(prior(50), lambda x: x))
     grid = sd.uniform_lambda(SDE, 4)
-    default, noisy, less, least = (Candidate(name, sd.DDIM(), grid) for name in values)
-    assert judge.choose([default, less, least]) is least
+    default, noisy, less, least, none = (Candidate(name, sd.DDIM(), grid) for name in values)
+    assert judge.choose([default, less, none, least]) is least
     assert judge.choose([default, noisy]) is default
+    assert judge.choose([default, none]) is default
     assert judge.choose([default]) is default
+
+
+def test_ratings_are_the_value_alone_and_other_starts_have_other_noise():
+    asked = []
+
+    @dataclasses.dataclass
+    class Heard:
+        resamples: int = 30
+        name: str = "heard"
+
+        def __call__(self, x):
+            asked.append((self.resamples, x))
+            return Estimate(float(x.mean()) if len(asked) > 1 else math.nan, 0.0, 0.0, ())
+
+    x = prior(8)
+    noisy = Candidate("", names.solver("DDIM(eta=1.0)"), sd.uniform_lambda(SDE, 4))
+    judge = Judge(Metered(model()), x, Heard())
+    assert judge.rate(noisy) == math.inf
+    assert judge.rate(noisy) == float(asked[1][1].mean())
+    judge.estimate(noisy)
+    Judge(Metered(model()), x, Heard(), noise=1).estimate(noisy)
+    assert [resamples for resamples, _ in asked] == [0, 0, 30, 30]
+    first, *_, third, fourth = (samples for _, samples in asked)
+    assert torch.equal(first, third)
+    assert not torch.isclose(first, fourth).any()
+
+
+def test_a_measure_that_cannot_decide_is_refused_before_the_search():
+    def estimates(value, draws):
+        class Fixed:
+            name = "fixed"
+
+            def __call__(self, x):
+                calls.append(len(x))
+                return value if draws is None else Estimate(value, value, value, draws)
+
+        return Fixed()
+
+    for measure, wrong in (
+        (estimates(math.nan, (1.0, 2.0)), "fixed of 8 of the default's samples is .* not an Est"),
+        (estimates(0.5, None), "is 0.5, not an Estimate"),
+        (estimates(0.5, ()), "fixed of 8 samples has no draws, by which a gain is told"),
+        ("energy", "measure must be a metric, a callable with a name, got 'energy'; write"),
+        (len, "measure must be a metric"),
+    ):
+        calls = []
+        with pytest.raises(ConfigError, match=wrong):
+            tune(model(), "DDIM", 5, starts=16, measure=measure)
+        assert len(calls) <= 1
 
 
 def test_a_measure_must_be_a_distance():

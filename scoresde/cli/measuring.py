@@ -9,11 +9,14 @@ from .. import names
 from ..analytic import GaussianMixture
 from ..bench.measures import AtHand
 from ..data import dequantize
-from ..errors import ConfigError
+from ..errors import ConfigError, unknown_name
 from ..features import Features, digit_features, inception_features
 from ..metrics import Metric
 from ..model import Predictor
 from .work import read_images
+
+DISTANCES = ("frechet", "kernel", "energy", "mmd", "sliced_w2", "w2")
+"""Measures of which less is better and 0 perfect, to true samples."""
 
 
 def at_hand(model: str, truth: str, features: str) -> tuple[str, str]:
@@ -37,26 +40,50 @@ def extractor(spec: str, device: str) -> Features:
     return found
 
 
-def images(spec: str, most: int, seed: int) -> Tensor:
-    """True samples by name, at most so many."""
+def images(spec: str, most: int | None, seed: int) -> Tensor:
+    """True samples by name, at most so many; integers are dequantized."""
     found = read_images(spec)[:most]
     if found.is_floating_point():
         return found.to(torch.float32)
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) <= 255:
+        raise ConfigError(
+            f"whole numbers are read as images of 0..255, and {spec!r} has {int(found.min())}.."
+            f"{int(found.max())}; save floats"
+        )
     return dequantize(found, torch.Generator().manual_seed(seed))
 
 
 def distance(
-    name: str, model: Predictor, truth: str, truths: int, features: str, seed: int, device: str
+    name: str,
+    model: Predictor,
+    shape: tuple[int, ...],
+    *,
+    truth: str,
+    skipped: int,
+    truths: int,
+    features: str,
+    seed: int,
+    device: str,
 ) -> Metric:
-    """A measure by name, to true samples; a closed form draws them itself.
+    """A distance by name, to at most `truths` true samples, at random from a file but its first
+    `skipped`; a closed form draws them itself.
 
     Raises:
-        ConfigError: for a name that is none, or takes what is not given.
+        ConfigError: for a name that is none, or takes what is not given; for true samples of
+            another shape than the model's.
     """
-    if name in ("rms", "median"):
-        raise ConfigError(f"{name!r} is what is made small without --metric; leave it out")
-    true = images(truth, truths, seed) if truth else None
-    if true is None and isinstance(model, GaussianMixture):
+    if name not in DISTANCES:
+        raise unknown_name("distance", name, DISTANCES)
+    true = None
+    if truth:
+        true = images(truth, None, seed)[skipped:]
+        if true.shape[1:] != shape:
+            raise ConfigError(
+                f"samples have shape {shape}, those of --truth {truth} {tuple(true.shape[1:])}"
+            )
+        order = torch.randperm(len(true), generator=torch.Generator().manual_seed(seed))
+        true = true[order[:truths]]
+    elif isinstance(model, GaussianMixture):
         true = model.sample(truths, seed=seed)
     extract = extractor(features, device) if features else None
     return AtHand(model, None, true, extract).make(name)

@@ -11,6 +11,8 @@ from ..errors import ConfigError
 from . import measuring, models
 from .work import check_device, event_shape
 
+_BENCHED = 4000  # held-out digits, the first, that `scoresde bench mnist` measures distances to
+
 
 def tune(
     *,
@@ -36,15 +38,22 @@ def tune(
         raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
     out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
     found = models.load(model, process=process, device=check_device(device))
+    event = event_shape(shape, found)
     measure = None
     if metric:
-        names = measuring.at_hand(model, truth, features)
-        measure = measuring.distance(metric, found.model, names[0], truths, names[1], seed, device)
+        skipped = _BENCHED if model == "mnist" and not truth else 0
+        truth, features = measuring.at_hand(model, truth, features)
+        measure = measuring.distance(
+            metric, found.model, event, truth=truth, skipped=skipped, truths=truths,
+            features=features, seed=seed, device=device,
+        )  # fmt: skip
+    elif truth or features:
+        raise ConfigError("--truth and --features are of a --metric; write --metric energy")
     tuned = tuning.tune(
         found.model,
         solver,
         nfe,
-        shape=event_shape(shape, found),
+        shape=event,
         starts=starts,
         held_out=held_out,
         first_seed=seed,

@@ -22,7 +22,7 @@ from .distances import (
     sliced_wasserstein,
     wasserstein2,
 )
-from .estimate import Estimate, Metric, bootstrap, difference, error_ratio, quotient
+from .estimate import Estimate, Metric, bootstrap, difference, error_ratio
 from .measures import (
     MMD,
     EndpointError,
@@ -63,7 +63,6 @@ __all__ = [
     "mmd",
     "polynomial_kernel",
     "precision_recall",
-    "quotient",
     "sliced_wasserstein",
     "wasserstein2",
 ]

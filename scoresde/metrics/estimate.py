@@ -163,19 +163,6 @@ def difference(a: Estimate, b: Estimate, *, better: str = "lower") -> Estimate |
     return Estimate(value, low, high, tuple(draws.tolist()))
 
 
-def quotient(a: Estimate, b: Estimate) -> Estimate:
-    """a over b, with a paired interval (nan where they cannot be paired).
-
-    Both must come from one metric and equally many samples, each from the seed of its partner.
-    """
-    value = a.value / b.value if b.value else math.nan
-    if len(a.draws) != len(b.draws) or len(a.draws) < 2:
-        return Estimate(value, math.nan, math.nan)
-    draws = np.array(a.draws) / np.array(b.draws)
-    half = 1.96 * float(np.std(draws, ddof=1))
-    return Estimate(value, value - half, value + half, tuple(draws.tolist()))
-
-
 def error_ratio(
     x: Tensor, other: Tensor, reference: Tensor, *, statistic: str = "rms", seed: int = 0
 ) -> Estimate:

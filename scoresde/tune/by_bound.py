@@ -13,7 +13,7 @@ from torch import Tensor
 from ..metrics import EnergyDistance
 from ..model import Predictor
 from ..recommended import recommended
-from .by_measure import Judge
+from .judge import Judge
 from .kl_bound import Signal, between
 from .metered import Bar, Metered
 from .trial import Candidate, Found, samples
@@ -52,4 +52,4 @@ def by_bound(model: Predictor, x: Tensor, sizes: Sequence[int], base: Candidate,
     best = Judge(meter, x[deciding][:_COMPARED], distance).choose(candidates)
     error = float(signal.bound(best.grid, test).mean())
     ratio = signal.ratio(best.grid, base.grid, test)
-    return Found(best, "KL bound, nats a dimension,", error, ratio, None, meter.spent)
+    return Found(best, "KL bound, nats a dimension,", error, ratio=ratio, cost=meter.spent)

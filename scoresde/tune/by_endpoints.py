@@ -19,7 +19,7 @@ from ..metrics import endpoint_errors, error_ratio
 from ..model import Predictor
 from ..recommended import recommended
 from .candidates import families, stock_grids
-from .hops import descend, hop
+from .hops import Rated, by_value, descend, hop
 from .metered import Bar, Metered
 from .path import equidistributed, shortest
 from .pilot import Pilot
@@ -83,9 +83,9 @@ def by_endpoints(
         best,
         "RMS endpoint error",
         size * _rms(endpoint_errors(found, test.reference)),
-        error_ratio(found, stock, test.reference),
-        error_ratio(found, stock, test.reference, statistic="median"),
-        meter.spent,
+        ratio=error_ratio(found, stock, test.reference),
+        typical=error_ratio(found, stock, test.reference, statistic="median"),
+        cost=meter.spent,
     )
 
 
@@ -145,16 +145,12 @@ def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[
         rules = families(base.solver, steps)
     else:
         grids |= stock_grids(sde, steps)
-    rated: list[tuple[float, Candidate]] = []
+    rated: list[Rated] = []
     for rule in rules:
         options = [Candidate(name, rule, grid) for name, grid in grids.items()]
         values = [(trial.objective(trial.errors(option)), option) for option in options]
-        rated += [min(values, key=_value)] if free else values
-    return [option for _, option in sorted(rated, key=_value)]
-
-
-def _value(rated: tuple[float, Candidate]) -> float:
-    return rated[0]
+        rated += [min(values, key=by_value)] if free else values
+    return [option for _, option in sorted(rated, key=by_value)]
 
 
 def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial:
@@ -214,4 +210,4 @@ def _decide(trial: Trial, candidates: list[Candidate]) -> Candidate:
         and not error_ratio(end, best, trial.reference).low > 1
         and error_ratio(end, ends[0], trial.reference).high < 1
     ]
-    return min(equal, key=_value)[1] if equal else candidates[0]
+    return min(equal, key=by_value)[1] if equal else candidates[0]

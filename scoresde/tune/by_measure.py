@@ -10,66 +10,42 @@ the same starts and the same noise, so that differences are far less noisy than 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ScoreSDEError
-from ..metrics import Estimate, Metric, difference, quotient
+from ..errors import ConfigError
+from ..metrics import Metric, difference
 from ..model import Predictor
 from ..solvers.exponential import ExponentialMultistep
 from .candidates import stock_grids
-from .hops import hop
+from .hops import WALKERS, by_value, hop
+from .judge import Judge
 from .metered import Bar, Metered
-from .trial import Candidate, Found, samples
+from .trial import Candidate, Found
 
 _HOPS = 24  # a round
 _FINALISTS = 3
-_WALKERS = 4
 _ENDS = (0.25, 0.5)  # rho of the last knot, all of which is left to the step to sigma = 0
 
 
-@dataclass(eq=False)
-class Judge:
-    """Starts, shape (B, *), and what samples from them are measured by."""
+def check_measure(measure: object) -> None:
+    """Refuse what is no distance.
 
-    model: Metered
-    x: Tensor
-    measure: Metric
-
-    def estimate(self, candidate: Candidate) -> Estimate:
-        """The measure of a candidate's samples.
-
-        Raises:
-            ScoreSDEError: for a candidate that cannot be run, or whose samples are not finite.
-        """
-        return self.measure(samples(self.model, self.x, candidate))
-
-    def rate(self, candidate: Candidate) -> float:
-        """Its value; infinite where there is none."""
-        try:
-            return self.estimate(candidate).value
-        except ScoreSDEError:
-            return math.inf
-
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The candidate with the least value; the first unless that is below its own by more than
-        chance.
-        """
-        stock, *others = candidates
-        default, rated = self.estimate(stock), []
-        for one in others:
-            with suppress(ScoreSDEError):
-                rated.append((self.estimate(one), one))
-        if not rated:
-            return stock
-        least, best = min(rated, key=lambda pair: pair[0].value)
-        gain = difference(least, default)
-        return best if gain is not None and gain.high < 0 else stock
+    Raises:
+        ConfigError: see there.
+    """
+    if not isinstance(measure, Metric):
+        raise ConfigError(
+            f"measure must be a metric, a callable with a name, got {measure!r}; write "
+            "measure=FrechetDistance(images, features)"
+        )
+    if getattr(measure, "better", "lower") != "lower":
+        raise ConfigError(
+            f"{measure.name} is no distance, of which less is better and 0 perfect; write "
+            "measure=FrechetDistance(images, features)"
+        )
 
 
 def by_measure(
@@ -96,29 +72,24 @@ def by_measure(
         free: whether the solver may change too.
 
     Raises:
-        ConfigError: for a measure of which less is not better.
+        ConfigError: where the measure of the default's samples is not finite, or has no draws.
         ScoreSDEError: what the measure says of the default's samples, such as that they are not
             finite, or of another shape than true ones.
     """
-    if getattr(measure, "better", "lower") != "lower":
-        raise ConfigError(
-            f"{measure.name} is no distance, of which less is better and 0 perfect; write "
-            "measure=FrechetDistance(images, features)"
-        )
     meter = Metered(model, bar)
-    drawn, deciding, test = (Judge(meter, part, measure) for part in torch.split(x, list(sizes)))
-    few = Judge(meter, drawn.x[: max(2, sizes[0] // 2)], measure)
+    parts = enumerate(torch.split(x, list(sizes)))
+    drawn, deciding, test = (Judge(meter, part, measure, noise) for noise, part in parts)
+    few = Judge(meter, x[: max(2, sizes[0] // 2)], measure)
     bar.says("screening")
-    default = few.estimate(base).value  # a measure that cannot be taken is told of here
-    rated = [(default, base), *((few.rate(one), one) for one in _stock(base, free=free))]
-    screened = sorted(rated, key=lambda pair: pair[0])[:_WALKERS]
+    rated = [(few.check(base), base)]
+    rated += [(few.rate(one), one) for one in _stock(base, free=free)]
+    start = [(drawn.rate(one), one) for _, one in sorted(rated, key=by_value)[:WALKERS]]
     bar.says(f"{rounds * _HOPS} random moves")
-    start = [(drawn.rate(one), one) for _, one in screened]
     moved = hop(start, rounds * _HOPS, drawn.rate, free=free)
     bar.says("deciding")
     best = deciding.choose([base, *moved[:_FINALISTS]])
     found, stock = (test.estimate(one) for one in (best, base))
-    return Found(best, measure.name, found.value, quotient(found, stock), None, meter.spent)
+    return Found(best, measure.name, found.value, change=difference(found, stock), cost=meter.spent)
 
 
 def _stock(base: Candidate, *, free: bool) -> list[Candidate]:

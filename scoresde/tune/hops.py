@@ -18,7 +18,7 @@ from .candidates import Motion
 from .refine import refine
 from .trial import Candidate, Trial
 
-_WALKERS = 4
+WALKERS = 4
 _THROWS = (0.1, 0.3, 0.6)  # standard deviations of the parameters, all of which are logarithms
 _MOST = 6  # values in a polynomial
 
@@ -31,6 +31,11 @@ def descend(trial: Trial, start: Candidate, jacobians: int, *, free: bool) -> Ca
 
 Rated = tuple[float, Candidate]
 """A candidate after its objective, which is small for good ones."""
+
+
+def by_value(rated: Rated) -> float:
+    """The key to sort by."""
+    return rated[0]
 
 
 def hop(
@@ -53,7 +58,7 @@ def hop(
         seed: of the throws.
     """
     rng = np.random.default_rng(seed)
-    rated = sorted(found, key=lambda pair: pair[0])[:_WALKERS]
+    rated = sorted(found, key=by_value)[:WALKERS]
     for _ in range(hops):
         _, walker = rated[rng.integers(len(rated))]
         motion = Motion(walker, free=free)
@@ -63,7 +68,7 @@ def hop(
         end = descend(thrown)
         if (value := rate(end)) < rated[-1][0]:
             rated[-1] = value, end
-            rated.sort(key=lambda pair: pair[0])
+            rated.sort(key=by_value)
     return [one for _, one in rated]
 
 

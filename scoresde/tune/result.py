@@ -39,10 +39,12 @@ class Tuned:
         nfe: evaluations a sample that it takes.
         budget: what was asked for; `nfe` is the most of it that the solver can use.
         source: which candidate it is.
-        measure: what was made small, "RMS endpoint error" or "KL bound".
+        measure: what was made small: "RMS endpoint error", "KL bound", or the name of a metric.
         error: the measure, on starts that took no part.
-        ratio: `error` over that of the default solver and grid, with a paired interval.
-        typical: the same for the median endpoint error; None for a KL bound.
+        ratio: `error` over that of the default solver and grid, with a paired interval; None for a
+            metric, which may be 0 or below.
+        typical: the same for the median endpoint error; None for other measures.
+        change: for a metric, `error` less that of the default, with a paired interval.
         cost: evaluations of one sample that the search took, reference included.
     """
 
@@ -54,8 +56,9 @@ class Tuned:
     source: str
     measure: str
     error: float
-    ratio: Estimate
+    ratio: Estimate | None
     typical: Estimate | None
+    change: Estimate | None
     cost: int
 
     def save(self, path: str | Path) -> None:
@@ -71,8 +74,9 @@ class Tuned:
             "source": self.source,
             "measure": self.measure,
             "error": self.error,
-            "ratio": list(self.ratio[:3]),
-            "typical": None if self.typical is None else list(self.typical[:3]),
+            "ratio": _listed(self.ratio),
+            "typical": _listed(self.typical),
+            "change": _listed(self.change),
             "cost": self.cost,
         }
         write_atomic(Path(path), json.dumps(data, indent=1).encode())
@@ -86,7 +90,14 @@ class Tuned:
         if self.source == "default":
             return f"{head}; nothing better than the default was found"
         typical = "" if self.typical is None else f", in the median {self.typical} times"
-        return f"{head}, {self.ratio} times the default's{typical} (found from: {self.source})"
+        gain = f"{self.ratio} times the default's{typical}"
+        if self.change is not None:
+            gain = f"{self.change} from the default's"
+        return f"{head}, {gain} (found from: {self.source})"
+
+
+def _listed(estimate: Estimate | None) -> list[float] | None:
+    return None if estimate is None else list(estimate[:3])
 
 
 def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tuple[Solver, Grid]:

@@ -17,7 +17,7 @@ from ..solvers.base import Solver
 from ..solvers.relay import evaluations
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
-from .by_measure import by_measure
+from .by_measure import by_measure, check_measure
 from .metered import Bar
 from .result import Tuned
 from .trial import Candidate
@@ -39,13 +39,14 @@ def tune(
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
     stochastic solver, one on the way to the smallest bound on the KL divergence of its samples;
-    with a `measure`, the grid whose samples have the least of it.
+    with a `measure`, the grid whose samples have the least of it. With "recommended" the solver is
+    chosen as well.
 
     Args:
         model: what predicts.
-        solver: a solver, or its name. With "recommended", the solver is chosen as well: order,
-            corrector, prediction variable and coordinate; the default that the gain is stated
-            against is then the recommended solver on its own grid.
+        solver: a solver, or its name. With "recommended" order, corrector, prediction variable and
+            coordinate change too, and the default that the gain is stated against is the
+            recommended solver on its own grid; "recommended(stochastic=True)" stays what it is.
         nfe: the budget; the most that the solver can use of it is taken.
         shape: of one sample; that of a closed-form model by default.
         starts: starts to tune on, of which a quarter is used most, those with large errors before
@@ -56,18 +57,23 @@ def tune(
             twice `starts` with a measure.
         first_seed: first of the seeds of all starts; others than `sample` and `bench` take.
         dtype: of the state.
-        rounds: how long to search: hops, and Jacobians for each of the finalists; 1 by default,
-            and 3 for a closed-form model. 0 leaves all candidates as they are.
+        rounds: how long to search: hops, and Jacobians for each of the finalists (with a measure,
+            24 random moves each); 1 by default, and 3 for a closed-form model. 0 leaves all
+            candidates as they are.
         measure: a distance to what samples should be, such as `FrechetDistance(images, features)`:
-            less is better, and 0 perfect. Its samples should be others than those that the result
-            is judged by.
+            less is better, and 0 perfect, with draws to compare by (see `Estimate`). Its samples
+            should be others than those that the result is judged by.
         progress: show a bar (needs tqdm).
 
     Raises:
         ConfigError: for a solver that chooses its own steps, a budget of one step, too few
-            starts, or a measure that is no distance.
-        NonFiniteError: for a model whose reference endpoints are not finite.
+            starts, or a measure that is no distance, not finite or without draws.
+        NonFiniteError: for a model whose reference endpoints, or with a measure the default's
+            samples, are not finite.
+        ScoreSDEError: what the measure says of the default's samples.
     """
+    if measure is not None:
+        check_measure(measure)
     rule, default = choose(model.sde, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
@@ -110,6 +116,7 @@ def tune(
         error=found.error,
         ratio=found.ratio,
         typical=found.typical,
+        change=found.change,
         cost=found.cost,
     )
 

@@ -18,6 +18,7 @@ from ..solvers.base import Solver
 from .metered import Metered
 
 _ELEMENTS = 2**20  # of the state, at a time
+_APART = 2**20  # batches of one set of starts, at most
 _LOST = 1e3  # stands for the error of a coordinate that is not finite
 
 
@@ -36,30 +37,35 @@ class Found(NamedTuple):
         best: the candidate.
         measure: what was made small.
         error: the measure, on starts that took no part.
-        ratio: `error` over that of the default, with a paired interval.
-        typical: the same for the median endpoint error; None for other measures.
         cost: evaluations of one sample that the search took.
+        ratio: `error` over that of the default, with a paired interval; None for a measure of
+            samples.
+        typical: the same for the median endpoint error; None for other measures.
+        change: for a measure of samples, `error` less that of the default, with a paired interval.
     """
 
     best: Candidate
     measure: str
     error: float
-    ratio: Estimate
-    typical: Estimate | None
     cost: int
+    ratio: Estimate | None = None
+    typical: Estimate | None = None
+    change: Estimate | None = None
 
 
-def samples(model: Metered, x: Tensor, candidate: Candidate) -> Tensor:
-    """Where a candidate leads from starts x, shape (B, *), on the CPU; the same noise every time.
+def samples(model: Metered, x: Tensor, candidate: Candidate, noise: int = 0) -> Tensor:
+    """Where a candidate leads from starts x, shape (B, *), on the CPU; the same noise every time
+    with one number for it.
 
     Raises:
         ScoreSDEError: for a candidate that cannot be run.
     """
+    _, solver, grid = candidate
     parts = torch.split(x, max(1, _ELEMENTS // x[0].numel()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
         ends = [
-            sample(model, candidate.solver, candidate.grid, x=part, seeds=k, device=model.device).x
+            sample(model, solver, grid, x=part, seeds=_APART * noise + k, device=model.device).x
             for k, part in enumerate(parts)
         ]
     return torch.cat([end.cpu() for end in ends])
