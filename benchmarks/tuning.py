@@ -49,6 +49,7 @@ from scoresde.coordinate import Focus
 from scoresde.data import dequantize, heldout_digits
 from scoresde.features import digit_features
 from scoresde.grid import focused
+from scoresde.jobs import write_atomic
 from scoresde.metrics import FrechetDistance, difference, endpoint_errors, error_ratio
 from scoresde.model import Predictor
 from scoresde.solvers.exponential import ExponentialMultistep
@@ -152,7 +153,9 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
     generator = torch.Generator().manual_seed(PROBLEMS["mnist"][0] + 1)
     digits = dequantize(heldout_digits()[0], generator)
     half = len(digits) // 2
-    known, other = (FrechetDistance(part, digit_features()) for part in digits.split(half))
+    known, other = (
+        FrechetDistance(part, digit_features()) for part in (digits[:half], digits[half:])
+    )
     began = time.perf_counter()
     closest = tune(case.whole, "recommended", nfe, shape=(1, 28, 28), measure=known)
     seconds = time.perf_counter() - began
@@ -251,7 +254,8 @@ def markdown(results: dict[str, Any]) -> str:
             shown += [f"{cell['evaluations']:,}", str(cell["seconds"])]
             lines.append("| " + " | ".join(shown) + " |")
         if any("frechet" in cell for cell in cells.values()):
-            images = ", ".join(sorted({str(cell["images"]) for cell in cells.values()}))
+            counts = {str(cell["images"]) for cell in cells.values() if "images" in cell}
+            images = ", ".join(sorted(counts))
             lines += ["", f"Frechet distance, {images} images:", ""]
         for nfe, cell in cells.items():
             for name, found in sorted(cell.get("frechet", {}).items(), key=lambda row: row[1]):
@@ -334,7 +338,7 @@ def main() -> None:
             results = {name: results[name] for name in PROBLEMS if name in results}
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(results, indent=1) + "\n")
+                write_atomic(file, (json.dumps(results, indent=1) + "\n").encode())
                 file.with_suffix(".md").write_text(markdown(results))
     print(markdown(results))
     if arguments.figure is not None:

@@ -64,7 +64,9 @@ def recommended(
     With more evaluations the steps grow smoothly towards both ends. Stochastic: the same family
     with full noise (tau = 1), order 3 and v of data of 0.5 data_std, on a grid uniform in log-SNR
     but for half as many steps again between rho of 0.25 and 8 data_std. With fewer than 14
-    evaluations: less noise (tau = 0.4), order 2 in x0, and a last knot at rho of data_std / nfe.
+    evaluations: less noise (tau = 0.4), order 2 in x0, and a last knot at rho of data_std / nfe
+    where the process reaches it. Its last step takes three evaluations, so that a budget of 2 or 3
+    pays for one step of one.
 
     Args:
         sde: the process.
