@@ -291,7 +291,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
     axes.invert_xaxis()
     axes.invert_yaxis()
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], labels[:2], loc="lower left")
+    drawing.legend(handles[:2], labels[:2], loc="outside upper right", ncols=2)
     drawing.savefig(path, dpi=110)
     plt.close(drawing)
 
@@ -339,8 +339,9 @@ def main() -> None:
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(file, (json.dumps(results, indent=1) + "\n").encode())
-                file.with_suffix(".md").write_text(markdown(results))
     print(markdown(results))
+    if file is not None:
+        file.with_suffix(".md").write_text(markdown(results))
     if arguments.figure is not None:
         figure(results, arguments.figure)
 
