@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde import names
-from scoresde.cli import main
+from scoresde import names, problems
+from scoresde.cli import main, measuring
 from scoresde.cli.app import app
 from scoresde.errors import ConfigError
 from scoresde.jobs import SampleFolder
@@ -223,6 +223,18 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
         code, said, error = run(*settings, *options)
         assert code == 2
         assert wrong in error
+
+
+def test_true_samples_are_drawn_from_a_file_but_its_first(tmp_path):
+    file = tmp_path / "true.npy"
+    np.save(file, np.arange(40, dtype=np.float32).reshape(20, 2))
+    measure = measuring.distance(
+        "energy", problems.ring8(sd.VPSDE()), (2,),
+        truth=str(file), skipped=12, truths=5, features="", seed=3, device="cpu",
+    )  # fmt: skip
+    rows = set((measure.reference[:, 0] / 2).tolist())
+    assert len(rows) == 5
+    assert rows < set(range(12, 20))
 
 
 def test_tuned_grid_of_a_solver_of_ones_own(run, tmp_path):

@@ -105,6 +105,12 @@ def test_with_noise_and_few_evaluations_samples_are_the_closest(nfe):
     assert far("recommended(stochastic=True)") < 0.5 * min(map(far, others))
 
 
+@pytest.mark.parametrize(("nfe", "data_std"), [(5, 0.5), (10, 0.5), (13, 1.0)])
+def test_with_noise_and_few_evaluations_the_last_knot_is_where_it_is_said_to_be(nfe, data_std):
+    _, grid = recommended(VPSDE(), nfe, stochastic=True, data_std=data_std)
+    assert float(grid.knots[-2].rho) == pytest.approx(data_std / nfe, rel=1e-6)
+
+
 def test_more_evaluations_are_never_a_loss(ring):
     """No threshold of the settings costs anything; a few starts may have bad luck."""
     model, x, truth = ring
