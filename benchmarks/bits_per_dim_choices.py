@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from scoresde import TorchDiffEq, bits_per_dim, load_pretrained, uniform_lambda
-from scoresde.data import dequantize, heldout_digits
 from scoresde.likelihood import (
     BitsPerDim,
     Hutchinson,
@@ -35,6 +34,7 @@ from scoresde.likelihood import (
     estimate_frame,
     variational_bound,
 )
+from scoresde.training.data import dequantize, heldout_digits
 
 
 def main() -> None:

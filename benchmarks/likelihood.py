@@ -27,6 +27,7 @@ from peers.score_sde_likelihood import score_sde_log_likelihood
 from torch import Tensor
 
 from scoresde import VPSDE, ScoreModel
+from scoresde.exact.problems import digits64, lowrank3072, power_law, ring8
 from scoresde.likelihood import (
     Exact,
     FixedGrid,
@@ -39,9 +40,8 @@ from scoresde.likelihood import (
     estimate_frame,
     log_likelihood,
 )
-from scoresde.losses import score_matching_loss
 from scoresde.ode import TorchDiffEq
-from scoresde.problems import digits64, lowrank3072, power_law, ring8
+from scoresde.training.losses import score_matching_loss
 
 T_MIN = 1e-5
 PROBLEMS = {

@@ -30,7 +30,6 @@ from torch import Tensor
 
 from benchmarks.peers.score_sde_likelihood import score_sde_log_likelihood
 from scoresde import load_pretrained, log_likelihood
-from scoresde.data import dequantize, heldout_digits, mnist_images
 from scoresde.likelihood import (
     FixedGrid,
     Hutchinson,
@@ -40,6 +39,7 @@ from scoresde.likelihood import (
     estimate_frame,
     nll_dataset,
 )
+from scoresde.training.data import dequantize, heldout_digits, mnist_images
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ from scoresde import DDIM, SDE, VPSDE, EulerMaruyama, iterate, sample, uniform_t
 from scoresde.prediction import Prediction, parametrization
 from scoresde.sde.knot import Knot
 from scoresde.solvers import SEEDS2, Ancestral, Heun
-from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import (
     DEIS,
     IPNDM,
@@ -40,6 +39,7 @@ from scoresde.solvers.exponential import (
     SASolver,
     UniPC,
 )
+from scoresde.solvers.solver import Solver
 
 SHAPE, STEPS = (16, 3, 32, 32), 50
 SOLVERS: dict[str, tuple[Solver, str]] = {

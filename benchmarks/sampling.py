@@ -28,13 +28,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scoresde import DDIM, EDMSDE, SDE, VPSDE, Grid, problems, sample
-from scoresde.analytic import GaussianMixture
-from scoresde.coordinate import Focus
+from scoresde import DDIM, EDMSDE, SDE, VPSDE, Grid, sample
+from scoresde.axis import Focus
+from scoresde.exact import problems
+from scoresde.exact.mixtures import GaussianMixture
 from scoresde.grid import focused, karras, power, uniform_lambda
-from scoresde.recommended import recommended
+from scoresde.sampling import recommended
 from scoresde.solvers import Heun
-from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import (
     DEIS,
     IPNDM,
@@ -43,7 +43,8 @@ from scoresde.solvers.exponential import (
     ExponentialMultistep,
     UniPC,
 )
-from scoresde.tune.span import reduced
+from scoresde.solvers.solver import Solver
+from scoresde.tune.low_rank import reduced
 
 from .peers import Peer, absent, available
 

@@ -31,10 +31,10 @@ from torch import Tensor
 
 from benchmarks.peers import Peer, absent, available
 from scoresde import SDE, Grid, sample, uniform_lambda
-from scoresde.analytic import Gaussian, GaussianMixture, isotropic
 from scoresde.bench import environment
 from scoresde.cli.models import load
-from scoresde.recommended import recommended
+from scoresde.exact.mixtures import Gaussian, GaussianMixture, isotropic
+from scoresde.sampling import recommended
 from scoresde.solvers import (
     ERSDE,
     SEEDS2,
@@ -46,9 +46,9 @@ from scoresde.solvers import (
     SASolver,
     StochasticHeun,
 )
-from scoresde.solvers.base import Solver
-from scoresde.solvers.relay import evaluations
-from scoresde.tune.span import reduced
+from scoresde.solvers.legs import evaluations
+from scoresde.solvers.solver import Solver
+from scoresde.tune.low_rank import reduced
 
 NFE = (20, 50, 100)
 BOUNDS = {20: 0.03, 50: 0.01, 100: 0.005}

@@ -45,16 +45,16 @@ from scoresde import (
     recommended,
     sample,
 )
-from scoresde.coordinate import Focus
-from scoresde.data import dequantize, heldout_digits
-from scoresde.features import digit_features
+from scoresde.axis import Focus
 from scoresde.grid import focused
-from scoresde.jobs import write_atomic
 from scoresde.metrics import FrechetDistance, difference, endpoint_errors, error_ratio
+from scoresde.metrics.features import digit_features
 from scoresde.model import Predictor
+from scoresde.sampling.jobs import write_atomic
 from scoresde.solvers.exponential import ExponentialMultistep
+from scoresde.training.data import dequantize, heldout_digits
 from scoresde.tune import Tuned, tune
-from scoresde.tune.span import in_its_span
+from scoresde.tune.low_rank import in_its_span
 
 TABLE = DiscreteVPSDE.from_betas(linear_betas(1000))
 PROBLEMS = {  # seed, held-out starts, budgets

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from benchmarks.tuning import TABLE
-from scoresde import problems, sample
-from scoresde.budget import choose
+from scoresde import sample
+from scoresde.exact import problems
 from scoresde.metrics import EnergyDistance, difference
+from scoresde.sampling.choose import choose
 from scoresde.tune import tune
 
 COUNTS = {"ring8": 4096, "digits64": 2048}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from .analytic import Gaussian, GaussianMixture, diagonal, full, isotropic, low_rank
-from .checkpoint import load_pretrained
-from .coordinate import Focus
-from .distribution import ScoreDistribution
+from .axis import Focus
 from .errors import ScoreSDEError
+from .exact.mixtures import Gaussian, GaussianMixture, diagonal, full, isotropic, low_rank
 from .grid import (
     Grid,
     focused,
@@ -20,8 +18,6 @@ from .grid import (
     uniform_t,
 )
 from .guidance import CFG
-from .jobs import sample_many
-from .latents import decode, encode, interpolate
 from .likelihood import (
     Exact,
     FixedGrid,
@@ -37,13 +33,15 @@ from .likelihood import (
     log_likelihood,
     nll_dataset,
 )
+from .likelihood.distribution import ScoreDistribution
 from .model import LearnedRange, Predictor, ScoreModel, shared
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
 from .prediction import Parametrization, Prediction, PredictsF
-from .recommended import recommended
-from .reverse import ReverseSDE
-from .sampling import SampleResult, StepInfo, iterate, sample
+from .sampling.jobs import sample_many
+from .sampling.latents import decode, encode, interpolate
+from .sampling.recommend import recommended
+from .sampling.run import SampleResult, StepInfo, iterate, sample
 from .sde import (
     EDMSDE,
     SDE,
@@ -95,7 +93,9 @@ from .solvers import (
     TorchSDE,
     UniPC,
 )
+from .solvers.reverse_sde import ReverseSDE
 from .time_input import index, scaled
+from .training.checkpoint import load_pretrained
 
 __version__ = "0.1.0"
 

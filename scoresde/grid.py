@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .coordinate import Focus
+from .axis import Focus
 from .errors import ConfigError, TimeRangeError
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot

@@ -1,7 +1,7 @@
 """Models: anything that, given a state and a time, makes a `Prediction`.
 
 `Predictor` is the one type that solvers, likelihoods, guidance and caching meet in. `ScoreModel`
-makes one of any network; `scoresde.analytic` has closed-form ones; wrappers in
+makes one of any network; `scoresde.exact` has closed-form ones; wrappers in
 `scoresde.guidance` take one and are one.
 """
 

@@ -19,7 +19,7 @@ from scoresde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, Knot, SubV
 from scoresde.grid import from_lambdas
 from scoresde.noise import NoiseSource, NoiseStream
 from scoresde.prediction import Prediction, parametrization
-from scoresde.sampling import iterate
+from scoresde.sampling.run import iterate
 from scoresde.scalar import affine
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(), FlowSDE()]

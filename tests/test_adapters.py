@@ -11,7 +11,7 @@ from scoresde.errors import CheckpointError, ConfigError, ScoreSDEError, ShapeEr
 from scoresde.grid import from_times, leading, trailing
 from scoresde.guidance import CFG
 from scoresde.noise import Predrawn
-from scoresde.sampling import sample
+from scoresde.sampling.run import sample
 from scoresde.sde import DiscreteVPSDE, FlowSDE
 from scoresde.solvers import DDIM, Ancestral
 

@@ -10,12 +10,12 @@ import torch
 from stochastic_truth import IDS, PROCESSES, LinearModel, true_moments
 
 from scoresde import VPSDE, Gaussian, GaussianMixture, Knot
-from scoresde.analytic import isotropic
 from scoresde.errors import ConfigError, SolverError
+from scoresde.exact.mixtures import isotropic
 from scoresde.grid import uniform_lambda, uniform_t
 from scoresde.noise import SampleSeeds
 from scoresde.prediction import X0, Prediction
-from scoresde.sampling import NonFiniteWarning, sample
+from scoresde.sampling.run import NonFiniteWarning, sample
 from scoresde.solvers.bridge import Bridges
 from scoresde.solvers.dpm_adaptive import DPMSolverAdaptive
 from scoresde.solvers.gotta_go_fast import GottaGoFast

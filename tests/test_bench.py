@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde import names
+from scoresde._internal import specs
 from scoresde.bench import (
     Cell,
     Setup,
@@ -26,10 +26,10 @@ from scoresde.bench import (
     write,
 )
 from scoresde.bench.memory import peak_memory
-from scoresde.bench.run import Job
+from scoresde.bench.runner import Job
 from scoresde.errors import ConfigError, ScoreSDEError, ShapeError
+from scoresde.exact.problems import ring8
 from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
-from scoresde.problems import ring8
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
 
 SDE = sd.VPSDE(t_min=1e-5)
@@ -138,7 +138,7 @@ class Poisoned(sd.GaussianMixture):
         return prediction
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_cell_that_fails_is_reported_and_the_others_go_on():
     model = mixture()
     x = model.sample(200, seed=0, dtype=torch.float32)
@@ -228,7 +228,7 @@ def test_edited_code_is_run_anew(tmp_path, monkeypatch):
             "    def step(self, model, x, t, s, carry, noise):\n"
             f"        return {factor} * model(x, t).x0, None\n"
         )
-        names._of_file.cache_clear()
+        specs._of_file.cache_clear()
         solver = f"{tmp_path}/own.py:Own"
         table = compare(mixture(), solver, nfe=4, samples=8, cache=tmp_path / "cells")
         return table.cells[0].scores["rms endpoint error"].value
@@ -398,7 +398,7 @@ def test_measures_by_name_and_what_they_lack():
         compare(model, ["DDIM"], nfe=[6], shape=(2,), metric="mode_weights")
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
     model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
     with pytest.raises(ScoreSDEError, match="not finite"):
@@ -481,7 +481,7 @@ def test_workers_fill_the_same_table(tmp_path):
 SCRIPT = """
 import sys, torch, scoresde as sd
 from scoresde.bench import compare
-from scoresde.bench.run import Job
+from scoresde.bench.runner import Job
 torch.set_num_threads(1)
 real, mine = Job._run, []
 Job._run = lambda job, task: mine.append(task.cell.budget) or real(job, task)

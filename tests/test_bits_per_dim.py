@@ -27,7 +27,7 @@ from scoresde.likelihood import (
     log_likelihood,
 )
 from scoresde.ode import TorchDiffEq
-from scoresde.sampling import NonFiniteWarning
+from scoresde.sampling.run import NonFiniteWarning
 
 TIGHT = TorchDiffEq(rtol=1e-6, atol=1e-7)
 

@@ -29,7 +29,7 @@ from scoresde.likelihood import (
     measured_times,
     variational_bound,
 )
-from scoresde.losses import UniformLambda, UniformT
+from scoresde.training.losses import UniformLambda, UniformT
 
 SDE = VPSDE(t_min=1e-3)
 
@@ -176,8 +176,8 @@ def test_the_loss_against_log_snr_is_the_bound_as_a_picture(tmp_path) -> None:
     """Its area, over x0 and noise of its own, is the diffusion term; the picture says so."""
     from PIL import Image
 
-    from scoresde import plots
-    from scoresde.losses import loss_per_noise_level
+    from scoresde.bench import figures
+    from scoresde.training.losses import loss_per_noise_level
 
     model = gaussian(SDE, 3)
     x0 = model.sample(2000, seed=1)
@@ -188,10 +188,10 @@ def test_the_loss_against_log_snr_is_the_bound_as_a_picture(tmp_path) -> None:
     want = cross_entropy(model, x0, low) - cross_entropy(model, x0, high)
     want = want + 3 * (float(high.log_sigma) - float(low.log_sigma))
     assert area == pytest.approx(float(want.mean()), rel=0.03)
-    plots.loss_per_noise_level({"exact": curve, "half": curve._replace(loss=curve.loss / 2)},
+    figures.loss_per_noise_level({"exact": curve, "half": curve._replace(loss=curve.loss / 2)},
                                tmp_path / "loss.png")  # fmt: skip
     pixels = torch.from_numpy(np.array(Image.open(tmp_path / "loss.png").convert("RGB"))).float()
-    for color in plots.PALETTE[:2]:
+    for color in figures.PALETTE[:2]:
         rgb = torch.tensor([int(color[i : i + 2], 16) for i in (1, 3, 5)])
         assert ((pixels - rgb).abs().amax(-1) < 8).sum() > 300
 

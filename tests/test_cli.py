@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde import names, problems
+from scoresde._internal import specs
 from scoresde.cli import main, measuring
 from scoresde.cli.app import app
 from scoresde.errors import ConfigError
-from scoresde.jobs import SampleFolder
+from scoresde.exact import problems
+from scoresde.sampling.jobs import SampleFolder
 from scoresde.solvers import Heun, Langevin, PredictorCorrector
 from scoresde.solvers.exponential.presets import published
 
@@ -49,41 +50,41 @@ def run(monkeypatch, capsys):
     ],
 )
 def test_repr_and_description_read_back(solver):
-    assert names.solver(repr(solver)) == solver
-    assert names.solver(names.describe(solver)) == solver
+    assert specs.solver(repr(solver)) == solver
+    assert specs.solver(specs.describe(solver)) == solver
 
 
 def test_description_leaves_defaults_out():
-    assert names.describe(sd.DDIM()) == "DDIM"
-    assert names.describe(PredictorCorrector(sd.DDIM(eta=1.0))) == (
+    assert specs.describe(sd.DDIM()) == "DDIM"
+    assert specs.describe(PredictorCorrector(sd.DDIM(eta=1.0))) == (
         "PredictorCorrector(predictor=DDIM(eta=1.0))"
     )
 
 
 def test_published_names_describe_and_read_back():
-    assert names.describe(sd.DPMSolverPP(3, tau=1.0)) == "DPMSolverPP(order=3, tau=1.0)"
-    assert names.describe(sd.UniPC()) == "UniPC"
-    assert names.describe(sd.ExponentialMultistep(2, "v", corrector=1)).startswith("Exponential")
+    assert specs.describe(sd.DPMSolverPP(3, tau=1.0)) == "DPMSolverPP(order=3, tau=1.0)"
+    assert specs.describe(sd.UniPC()) == "UniPC"
+    assert specs.describe(sd.ExponentialMultistep(2, "v", corrector=1)).startswith("Exponential")
     for preset, spec in published().items():
-        assert names.describe(preset) == spec
-        assert names.solver(spec) == preset
+        assert specs.describe(preset) == spec
+        assert specs.solver(spec) == preset
 
 
-@pytest.mark.parametrize("name", names.SOLVERS)
+@pytest.mark.parametrize("name", specs.SOLVERS)
 def test_every_solver_of_the_table_is_made(name):
-    assert isinstance(names.solver(name), sd.Solver)
+    assert isinstance(specs.solver(name), sd.Solver)
 
 
 @pytest.mark.parametrize("name", ["uniform_t", "uniform_lambda", "karras", "power"])
 def test_every_grid_of_the_table_is_made(name):
-    grid = names.grid(name)(sd.VPSDE(), 7)
+    grid = specs.grid(name)(sd.VPSDE(), 7)
     assert grid == getattr(sd, name)(sd.VPSDE(), 7)
-    assert names.grid("karras(exponent=5)")(sd.VPSDE(), 7) == sd.karras(sd.VPSDE(), 7, 5)
+    assert specs.grid("karras(exponent=5)")(sd.VPSDE(), 7) == sd.karras(sd.VPSDE(), 7, 5)
 
 
 def test_processes_and_foreign_classes():
-    assert names.process("VESDE(sigma_max=80.0)") == sd.VESDE(sigma_max=80.0)
-    assert names.solver("scoresde.solvers.ddim:DDIM(eta=1.0)") == sd.DDIM(eta=1.0)
+    assert specs.process("VESDE(sigma_max=80.0)") == sd.VESDE(sigma_max=80.0)
+    assert specs.solver("scoresde.solvers.ddim:DDIM(eta=1.0)") == sd.DDIM(eta=1.0)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +105,14 @@ def test_processes_and_foreign_classes():
 )
 def test_nonsense_says_what_would_be_right(spec, hint):
     with pytest.raises(ConfigError, match=hint):
-        names.solver(spec)
+        specs.solver(spec)
 
 
 def test_grid_arguments_are_checked():
     with pytest.raises(ConfigError, match="did you mean 'exponent'"):
-        names.grid("karras(exponant=5)")
+        specs.grid("karras(exponant=5)")
     with pytest.raises(ConfigError, match="unknown argument of karras 'sde'"):
-        names.grid("karras(sde=1)")
+        specs.grid("karras(sde=1)")
 
 
 # -- commands ------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
     assert code == 0
     assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
     sde = sd.VPSDE(t_min=1e-5)
-    from scoresde.problems import ring8
+    from scoresde.exact.problems import ring8
 
     truth = sd.sample(
         ring8(sde, seed=3), "ddim(eta=1.0)", nfe=6, shape=(5, 2),
@@ -147,7 +148,7 @@ def test_a_budget_that_cannot_be_used_up_is_told(run, tmp_path):
     assert "takes 9 evaluations on this grid, the most within 10" in said
     sde = sd.VPSDE(t_min=1e-5)
     theirs = SampleFolder.open(tmp_path / "a").config["grid"]
-    from scoresde.problems import ring8
+    from scoresde.exact.problems import ring8
 
     assert theirs == sd.sample(ring8(sde), "Heun", nfe=10, shape=(1, 2)).grid.to_dict()
 
@@ -352,7 +353,7 @@ def test_own_model_file(run, tmp_path):
     )
     assert code == 0, error
     assert "2 samples of Mine, 3 evaluations each" in said
-    assert names.lookup("solver", own, {}) is type(names.solver(own))  # loaded once
+    assert specs.lookup("solver", own, {}) is type(specs.solver(own))  # loaded once
     for member in ("make", "model"):
         code, _, error = run(
             "sample", f"{tmp_path}/mine.py:{member}", "--n", 2, "--out", tmp_path / member
@@ -467,7 +468,7 @@ def test_a_coarse_likelihood_names_the_options_that_mend_it(run, tmp_path):
 
 
 def test_train_from_a_recipe_file(run, tmp_path):
-    from scoresde.training import load_recipe
+    from scoresde.training.loop import load_recipe
 
     recipe = load_recipe("swiss_roll").to_dict()
     recipe["data"]["n"] = 500
@@ -520,7 +521,7 @@ def test_info_lists_and_describes(run):
     code, said, _ = run("info")
     assert code == 0
     text = re.sub(r"\s+", " ", said)
-    for name in (*names.SOLVERS, *names.GRIDS, *names.PROCESSES, "mnist", "ring8"):
+    for name in (*specs.SOLVERS, *specs.GRIDS, *specs.PROCESSES, "mnist", "ring8"):
         assert name in text
     code, said, _ = run("info", "mnist")
     assert code == 0

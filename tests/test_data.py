@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde.data import (
+from scoresde.errors import ConfigError, DtypeError, ShapeError
+from scoresde.training.data import (
     TOYS,
     Dataset,
     checkerboard,
@@ -21,7 +22,6 @@ from scoresde.data import (
     two_moons,
     without,
 )
-from scoresde.errors import ConfigError, DtypeError, ShapeError
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde.checkpoint import load_pretrained
-from scoresde.data import dequantize, heldout_digits
-from scoresde.demo import Plan, run
+from scoresde.cli.demo import Plan, run
 from scoresde.likelihood import Hutchinson, Uniform, bits_per_dim, estimate_frame
+from scoresde.training.checkpoint import load_pretrained
+from scoresde.training.data import dequantize, heldout_digits
 
 TINY = Plan(
     digits=2,

@@ -10,9 +10,9 @@ import torch
 from support import gaussian
 
 from scoresde import VPSDE, Heun, ScoreModel
-from scoresde.distribution import ScoreDistribution
 from scoresde.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
 from scoresde.likelihood import PerSample
+from scoresde.likelihood.distribution import ScoreDistribution
 
 
 def test_log_prob_is_the_models_density_in_any_sample_shape() -> None:

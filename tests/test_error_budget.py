@@ -21,7 +21,7 @@ from scoresde.likelihood import (
     Whitened,
     bits_per_dim,
 )
-from scoresde.likelihood.budget import Estimates, summarize
+from scoresde.likelihood.error_budget import Estimates, summarize
 from scoresde.likelihood.truncation import truncation
 
 SDE = VPSDE(t_min=1e-5)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import scoresde.solvers
-from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE, names
+from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE
+from scoresde._internal import specs
 from scoresde.errors import ContractError
 from scoresde.scalar import affine, sqrt
 from scoresde.solvers import (
@@ -82,7 +83,7 @@ def test_the_list_is_not_empty():
 
 def test_every_solver_has_its_name_on_the_command_line():
     made = {type(solver).__name__ for solver in _default_solvers()}
-    assert made <= set(names.SOLVERS)
+    assert made <= set(specs.SOLVERS)
 
 
 # -- planted defects -----------------------------------------------------------------------------

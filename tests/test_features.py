@@ -6,16 +6,16 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde.checkpoint import save_model
-from scoresde.data import dequantize, heldout_digits
 from scoresde.errors import CheckpointError, ShapeError
-from scoresde.features import (
+from scoresde.metrics import FrechetDistance
+from scoresde.metrics.features import (
     DigitClassifier,
     digit_features,
     inception_features,
     load_digit_classifier,
 )
-from scoresde.metrics import FrechetDistance
+from scoresde.training.checkpoint import save_model
+from scoresde.training.data import dequantize, heldout_digits
 
 
 def test_digits_that_it_has_not_seen_are_told_apart():

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from scoresde.analytic import Gaussian, GaussianMixture, isotropic
-from scoresde.counting import Counted
+from scoresde._internal.counted import Counted
 from scoresde.errors import ConfigError, ShapeError
+from scoresde.exact.mixtures import Gaussian, GaussianMixture, isotropic
 from scoresde.grid import uniform_lambda
 from scoresde.guidance import CFG
 from scoresde.likelihood import Exact as Exactly
@@ -15,7 +15,7 @@ from scoresde.likelihood import log_likelihood
 from scoresde.model import Predictor, ScoreModel, shared
 from scoresde.ode import TorchDiffEq
 from scoresde.prediction import parametrization
-from scoresde.sampling import sample
+from scoresde.sampling.run import sample
 from scoresde.sde import VPSDE, FlowSDE
 from scoresde.solvers import DDIM
 

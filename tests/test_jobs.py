@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import scoresde as sd
+from scoresde._internal.fingerprint import fingerprint
 from scoresde.errors import CheckpointError, ConfigError
-from scoresde.identity import fingerprint
-from scoresde.jobs import SampleFolder, sample_many, write_atomic
+from scoresde.sampling.jobs import SampleFolder, sample_many, write_atomic
 
 SDE = sd.VPSDE()
 
@@ -59,7 +59,7 @@ def test_interrupted_job_goes_on_and_ends_bitwise_the_same(tmp_path):
     model.left = 7  # the first shard takes 5
     # The class and the counter would count as another model.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scoresde.jobs.fingerprint", lambda value: "same")
+        patch.setattr("scoresde.sampling.jobs.fingerprint", lambda value: "same")
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "b", model=model)
         assert SampleFolder.open(tmp_path / "b").missing() == [1, 2]
@@ -237,7 +237,7 @@ def _own(folder, text=OWN, helper=HELPER):
     (folder / "own.py").write_text(text)
     (folder / "helper.py").write_text(helper)
     code = (
-        "import own\nfrom scoresde.identity import fingerprint as f\n"
+        "import own\nfrom scoresde._internal.fingerprint import fingerprint as f\n"
         "print(f(own.Mine()), f(own.model()), f(own.features), f(own.Mine))"
     )
     done = subprocess.run(

@@ -11,7 +11,7 @@ from support import gaussian, randn
 
 from scoresde import VPSDE, Heun, ProbabilityFlow, ScoreModel, TorchDiffEq
 from scoresde.errors import ConfigError, DtypeError, ShapeError
-from scoresde.latents import decode, encode, interpolate, round_trip_error, slerp
+from scoresde.sampling.latents import decode, encode, interpolate, round_trip_error, slerp
 
 SDE = VPSDE()
 TIGHT = ProbabilityFlow(TorchDiffEq(rtol=1e-9, atol=1e-9))

@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
-from functools import cache
-from pathlib import Path
 
 import pytest
+import rooms
 
-ROOT = Path(__file__).parent.parent / "scoresde"
-
-# A unit is a module or a package right below scoresde. A unit may import those of its own layer and
-# of the layers above it in this list; whatever is not listed comes last.
+# A room may import those of its own layer and of the layers above it in this list. CONTRIBUTING.md
+# has the same table in words.
 LAYERS = [
-    {"errors", "scalar", "identity"},
+    {"errors", "scalar", "_internal.files", "_internal.fingerprint"},
     {"sde"},
-    {"coordinate", "grid", "noise", "prediction", "time_input"},
-    {"model", "analytic", "reverse", "problems", "guidance", "adapters", "counting"},
-    {"ode", "solvers", "names"},
-    {
-        "door",
-        "budget",
-        "recommended",
-        "diagnosis",
-        "sampling",
-        "likelihood",
-        "losses",
-        "latents",
-        "jobs",
-        "distribution",
-        "testing",
-    },
+    {"axis", "noise", "prediction", "time_input"},
+    {"grid", "model", "exact"},
+    {"guidance", "adapters", "ode", "_internal.counted", "_internal.checked"},
+    {"solvers"},
+    {"_internal.specs", "_internal.checks"},
+    {"sampling", "training"},
+    {"likelihood", "metrics", "testing"},
+    {"bench", "tune"},
+    {"cli"},
 ]
 
 # Imported with the library itself; everything else waits until it is used.
@@ -40,102 +32,60 @@ LIGHT = {"torch", "numpy", "einops", "scoresde"} | set(sys.stdlib_module_names)
 MAY_IMPORT = {"cli": {"typer", "rich"}}  # only ever loaded by the command itself
 
 
-def _unit(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
-
-
-def _is_typing_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def _imports(node: ast.AST, in_functions: bool):
-    """Import statements below a node, those for type checkers left out."""
-    for child in ast.iter_child_nodes(node):
-        if _is_typing_only(child):
-            continue
-        if isinstance(child, ast.Import | ast.ImportFrom):
-            yield child
-        if in_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _imports(child, in_functions)
-
-
-def _absolute(statement: ast.Import | ast.ImportFrom, package: list[str]) -> list[str]:
-    if isinstance(statement, ast.Import):
-        return [alias.name for alias in statement.names]
-    if not statement.level:
-        return [statement.module or ""]
-    base = package[: len(package) - statement.level + 1]
-    if statement.module:
-        return [".".join([*base, statement.module])]
-    return [".".join([*base, alias.name]) for alias in statement.names]
-
-
-@cache
-def _sources() -> dict[str, tuple[list[str], ast.Module]]:
-    """Every module by its name, with the package it is in."""
-    found = {}
-    for path in sorted(ROOT.rglob("*.py")):
-        parts = list(path.relative_to(ROOT.parent).with_suffix("").parts)
-        package = parts[:-1]
-        name = ".".join(package if parts[-1] == "__init__" else parts)
-        found[name] = package, ast.parse(path.read_text())
-    return found
-
-
-def _edges() -> dict[str, set[str]]:
-    edges: dict[str, set[str]] = {}
-    for name, (package, tree) in _sources().items():
-        for statement in _imports(tree, in_functions=True):
-            for target in _absolute(statement, package):
-                if target.startswith("scoresde.") and _unit(target) != _unit(name):
-                    edges.setdefault(_unit(name), set()).add(_unit(target))
-    return edges
+def test_every_room_has_a_layer():
+    assert sorted(rooms.arrows()) == sorted(room for layer in LAYERS for room in layer)
 
 
 def test_imports_point_upward_only():
-    level = {unit: k for k, units in enumerate(LAYERS) for unit in units}
+    level = {room: k for k, layer in enumerate(LAYERS) for room in layer}
     wrong = [
-        f"{unit} (layer {level[unit]}) imports {target} (layer {level.get(target, len(LAYERS))})"
-        for unit, targets in _edges().items()
+        f"{room} (layer {level[room]}) imports {target} (layer {level[target]})"
+        for room, targets in rooms.arrows().items()
         for target in targets
-        if unit in level and level.get(target, len(LAYERS)) > level[unit]
+        if level[target] > level[room]
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_no_unit_imports_itself_through_others():
-    edges = _edges()
-    edges.pop("__init__", None)
-    for targets in edges.values():
-        targets.discard("__version__")
-        targets.discard("__init__")
+def test_no_room_imports_itself_through_others():
+    rooms.floors()  # raises ValueError for a circle
 
-    def visit(unit: str, path: tuple[str, ...]) -> None:
-        assert unit not in path, " -> ".join([*path, unit])
-        if unit not in done:
-            for target in edges.get(unit, ()):
-                visit(target, (*path, unit))
-            done.add(unit)
 
-    done: set[str] = set()
-    for unit in edges:
-        visit(unit, ())
+def test_no_file_name_occurs_twice():
+    names = [path.name for path in rooms.ROOT.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_no_function_hides_a_module_of_its_name():
+    hidden = []
+    for name in rooms.sources():
+        package, _, last = name.rpartition(".")
+        if package and "__main__" not in name:
+            found = getattr(importlib.import_module(package), last, None)
+            if found is not None and not inspect.ismodule(found):
+                hidden.append(name)
+    assert not hidden, hidden
+
+
+def test_private_modules_are_not_published():
+    pages = (rooms.ROOT.parent / "docs" / "reference").glob("*.md")
+    assert not [page.name for page in pages if "_internal" in page.read_text()]
 
 
 def test_heavy_packages_are_imported_where_they_are_used():
     wrong = []
-    for name, (package, tree) in _sources().items():
-        for statement in _imports(tree, in_functions=False):
-            for target in _absolute(statement, package):
+    for name, (package, tree) in rooms.sources().items():
+        for statement in rooms.imports(tree, in_functions=False):
+            for target in rooms.absolute(statement, package):
                 top = target.split(".")[0]
-                if top not in LIGHT | MAY_IMPORT.get(_unit(name), set()):
+                if top not in LIGHT | MAY_IMPORT.get(rooms.room(name), set()):
                     wrong.append(f"{name} imports {target} at line {statement.lineno}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_importing_the_library_loads_nothing_heavy():
     heavy = """scipy torchdiffeq torchsde diffusers matplotlib sklearn mlxtend tqdm typer rich
-        safetensors ot pandas torchvision scoresde.cli scoresde.testing scoresde.training"""
+        safetensors ot pandas torchvision scoresde.cli scoresde.testing scoresde.training.loop"""
     code = (
         "import sys, torch, numpy, einops; before = set(sys.modules); import scoresde; "
         f"print([m for m in {heavy.split()!r} if m in set(sys.modules) - before])"
@@ -146,7 +96,7 @@ def test_importing_the_library_loads_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-NUMERIC = LAYERS[1] | LAYERS[2] | LAYERS[3] | LAYERS[4] | LAYERS[5]
+NUMERIC = {*rooms.arrows()} - {"bench", "cli", "metrics", "tune", "training"}
 DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial"}
 IN_PLACE = {"normal_", "uniform_", "bernoulli_", "exponential_", "random_"}
 
@@ -168,12 +118,12 @@ def _draws(tree: ast.Module):
             yield node.lineno, f"{owner}.{name}", name in ("Generator", "get_state")
 
 
-@pytest.mark.parametrize("unit", sorted(NUMERIC))
-def test_no_global_random_generator(unit):
+@pytest.mark.parametrize("room", sorted(NUMERIC))
+def test_no_global_random_generator(room):
     wrong = [
         f"{name}:{line} calls {call} without a generator"
-        for name, (_, tree) in _sources().items()
-        if _unit(name) == unit
+        for name, (_, tree) in rooms.sources().items()
+        if rooms.room(name) == room
         for line, call, given in _draws(tree)
         if not given
     ]
@@ -182,7 +132,7 @@ def test_no_global_random_generator(unit):
 
 def test_no_pickles_and_no_unsafe_loading():
     wrong = []
-    for name, (_, tree) in _sources().items():
+    for name, (_, tree) in rooms.sources().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 call = ast.unparse(node.func)
@@ -191,6 +141,6 @@ def test_no_pickles_and_no_unsafe_loading():
                     for k in node.keywords
                 )
                 loads = call in ("pickle.load", "torch.save") or (call == "torch.load" and not safe)
-                if loads or (call == "pickle.loads" and _unit(name) != "testing"):
+                if loads or (call == "pickle.loads" and rooms.room(name) != "testing"):
                     wrong.append(f"{name}:{node.lineno} {call}")
     assert not wrong, "\n".join(wrong)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scoresde import VPSDE, FlowSDE, ScoreModel, sample, uniform_lambda
 from scoresde.errors import ConfigError, DtypeError, ShapeError, TimeRangeError, ZeroSNRError
-from scoresde.latents import decode, encode
+from scoresde.exact.problems import ring8
 from scoresde.likelihood import (
     Exact,
     FixedGrid,
@@ -27,7 +27,7 @@ from scoresde.likelihood import (
     log_likelihood,
 )
 from scoresde.ode import SciPy, TorchDiffEq
-from scoresde.problems import ring8
+from scoresde.sampling.latents import decode, encode
 from scoresde.solvers.probability_flow import ProbabilityFlow
 
 TIGHT = TorchDiffEq(rtol=1e-7, atol=1e-7)
@@ -222,7 +222,7 @@ def test_seeds_decide_and_batch_mates_do_not() -> None:
     assert float((other.nats - together.nats).abs().min()) > 1e-4
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
     model = mixture(VPSDE(), 3)
     x = model.sample(5, 1e-3, seed=1)
@@ -238,7 +238,7 @@ def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
             assert "not finite" in got.failures[2]
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_per_sample_conditions_follow_their_rows() -> None:
     shift = torch.tensor([0.0, 1.0, math.nan, 3.0], dtype=torch.float64)
     model = ScoreModel(lambda x, t, m: 0.3 * (x - m[:, None]), VPSDE(), time="t").bind(m=shift)
@@ -417,7 +417,7 @@ def test_defaults_are_what_the_documentation_says() -> None:
     assert said.nats.tolist() == plain.nats.tolist()
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 @pytest.mark.parametrize("backend", [TorchDiffEq(max_evals=20), SciPy(max_evals=20)])
 def test_a_solver_that_gave_up_returns_no_number(backend) -> None:
     model = mixture(VPSDE(), 3)

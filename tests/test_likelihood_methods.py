@@ -12,8 +12,8 @@ import torch
 from support import gaussian, mixture, randn
 
 from scoresde import VPSDE, Gaussian, ScoreModel, load_pretrained, low_rank
-from scoresde.data import dequantize, heldout_digits
 from scoresde.errors import ConfigError, NonFiniteError, ShapeError
+from scoresde.exact.problems import digits64, ring8
 from scoresde.likelihood import (
     Exact,
     FixedGrid,
@@ -31,8 +31,8 @@ from scoresde.likelihood import (
 )
 from scoresde.likelihood.fixed_grid import quadrature
 from scoresde.likelihood.per_sample import _A, _B, _dense
-from scoresde.problems import digits64, ring8
-from scoresde.sampling import NonFiniteWarning
+from scoresde.sampling.run import NonFiniteWarning
+from scoresde.training.data import dequantize, heldout_digits
 
 METHODS = {"per sample": PerSample(1e-5), "fixed": FixedGrid(71), "two phases": TwoPhase(1e-5)}
 
@@ -446,7 +446,7 @@ def test_neither_batch_mates_nor_their_order_matter(method: str, divergence) -> 
     assert torch.as_tensor(apart.nfe).expand(2).tolist() == nfe[order].tolist()
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.NonFiniteWarning")
+@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:

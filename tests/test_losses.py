@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from scoresde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, Gaussian, Knot, SubVPSDE
-from scoresde.analytic import isotropic
 from scoresde.errors import ConfigError, DtypeError, ShapeError, ZeroSNRError
-from scoresde.losses import (
+from scoresde.exact.mixtures import isotropic
+from scoresde.prediction import Prediction, PredictsF, parametrization
+from scoresde.training.losses import (
     Likelihood,
     LogNormalRho,
     MinSNR,
@@ -29,7 +30,6 @@ from scoresde.losses import (
     to_dict,
     weighted_error,
 )
-from scoresde.prediction import Prediction, PredictsF, parametrization
 
 VP = VPSDE(t_min=1e-5)
 SDES = [VP, SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(t_max=0.99), FlowSDE(t_max=0.99)]

@@ -28,9 +28,9 @@ from scoresde import (
     uniform_lambda,
     uniform_t,
 )
-from scoresde.analytic import GaussianMixture, isotropic
-from scoresde.coordinate import Focus
+from scoresde.axis import Focus
 from scoresde.errors import ConfigError
+from scoresde.exact.mixtures import GaussianMixture, isotropic
 from scoresde.grid import focused, from_lambdas, karras
 from scoresde.noise import BatchSeed
 from scoresde.solvers import evaluations

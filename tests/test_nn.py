@@ -11,7 +11,14 @@ import torch
 
 from scoresde import VPSDE, ScoreModel
 from scoresde.errors import ConfigError
-from scoresde.nn import FourierMLP, ImageUNet, damped_waves, describe, from_dict, unet_mnist
+from scoresde.training.networks import (
+    FourierMLP,
+    ImageUNet,
+    damped_waves,
+    describe,
+    from_dict,
+    unet_mnist,
+)
 
 VP = VPSDE(t_min=1e-5)
 

@@ -12,9 +12,9 @@ from torchdiffeq._impl.odeint import SOLVERS
 
 from scoresde import VPSDE, DiscreteVPSDE, FlowSDE, ScoreModel, sample, uniform_lambda
 from scoresde.errors import ConfigError, SolverError, ZeroSNRError
+from scoresde.exact.problems import ring8
 from scoresde.grid import from_times
 from scoresde.ode import SciPy, TorchDiffEq, VectorField, clock, integrate_rows
-from scoresde.problems import ring8
 from scoresde.solvers import evaluations
 from scoresde.solvers.probability_flow import ProbabilityFlow
 

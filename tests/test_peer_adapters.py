@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scoresde import DDIM, VPSDE, Gaussian, isotropic, sample, uniform_t
-from scoresde.problems import ring8
+from scoresde.exact.problems import ring8
 
 pytest.importorskip("diffusers")
 

@@ -13,14 +13,14 @@ from scoresde import DDIM, VPSDE, SampleSeeds
 from scoresde.errors import ConfigError
 from scoresde.grid import uniform_lambda, uniform_t
 from scoresde.noise import Predrawn
-from scoresde.sampling import sample
+from scoresde.sampling.run import sample
 from scoresde.solvers import evaluations
 from scoresde.solvers.ancestral import Ancestral
-from scoresde.solvers.base import Solver
 from scoresde.solvers.kinetic import KineticLangevin
 from scoresde.solvers.langevin import AnnealedLangevin, Langevin
 from scoresde.solvers.predictor_corrector import PredictorCorrector
 from scoresde.solvers.reverse_diffusion import ReverseDiffusion
+from scoresde.solvers.solver import Solver
 
 CORRECTORS = [
     Langevin(),

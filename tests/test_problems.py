@@ -7,8 +7,8 @@ import math
 import torch
 
 import scoresde as sd
-from scoresde.data import swiss_roll
-from scoresde.problems import checkerboard, spiral
+from scoresde.exact.problems import checkerboard, spiral
+from scoresde.training.data import swiss_roll
 
 SDE = sd.VPSDE()
 

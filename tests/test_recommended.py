@@ -9,15 +9,16 @@ import pytest
 import torch
 from support import PROCESSES
 
-from scoresde import EDMSDE, VPSDE, problems, sample, uniform_lambda
-from scoresde.analytic import GaussianMixture, isotropic
+from scoresde import EDMSDE, VPSDE, sample, uniform_lambda
+from scoresde.axis import Focus
 from scoresde.bench.properties import refreshed
-from scoresde.budget import choose
-from scoresde.coordinate import Focus
 from scoresde.errors import ConfigError
+from scoresde.exact import problems
+from scoresde.exact.mixtures import GaussianMixture, isotropic
 from scoresde.grid import focused, power
 from scoresde.metrics import EnergyDistance
-from scoresde.recommended import recommended
+from scoresde.sampling import recommended
+from scoresde.sampling.choose import choose
 from scoresde.solvers.exponential import (
     DEIS,
     DPMSolverPP,

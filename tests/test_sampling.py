@@ -31,7 +31,7 @@ from scoresde import (
     uniform_lambda,
     uniform_t,
 )
-from scoresde.counting import Counted
+from scoresde._internal.counted import Counted
 from scoresde.errors import (
     ConfigError,
     DtypeError,
@@ -40,7 +40,7 @@ from scoresde.errors import (
     TimeRangeError,
     ZeroSNRError,
 )
-from scoresde.sampling import NonFiniteWarning
+from scoresde.sampling.run import NonFiniteWarning
 from scoresde.solvers import evaluations
 
 SDE = VPSDE()

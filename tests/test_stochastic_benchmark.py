@@ -8,7 +8,8 @@ from importlib import import_module
 import pytest
 import torch
 
-from scoresde import VPSDE, problems
+from scoresde import VPSDE
+from scoresde.exact import problems
 
 SDE = VPSDE(t_min=1e-3)
 stochastic = import_module("benchmarks.stochastic")

@@ -36,17 +36,17 @@ from scoresde import (
     SampleSeeds,
     ScoreModel,
 )
-from scoresde.analytic import isotropic
 from scoresde.errors import ConfigError
+from scoresde.exact.mixtures import isotropic
 from scoresde.grid import karras, uniform_lambda, uniform_t
-from scoresde.sampling import sample
+from scoresde.sampling.run import sample
 from scoresde.solvers import evaluations
 from scoresde.solvers.analytic_dpm import AnalyticDPM
 from scoresde.solvers.ancestral import Ancestral
 from scoresde.solvers.dpmpp_ancestral import DPMSolverPP2SAncestral
 from scoresde.solvers.er_sde import ERSDE
 from scoresde.solvers.reverse_diffusion import ReverseDiffusion
-from scoresde.solvers.seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
+from scoresde.solvers.seeds_sde import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
 from scoresde.solvers.torchsde_solver import TorchSDE
 
 FIRST_ORDER = [EulerMaruyama(), ReverseDiffusion(), Ancestral(), Ancestral("forward")]

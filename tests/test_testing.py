@@ -24,7 +24,7 @@ from scoresde import (
 from scoresde.errors import ConfigError
 from scoresde.testing import Bimodal
 from scoresde.testing.convergence import SHARES, climb, endpoint_error
-from scoresde.testing.report import Finding, Report
+from scoresde.testing.findings import Finding, Report
 from scoresde.testing.runs import even, observed_order, to_clean, uneven
 from scoresde.testing.stochastic import (
     MEAN,

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from scoresde.checkpoint import load_model, read
-from scoresde.data import Dataset
 from scoresde.errors import CheckpointError, ConfigError, NonFiniteError
-from scoresde.losses import loss_per_noise_level
-from scoresde.training import Recipe, _Run, load_recipe, train, train_from_recipe
+from scoresde.training.checkpoint import load_model, read
+from scoresde.training.data import Dataset
+from scoresde.training.loop import Recipe, _Run, load_recipe, train, train_from_recipe
+from scoresde.training.losses import loss_per_noise_level
 
 TINY = Recipe(
     name="tiny",

@@ -13,22 +13,24 @@ import pytest
 import torch
 
 import scoresde as sd
-from scoresde import budget, names, problems
+from scoresde._internal import specs
 from scoresde.errors import CheckpointError, ConfigError, NonFiniteError
+from scoresde.exact import problems
 from scoresde.metrics import Estimate, FrechetDistance, Neighbours, endpoint_errors
 from scoresde.prediction import EPS, Prediction
+from scoresde.sampling import choose
 from scoresde.tune import TunedGridWarning, TuningWarning, by_endpoints, load, tune
+from scoresde.tune.basin_hopping import descend, hop
 from scoresde.tune.by_endpoints import _decide, _informative
 from scoresde.tune.by_measure import Judge
 from scoresde.tune.candidates import Motion, stock_grids
-from scoresde.tune.hops import descend, hop
+from scoresde.tune.cost import Metered
+from scoresde.tune.endpoint_objective import Candidate, Trial
+from scoresde.tune.gauss_newton import refine
 from scoresde.tune.kl_bound import Signal, between
-from scoresde.tune.metered import Metered
-from scoresde.tune.path import equidistributed, shortest
-from scoresde.tune.pilot import Pilot
-from scoresde.tune.refine import refine
-from scoresde.tune.span import in_its_span
-from scoresde.tune.trial import Candidate, Trial
+from scoresde.tune.local_errors import Pilot
+from scoresde.tune.low_rank import in_its_span
+from scoresde.tune.shortest_path import equidistributed, shortest
 
 SDE = sd.VPSDE()
 
@@ -382,7 +384,7 @@ def test_a_grid_for_noisy_steps_brings_samples_closer_to_the_truth():
     assert found.ratio.high < 0.9
     level = mixture.log_prob(mixture.sample(20_000, seed=1), SDE.clean).mean()
     gaps = []
-    for grid in (found.grid, budget.choose(SDE, "DDIM(eta=1.0)", None, 10)[1]):
+    for grid in (found.grid, choose.choose(SDE, "DDIM(eta=1.0)", None, 10)[1]):
         x = sd.sample(mixture, found.solver, grid, x=prior(4000), seeds=5).x
         gaps.append(float(level - mixture.log_prob(x, SDE.clean).mean()) / 2)
     assert abs(gaps[0]) < 0.5 * abs(gaps[1])  # nats a dimension, +-0.01
@@ -405,7 +407,7 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     settings = {"starts": 256, "held_out": 512, "dtype": torch.float64}
     found = tune(network, "DDIM", 6, rounds=3, measure=measure, progress=True, **settings)
     faithful = tune(network, "DDIM", 6, rounds=3, **settings)
-    default = fan(*budget.choose(SDE, "DDIM", None, 6), 0.8)
+    default = fan(*choose.choose(SDE, "DDIM", None, 6), 0.8)
     assert 0.5 + 0.05 < default < fan(faithful.solver, faithful.grid, 0.8) < 0.8
     assert fan(found.solver, found.grid, 0.8) == pytest.approx(0.5, rel=0.02)
     # What is reported is measured on the last starts.
@@ -413,7 +415,7 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     x = SDE.prior_sample(seeds.open((512, 4), torch.float64))
     again = [
         measure(sd.sample(network, solver, grid, x=x).x)
-        for solver, grid in ((found.solver, found.grid), budget.choose(SDE, "DDIM", None, 6))
+        for solver, grid in ((found.solver, found.grid), choose.choose(SDE, "DDIM", None, 6))
     ]
     assert found.measure == "Frechet distance"
     assert found.error == pytest.approx(again[0].value, rel=1e-9)
@@ -436,10 +438,10 @@ def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
     assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.02)
     gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.isotropic(0.8**2))
     noisy = tune(gaussian, "Ancestral", 12, starts=256, measure=measure, dtype=torch.float64)
-    assert noisy.solver == names.solver("Ancestral")
+    assert noisy.solver == specs.solver("Ancestral")
     x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = x * float(SDE.at(SDE.t_max).sigma)
-    default = sd.sample(gaussian, *budget.choose(SDE, "Ancestral", None, 12), x=x).x.std()
+    default = sd.sample(gaussian, *choose.choose(SDE, "Ancestral", None, 12), x=x).x.std()
     assert abs(float(default) - 0.5) > 0.04
     tuned_std = float(sd.sample(gaussian, noisy.solver, noisy.grid, x=x).x.std())
     assert tuned_std == pytest.approx(0.5, rel=0.04)
@@ -463,7 +465,7 @@ def test_a_measure_that_sees_no_gain_keeps_the_default():
     for measure in (Tied(), Fickle()):
         found = tune(model(), "DDIM", 5, starts=8, measure=measure, dtype=torch.float64)
         assert found.source == "default"
-        assert found.grid == budget.choose(SDE, "DDIM", None, 5)[1]
+        assert found.grid == choose.choose(SDE, "DDIM", None, 5)[1]
         assert found.change[:3] == (0.0, 0.0, 0.0)
 
 
@@ -504,7 +506,7 @@ def test_ratings_are_the_value_alone_and_other_starts_have_other_noise():
             return Estimate(float(x.mean()) if len(asked) > 1 else math.nan, 0.0, 0.0, ())
 
     x = prior(8)
-    noisy = Candidate("", names.solver("DDIM(eta=1.0)"), sd.uniform_lambda(SDE, 4))
+    noisy = Candidate("", specs.solver("DDIM(eta=1.0)"), sd.uniform_lambda(SDE, 4))
     judge = Judge(Metered(model()), x, Heard())
     assert judge.rate(noisy) == math.inf
     assert judge.rate(noisy) == float(asked[1][1].mean())

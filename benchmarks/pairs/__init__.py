@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from scoresde import VPSDE, Grid, Predictor, Predrawn, sample
+from scoresde.exact.problems import ring8
 from scoresde.grid import karras, uniform_t
-from scoresde.problems import ring8
 from scoresde.sde.knot import Knot
-from scoresde.solvers.base import Solver
+from scoresde.solvers.solver import Solver
 
 SDE = VPSDE()
 MODEL = ring8(SDE, seed=4)

@@ -12,8 +12,8 @@ from benchmarks.peers.azula import Denoiser, Schedule
 from benchmarks.peers.source import package
 from scoresde import DDIM
 from scoresde.solvers import Ancestral, Heun
-from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import LMS, ExponentialAB, ExponentialMultistep
+from scoresde.solvers.solver import Solver
 
 from . import MODEL, SDE, START, STEPS, UNIFORM, Group, Pair, label, ours, seeded
 

@@ -11,11 +11,11 @@ from benchmarks.peers.denoiser import Denoiser
 from benchmarks.peers.edm import load
 from benchmarks.peers.source import clone, double
 from scoresde import Grid, sde
-from scoresde.problems import ring8
+from scoresde.exact.problems import ring8
 from scoresde.scalar import Scalar, log1mexp
 from scoresde.solvers import Heun
-from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import DEIS, IPNDM
+from scoresde.solvers.solver import Solver
 
 from . import (
     DRAWS,

@@ -12,9 +12,9 @@ from benchmarks.peers.denoiser import Denoiser
 from benchmarks.peers.source import double, part
 from scoresde import DDIM
 from scoresde.solvers import DPMSolverPP2SAncestral, DPMSolverPPSDE, Heun
-from scoresde.solvers.base import Solver
 from scoresde.solvers.exponential import DPM2, LMS, DPMSolverPP, ExponentialMultistep
 from scoresde.solvers.exponential.forms import form
+from scoresde.solvers.solver import Solver
 
 from . import (
     DRAWS,

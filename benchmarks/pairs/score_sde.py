@@ -13,8 +13,8 @@ from benchmarks.peers.score_sde import Net, load
 from benchmarks.peers.score_sde_likelihood import score_sde_log_likelihood
 from benchmarks.peers.source import double, replaced
 from scoresde import VPSDE, EulerMaruyama, from_times
+from scoresde.exact.problems import ring8
 from scoresde.ode import SciPy
-from scoresde.problems import ring8
 from scoresde.solvers import (
     Ancestral,
     AnnealedLangevin,
@@ -24,7 +24,7 @@ from scoresde.solvers import (
     ProbabilityFlow,
     ReverseDiffusion,
 )
-from scoresde.solvers.base import Solver
+from scoresde.solvers.solver import Solver
 
 from . import MODEL, SDE, START, Group, Pair, label, ours, seeded
 

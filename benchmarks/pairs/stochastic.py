@@ -18,9 +18,9 @@ from benchmarks.peers.source import clone, double
 from scoresde.prediction import Prediction
 from scoresde.sde.knot import Knot
 from scoresde.solvers import ERSDE, SEEDS2, SEEDS3
-from scoresde.solvers.base import Solver
 from scoresde.solvers.er_sde import SCALES
 from scoresde.solvers.exponential import SASolver
+from scoresde.solvers.solver import Solver
 
 from . import (
     DRAWS,

@@ -17,7 +17,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from scoresde.counting import Counted
+from scoresde._internal.counted import Counted
 from scoresde.model import Predictor
 from scoresde.prediction import Prediction
 from scoresde.sde.knot import Knot

@@ -1,8 +1,8 @@
 """Steps against quality: which solver, on which grid, at which budget."""
 
-from ..budget import GridMaker, grid_for
-from .compare import compare, environment
-from .measures import MEASURES
+from ..sampling.choose import GridMaker, grid_for
+from .comparison import compare, environment
+from .named_metrics import MEASURES
 from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
 from .store import StoreWarning

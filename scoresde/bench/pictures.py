@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import require
-from ..plots import tile
+from .figures import tile
 from .table import Cell
 
 _SIDE = 160  # pixels of a picture of the plane

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from .._internal.specs import SOLVERS, solver
 from ..errors import ScoreSDEError
 from ..grid import uniform_lambda
-from ..names import SOLVERS, solver
 from ..sde import VPSDE
-from ..solvers.relay import evaluations
+from ..solvers.legs import evaluations
 
 
 def properties() -> str:

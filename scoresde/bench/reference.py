@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..coordinate import Focus
+from ..axis import Focus
 from ..errors import NonFiniteError, require
 from ..grid import focused, uniform_lambda
 from ..metrics import endpoint_errors
 from ..model import Predictor, device_of
 from ..ode import TorchDiffEq
-from ..sampling import NonFiniteWarning, sample
+from ..sampling.run import NonFiniteWarning, sample
 from ..scalar import scale
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep

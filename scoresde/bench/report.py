@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..jobs import write_atomic
-from ..plots import steps_quality
+from .._internal.files import write_atomic
+from .figures import steps_quality
 from .page import html
 from .table import Table
 

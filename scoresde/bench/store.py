@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._internal.files import write_atomic
 from ..errors import ConfigError
-from ..jobs import write_atomic
 from ..metrics import Estimate
 
 

@@ -8,14 +8,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .. import names
-from ..budget import GridMaker, grid_for
+from .._internal import specs
 from ..errors import ConfigError, ScoreSDEError
 from ..grid import Grid, uniform_lambda
 from ..model import Predictor
+from ..sampling.choose import GridMaker, grid_for
 from ..sde import SDE
-from ..solvers.base import Solver
-from ..solvers.relay import evaluations
+from ..solvers.legs import evaluations
+from ..solvers.solver import Solver
 from .table import OWN_GRID, Cell
 
 
@@ -80,8 +80,8 @@ def tasks(
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
     """
     for row in rows:
-        if isinstance(row, str) and names.is_pair(row):
-            choose = names.pair(row)
+        if isinstance(row, str) and specs.is_pair(row):
+            choose = specs.pair(row)
             for budget in nfe:
                 solver, grid = choose(sde, budget)
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
@@ -119,5 +119,5 @@ def tasks(
 def _solver(row: Solver | str) -> tuple[Solver, str]:
     """What is run, and what it is called in the table."""
     if isinstance(row, str):
-        return names.solver(row), row
-    return row, names.describe(row)
+        return specs.solver(row), row
+    return row, specs.describe(row)

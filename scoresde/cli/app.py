@@ -75,7 +75,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
 ) -> None:
     """Sample digits with three solvers, compute their likelihood, compare all solvers."""
-    from ..demo import Plan, run
+    from .demo import Plan, run
 
     run(out, Plan(seed=seed))
 
@@ -212,7 +212,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a network by a recipe, or go on where a run stopped."""
-    from ..training import train_from_recipe
+    from ..training.loop import train_from_recipe
 
     train_from_recipe(recipe, data=data, out=out, steps=steps, device=device)
     typer.echo(f"wrote {out / 'model.safetensors'}")

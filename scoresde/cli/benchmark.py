@@ -18,8 +18,8 @@ from ..bench.schedule import share
 from ..bench.tasks import Row
 from ..errors import ConfigError, unknown_name
 from ..model import Predictor
-from ..sampling import NonFiniteWarning
-from ..solvers.relay import evaluations
+from ..sampling.run import NonFiniteWarning
+from ..solvers.legs import evaluations
 from . import measuring, models
 from .work import check_device, event_shape
 

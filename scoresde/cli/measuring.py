@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import names
-from ..analytic import GaussianMixture
-from ..bench.measures import AtHand
-from ..data import dequantize
+from .._internal import specs
+from ..bench.named_metrics import AtHand
 from ..errors import ConfigError, unknown_name
-from ..features import Features, digit_features, inception_features
+from ..exact.mixtures import GaussianMixture
 from ..metrics import Metric
+from ..metrics.features import Features, digit_features, inception_features
 from ..model import Predictor
+from ..training.data import dequantize
 from .work import read_images
 
 DISTANCES = ("frechet", "kernel", "energy", "mmd", "sliced_w2", "w2")
@@ -33,7 +33,7 @@ def extractor(spec: str, device: str) -> Features:
     kind, _, rest = spec.partition(":")
     if kind == "inception":
         return inception_features(rest, device)
-    made = names.lookup("features", spec, {})
+    made = specs.lookup("features", spec, {})
     if not callable(made):
         raise ConfigError(f"{spec!r} is {made!r}, not a function of samples (B, *)")
     found: Features = made

@@ -7,16 +7,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from .. import names
+from .._internal import specs
 from ..adapters.diffusers import from_diffusers
-from ..checkpoint import Checkpoint, load_model, pretrained, pretrained_names
 from ..errors import ConfigError, unknown_name
 from ..model import Predictor, ScoreModel
+from ..training.checkpoint import Checkpoint, load_model, pretrained, pretrained_names
 
 PROCESS = "VPSDE(t_min=1e-5)"
 PROBLEMS = MappingProxyType(
     {
-        name: f"scoresde.problems:{name}"
+        name: f"scoresde.exact.problems:{name}"
         for name in ("ring8", "checkerboard", "spiral", "digits64", "lowrank3072", "power_law")
     }
 )
@@ -51,8 +51,8 @@ def load(spec: str, *, process: str = "", device: str = "cpu") -> Named:
         ConfigError: for a name that is none of these, or a process for a model that has one.
     """
     if spec.partition("(")[0] in PROBLEMS:
-        make = names.partial("problem", spec, PROBLEMS, given=1)
-        model = make(names.process(process or PROCESS)).to(device)
+        make = specs.partial("problem", spec, PROBLEMS, given=1)
+        model = make(specs.process(process or PROCESS)).to(device)
         return Named(model, tuple(model.event_shape), {"problem": spec})
     found = _other(spec, device)
     if process:
@@ -107,7 +107,7 @@ def _of_network(model: Any) -> Named:
 
 def _own(spec: str, device: str) -> Any:
     """A user's model, or what their function returns."""
-    found = names.lookup("model", spec, {})
+    found = specs.lookup("model", spec, {})
     if isinstance(found, type) or not isinstance(found, Predictor):
         if not callable(found):
             raise ConfigError(

@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import names
 from .. import tune as tuning
+from .._internal import specs
+from .._internal.fingerprint import fingerprint
 from ..bench import environment
-from ..budget import DEFAULT, choose, grid_for
-from ..checkpoint import pretrained_names
-from ..data import heldout_digits
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
-from ..identity import fingerprint
-from ..jobs import sample_many
 from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
-from ..likelihood.door import METHODS, check_method
+from ..likelihood.inputs import METHODS, check_method
 from ..model import Predictor
-from ..solvers.base import Solver
-from ..solvers.relay import evaluations
+from ..sampling.choose import DEFAULT, choose, grid_for
+from ..sampling.jobs import sample_many
+from ..solvers.legs import evaluations
+from ..solvers.solver import Solver
+from ..training.checkpoint import pretrained_names
+from ..training.data import heldout_digits
 from . import models
 
 _PREVIEW = 64
@@ -65,12 +65,12 @@ def sample(
     )
     cost = np.mean([np.mean(job.info(k)["nfe"]) for k in range(job.shards)])
     failed = sum(len(job.info(k)["failures"]) for k in range(job.shards))
-    said = f"{n} samples of {names.describe(rule)}, {cost:.0f} evaluations each, in {out}"
+    said = f"{n} samples of {specs.describe(rule)}, {cost:.0f} evaluations each, in {out}"
     first = next(iter(job))[:_PREVIEW]
     if first.ndim == 4 and first.shape[1] in (1, 3):
-        from .. import plots
+        from ..bench import figures
 
-        plots.sample_grids({names.describe(rule): first}, out / "samples.png")
+        figures.sample_grids({specs.describe(rule): first}, out / "samples.png")
         said += ", with samples.png"
     print(said + (f"; {failed} are not finite (see the .json files)" if failed else ""))
 
@@ -161,9 +161,9 @@ def info(model: str, process: str) -> None:
     rows: dict[str, Any] = {
         "networks": pretrained_names(),
         "problems": models.PROBLEMS,
-        "solvers": names.SOLVERS,
-        "grids": names.GRIDS,
-        "processes": names.PROCESSES,
+        "solvers": specs.SOLVERS,
+        "grids": specs.GRIDS,
+        "processes": specs.PROCESSES,
         "methods of nll": METHODS,
     }
     for name, values in rows.items():
@@ -185,13 +185,13 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
         if grid:
             raise ConfigError(f"{solver} brings its grid along; leave --grid {grid} out")
         solver, grid = "recommended", solver
-    sde, both = model.sde, names.is_pair(solver)
+    sde, both = model.sde, specs.is_pair(solver)
     if grid.endswith(".json"):
-        rule, knots = tuning.load(grid, model, None if both else names.solver(solver))
+        rule, knots = tuning.load(grid, model, None if both else specs.solver(solver))
     elif grid:
         budget = DEFAULT if nfe is None else nfe
-        rule = names.pair(solver)(sde, budget)[0] if both else names.solver(solver)
-        knots = grid_for(rule, names.grid(grid), sde, budget)
+        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver)
+        knots = grid_for(rule, specs.grid(grid), sde, budget)
     else:
         rule, knots = choose(sde, solver, None, nfe)
     cost = evaluations(rule, knots)

@@ -1,11 +1,9 @@
 """Exact likelihoods: log-densities in nats, and bits per dimension of integer data."""
 
-from .bits_per_dim import bits_per_dim
 from .bounds import Bound, ddpm_bound, measured_times, variational_bound
-from .budget import AccuracyWarning, BitsPerDim
 from .calibrate import calibrated_grid
-from .choose import Choice, choose_method, round_off
-from .control import chosen_control
+from .control_variate import chosen_control
+from .dataset import nll_dataset
 from .dequantization import (
     Dequantization,
     NoDequantization,
@@ -14,13 +12,15 @@ from .dequantization import (
     Uniform,
     Variational,
 )
+from .discrete_data import bits_per_dim
 from .divergence import Divergence, Exact, Hutchinson
-from .estimate import estimate_frame
+from .error_budget import AccuracyWarning, BitsPerDim
 from .fixed_grid import FixedGrid
 from .frame import Frame, NoFrame, Whitened
-from .jobs import nll_dataset
-from .log_likelihood import LogLikelihood, TimeRangeWarning, log_likelihood
+from .frame_estimate import estimate_frame
+from .log_density import LogLikelihood, TimeRangeWarning, log_likelihood
 from .method import Method
+from .method_choice import Choice, choose_method, round_off
 from .per_sample import PerSample
 from .pixels import Pixels
 from .prior import MomentMatched, Prior

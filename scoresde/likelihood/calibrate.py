@@ -13,10 +13,10 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..model import Predictor
 from .divergence import Divergence, Hutchinson
-from .door import check_divergence
 from .fixed_grid import FixedGrid, graded
 from .frame import Frame
-from .log_likelihood import density_flow
+from .inputs import check_divergence
+from .log_density import density_flow
 
 _FLOOR = 0.2
 """Share of the nodes that stays even, whatever the pilot says: other samples may differ."""

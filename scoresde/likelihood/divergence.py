@@ -57,7 +57,7 @@ class Divergence(ABC):
 class Exact(Divergence):
     """The trace itself, one Jacobian row at a time.
 
-    A model with a closed form (a `divergence(x, knot)` method, as in `scoresde.analytic`) is asked
+    A model with a closed form (a `divergence(x, knot)` method, as in `scoresde.exact`) is asked
     for that instead.
 
     Attributes:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .flow import DensityFlow
+from .density_flow import DensityFlow
 from .method import Method, Path, variance_of_mean
 
 _CAUTION = 2.0

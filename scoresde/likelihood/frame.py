@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analytic import Diagonal, Spectral, diagonal, full, isotropic
 from ..errors import ShapeError
+from ..exact.mixtures import Diagonal, Spectral, diagonal, full, isotropic
 from ..scalar import Scalar
 from ..sde.knot import Knot
 
@@ -108,7 +108,7 @@ class Whitened(Frame):
     Args:
         mean: of the data, shape (*event), or a number.
         covariance: of the data: one variance (which takes the mean as a number), variances of
-            shape (*event), a matrix (D, D), or one of `scoresde.analytic`'s covariances, such as
+            shape (*event), a matrix (D, D), or one of `scoresde.exact`'s covariances, such as
             `low_rank(factors, ridge)`.
         assumed: whether the moments are a guess of the scale, and not those of the data.
     """
@@ -222,7 +222,7 @@ Covariance = float | Tensor | Spectral | Diagonal
 
 
 def as_covariance(given: Covariance, mean: Tensor) -> Spectral | Diagonal:
-    """A covariance in one of `scoresde.analytic`'s forms.
+    """A covariance in one of `scoresde.exact`'s forms.
 
     Raises:
         ShapeError: if it does not fit the mean.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..ode import Backend, integrate_rows
-from .flow import DensityFlow, no_traces
+from .density_flow import DensityFlow, no_traces
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .flow import DensityFlow
+from .density_flow import DensityFlow
 from .method import Method, Path, variance_of_mean
 
 _C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)

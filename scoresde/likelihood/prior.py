@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..analytic import Gaussian, GaussianMixture
 from ..errors import ConfigError, ShapeError
+from ..exact.mixtures import Gaussian, GaussianMixture
 from ..sde import SDE
 from ..sde.knot import Knot
 from .frame import Covariance, as_covariance
@@ -37,7 +37,7 @@ class MomentMatched:
     Attributes:
         mean: of the data, shape (*event).
         covariance: of the data: one variance, variances of shape (*event), a matrix (D, D), or
-            one of `scoresde.analytic`'s covariances.
+            one of `scoresde.exact`'s covariances.
     """
 
     mean: Tensor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .divergence import Divergence
-from .seeds import PROBES, derived
+from .streams import PROBES, derived
 
 
 class ProbeStream:

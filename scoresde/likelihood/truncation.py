@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..model import Predictor
 from .frame import NoFrame
-from .log_likelihood import TimeRangeWarning, density_flow
+from .log_density import TimeRangeWarning, density_flow
 
 
 def truncation(model: Predictor, x: Tensor, **settings: Any) -> Tensor:

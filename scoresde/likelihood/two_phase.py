@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..scalar import Scalar
+from .density_flow import DensityFlow, no_traces
 from .divergence import Exact
-from .flow import DensityFlow, no_traces
 from .method import Method, Path, variance_of_mean
 from .per_sample import PerSample, Run
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..analytic import GaussianMixture
 from ..errors import ConfigError, NonFiniteError, ScoreSDEError, ShapeError
+from ..exact.mixtures import GaussianMixture
 from . import neighbours
 from .distances import (
     Kernel,

@@ -12,8 +12,8 @@ from ..errors import SolverError, ZeroSNRError
 from ..model import Predictor
 from ..prediction import Prediction
 from ..scalar import Scalar, scale
-from ..sde.base import per_sample
 from ..sde.knot import Knot
+from ..sde.process import per_sample
 from .backend import Parts
 from .clock import Clock
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ConfigError, unknown_name
-from .base import SDE
 from .cosine import CosineVPSDE
 from .discrete import DiscreteVPSDE, cosine_betas, linear_betas, sigmoid_betas
 from .flow import FlowSDE
 from .knot import CLEAN, Knot
+from .process import SDE
 from .ve import EDMSDE, VESDE
 from .vp import VPSDE, SubVPSDE
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 from ..scalar import Scalar, atan2, exp, log, sin, softplus, sqrt
-from .base import SDE
+from .process import SDE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..scalar import Scalar, atan2, exp, log, sin, softplus
-from .base import SDE
+from .process import SDE
 
 
 def linear_betas(n: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.ndarray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..scalar import Scalar, exp, log, log1p, reciprocal
-from .base import SDE
+from .process import SDE
 
 
 @dataclass(frozen=True)

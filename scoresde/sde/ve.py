@@ -7,7 +7,7 @@ from dataclasses import InitVar, dataclass, field
 
 from ..errors import ConfigError
 from ..scalar import Scalar, exp, log
-from .base import SDE
+from .process import SDE
 
 
 @dataclass(frozen=True)

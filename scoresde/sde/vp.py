@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError, TimeRangeError
 from ..scalar import Scalar, asinh, exp, expm1, log1mexp, softplus, sqrt
-from .base import SDE
+from .process import SDE
 
 
 @dataclass(frozen=True)

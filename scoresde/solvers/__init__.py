@@ -2,7 +2,6 @@
 
 from .analytic_dpm import AnalyticDPM
 from .ancestral import Ancestral
-from .base import Carry, Solver
 from .corrector import Corrector
 from .ddim import DDIM
 from .dpm_adaptive import DPMSolverAdaptive
@@ -29,11 +28,12 @@ from .gotta_go_fast import GottaGoFast
 from .heun import Heun
 from .kinetic import KineticLangevin
 from .langevin import AnnealedLangevin, Langevin
+from .legs import evaluations
 from .predictor_corrector import PredictorCorrector
 from .probability_flow import ProbabilityFlow
-from .relay import evaluations
 from .reverse_diffusion import ReverseDiffusion
-from .seeds import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
+from .seeds_sde import SEEDS2, SEEDS3, DPMSolverPPSDE, StochasticHeun
+from .solver import Carry, Solver
 from .torchsde_solver import TorchSDE
 
 __all__ = [

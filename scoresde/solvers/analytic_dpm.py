@@ -15,8 +15,8 @@ from ..model import Predictor
 from ..noise import BatchSeed, NoiseStream
 from ..scalar import affine, exp, expm1, sqrt
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .last_step import count_evals, to_clean
+from .solver import Carry, Solver
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ..model import Predictor
 from ..noise import NoiseStream
 from ..scalar import affine, expm1, sqrt
 from ..sde.knot import Knot
-from .base import Carry, Solver
+from .solver import Carry, Solver
 
 
 @dataclass(frozen=True)

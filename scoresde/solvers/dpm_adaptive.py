@@ -13,9 +13,9 @@ from ..noise import NoiseStream
 from ..scalar import affine, scale
 from ..sde import SDE
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .last_step import to_clean
-from .per_sample import Control, integrate
+from .solver import Carry, Solver
+from .step_control import Control, integrate
 
 
 @dataclass(frozen=True)

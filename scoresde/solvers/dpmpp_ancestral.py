@@ -12,8 +12,8 @@ from ..model import Predictor
 from ..noise import NoiseStream
 from ..scalar import affine, log, sqrt
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .last_step import count_evals, to_clean
+from .solver import Carry, Solver
 
 
 @dataclass(frozen=True)

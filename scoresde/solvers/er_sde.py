@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..coordinate import Array
+from ..axis import Array
 from ..errors import ConfigError, unknown_name
 from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .exponential.forms import GAUSS
 from .last_step import count_evals, to_clean
+from .solver import Carry, Solver
 
 SCALES: dict[str, Callable[[Array], Array]] = {
     "ode": lambda rho: rho,

@@ -14,10 +14,10 @@ from ..noise import NoiseStream
 from ..scalar import affine, sqrt
 from ..sde import SDE
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .bridge import Bridges
 from .last_step import to_clean
-from .per_sample import Control, integrate
+from .solver import Carry, Solver
+from .step_control import Control, integrate
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..model import Predictor
 from ..noise import NoiseStream
 from ..scalar import Scalar, affine, log, sqrt
 from ..sde.knot import Knot
-from .base import Carry, Solver
+from .solver import Carry, Solver
 
 
 class _Past(NamedTuple):

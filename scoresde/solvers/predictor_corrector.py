@@ -11,10 +11,10 @@ from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .corrector import Corrector
 from .langevin import Langevin
 from .reverse_diffusion import ReverseDiffusion
+from .solver import Carry, Solver
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..ode import Backend, TorchDiffEq, VectorField, clock, integrate_rows
 from ..ode.clock import LOG_RHO
 from ..sde import SDE
 from ..sde.knot import Knot
-from .base import Carry, Solver
+from .solver import Carry, Solver
 
 _POINTS = 4  # of the extrapolation to sigma = 0
 

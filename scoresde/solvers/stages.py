@@ -24,9 +24,9 @@ from ..noise import NoiseStream
 from ..scalar import affine
 from ..sde import SDE
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .exponential.forms import Form, form
 from .last_step import count_evals, to_clean
+from .solver import Carry, Solver
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from ..model import Predictor
 from ..noise import NoiseStream
 from ..scalar import scale
 from ..sde.knot import Knot
-from .base import Carry, Solver
 from .bridge import seed_from
 from .last_step import to_clean
+from .solver import Carry, Solver
 
 _METHODS = {  # name: (weak order, Ito or Stratonovich: the same thing here, but torchsde asks)
     "euler": (1, "ito"),

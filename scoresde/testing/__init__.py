@@ -6,7 +6,7 @@
 """
 
 from .contract import check_solver
+from .findings import Finding, Report
 from .problem import Bimodal
-from .report import Finding, Report
 
 __all__ = ["Bimodal", "Finding", "Report", "check_solver"]

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .. import names
+from .._internal import specs
 from ..grid import from_times
 from ..noise import BatchSeed, Predrawn, SampleSeeds
-from ..sampling import StepInfo, iterate
+from ..sampling.run import StepInfo, iterate
 from ..sde import SDE, VPSDE, FlowSDE
-from ..solvers.base import Solver
-from ..solvers.relay import evaluations
+from ..solvers.legs import evaluations
+from ..solvers.solver import Solver
 from .convergence import FLOAT32, SHARES, check_accuracy, check_float32, check_order
 from .ends import check_clean_end, check_clean_moments, check_no_signal
+from .findings import Report
 from .problem import Bimodal
-from .report import Report
 from .runs import PROCESSES, Tape, Watched, end, even, to_clean, uneven
 from .stochastic import check_distribution, check_moments
 
@@ -55,8 +55,8 @@ def check_solver(solver: Solver | str, processes: Sequence[SDE] = PROCESSES) -> 
         A report; print it, or call `raise_if_failed`.
     """
     if isinstance(solver, str):
-        solver = names.solver(solver)
-    report = Report(names.describe(solver))
+        solver = specs.solver(solver)
+    report = Report(specs.describe(solver))
     _value(solver, report)
     adaptive = False
     with report.check("evals") as require:

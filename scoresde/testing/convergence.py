@@ -10,9 +10,9 @@ import torch
 
 from ..grid import Grid
 from ..sde import SDE
-from ..solvers.base import Solver
+from ..solvers.solver import Solver
+from .findings import Report
 from .problem import Bimodal
-from .report import Report
 from .runs import Tape, end, even, observed_order, rms, uneven
 
 SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ..grid import from_times
 from ..sde import SDE, FlowSDE
-from ..solvers.base import Solver
 from ..solvers.ddim import DDIM
+from ..solvers.solver import Solver
 from .convergence import endpoint_error
-from .report import Report
+from .findings import Report
 from .runs import to_clean
 from .stochastic import LIMIT, VARIANCE, affine_map, distribution_distance, weak_error
 

@@ -14,10 +14,10 @@ from ..grid import Grid, from_lambdas
 from ..model import Predictor
 from ..noise import BatchSeed, NoiseSource, NoiseStream
 from ..prediction import Prediction
-from ..sampling import StepInfo, iterate
+from ..sampling.run import StepInfo, iterate
 from ..sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 from ..sde.knot import Knot
-from ..solvers.base import Solver
+from ..solvers.solver import Solver
 
 PROCESSES: tuple[SDE, ...] = (
     VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(), FlowSDE(),

@@ -26,10 +26,10 @@ from ..grid import Grid
 from ..noise import NoiseStream
 from ..sde import SDE
 from ..sde.knot import Knot
-from ..solvers.base import Solver
+from ..solvers.solver import Solver
 from .convergence import FLOAT32, FLOOR, GRIDS, LADDER, SLACK, Maker, check_float32, climb
+from .findings import Report
 from .problem import Bimodal
-from .report import Report
 from .runs import Tape, end, even
 
 MEAN, VARIANCE = 0.5, 0.3  # of the Gaussian data that linear schemes are checked on

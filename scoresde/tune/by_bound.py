@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..metrics import EnergyDistance
 from ..model import Predictor
-from ..recommended import recommended
-from .judge import Judge
+from ..sampling.recommend import recommended
+from .cost import Bar, Metered
+from .endpoint_objective import Candidate, Found, samples
 from .kl_bound import Signal, between
-from .metered import Bar, Metered
-from .trial import Candidate, Found, samples
+from .sample_objective import Judge
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 _COMPARED = 2048  # samples in an energy distance, at most

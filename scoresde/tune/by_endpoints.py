@@ -17,15 +17,15 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..metrics import endpoint_errors, error_ratio
 from ..model import Predictor
-from ..recommended import recommended
+from ..sampling.recommend import recommended
+from .basin_hopping import Rated, by_value, descend, hop
 from .candidates import families, stock_grids
-from .hops import Rated, by_value, descend, hop
-from .metered import Bar, Metered
-from .path import equidistributed, shortest
-from .pilot import Pilot
+from .cost import Bar, Metered
+from .endpoint_objective import Candidate, Found, Trial
+from .local_errors import Pilot
+from .low_rank import in_its_span
 from .result import TuningWarning
-from .span import in_its_span
-from .trial import Candidate, Found, Trial
+from .shortest_path import equidistributed, shortest
 
 _PILOTS = 16
 _SEMIFINALISTS, _FINALISTS = 4, 2

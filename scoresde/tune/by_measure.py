@@ -19,11 +19,11 @@ from ..errors import ConfigError
 from ..metrics import Metric, difference
 from ..model import Predictor
 from ..solvers.exponential import ExponentialMultistep
+from .basin_hopping import WALKERS, by_value, hop
 from .candidates import stock_grids
-from .hops import WALKERS, by_value, hop
-from .judge import Judge
-from .metered import Bar, Metered
-from .trial import Candidate, Found
+from .cost import Bar, Metered
+from .endpoint_objective import Candidate, Found
+from .sample_objective import Judge
 
 _HOPS = 24  # a round
 _FINALISTS = 3

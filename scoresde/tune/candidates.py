@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coordinate import Focus
+from ..axis import Focus
 from ..grid import Grid, karras, uniform_lambda, uniform_t
 from ..sde import CLEAN, SDE
-from ..solvers.base import Solver
 from ..solvers.exponential import ExponentialMultistep
-from .trial import Candidate
+from ..solvers.solver import Solver
+from .endpoint_objective import Candidate
 
 Array = NDArray[np.float64]
 

@@ -28,12 +28,12 @@ from ..grid import Grid, uniform_lambda
 from ..metrics import Estimate, bootstrap
 from ..model import Predictor
 from ..prediction import Prediction
-from ..sampling import sample
+from ..sampling.run import sample
 from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
-from .metered import Metered
-from .path import shortest
+from .cost import Metered
+from .shortest_path import shortest
 
 Array = NDArray[np.float64]
 

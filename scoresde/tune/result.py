@@ -7,15 +7,15 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import names
+from .._internal import specs
+from .._internal.files import write_atomic
+from .._internal.fingerprint import fingerprint
 from ..errors import CheckpointError, ConfigError
 from ..grid import Grid, from_times
-from ..identity import fingerprint
-from ..jobs import write_atomic
 from ..metrics import Estimate
 from ..model import Predictor
 from ..sde import from_dict as sde_from_dict
-from ..solvers.base import Solver
+from ..solvers.solver import Solver
 
 _FORMAT = 4
 
@@ -66,8 +66,8 @@ class Tuned:
         data = {
             "scoresde_grid": _FORMAT,
             **self.grid.to_dict(),
-            "solver": names.describe(self.solver),
-            "from": names.origin(self.solver),
+            "solver": specs.describe(self.solver),
+            "from": specs.origin(self.solver),
             "model": self.model,
             "nfe": self.nfe,
             "budget": self.budget,
@@ -84,7 +84,7 @@ class Tuned:
     def __str__(self) -> str:
         nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
         head = (
-            f"{names.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
+            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
             f"{nearest}; on starts that took no part, {self.measure} {self.error:.3g}"
         )
         if self.source == "default":
@@ -126,7 +126,7 @@ def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tu
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a tuned grid: {error!r}") from error
     try:
-        own = names.solver(f"{home}{theirs['solver']}") if solver is None else solver
+        own = specs.solver(f"{home}{theirs['solver']}") if solver is None else solver
     except ConfigError as error:
         raise CheckpointError(
             f"the solver of {path} is not found ({error}); write load({str(path)!r}, model, "
@@ -134,7 +134,7 @@ def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tu
         ) from error
     if grid.sde != model.sde:
         raise ConfigError(f"{path} is a grid of {grid.sde!r}, the model's process is {model.sde!r}")
-    mine = {"model": fingerprint(model), "solver": names.describe(own)}
+    mine = {"model": fingerprint(model), "solver": specs.describe(own)}
     for what, value in mine.items():
         if theirs[what] != value:
             warnings.warn(

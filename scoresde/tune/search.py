@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 import torch
 
-from ..budget import choose
+from .._internal.fingerprint import fingerprint
 from ..errors import ConfigError
-from ..identity import fingerprint
 from ..metrics import Metric
 from ..model import Predictor
 from ..noise import SampleSeeds
-from ..solvers.base import Solver
-from ..solvers.relay import evaluations
+from ..sampling.choose import choose
+from ..solvers.legs import evaluations
+from ..solvers.solver import Solver
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
 from .by_measure import by_measure, check_measure
-from .metered import Bar
+from .cost import Bar
+from .endpoint_objective import Candidate
 from .result import Tuned
-from .trial import Candidate
 
 
 def tune(

@@ -18,7 +18,7 @@ of some density the two densities agree, and the continuous bound is met.
 """
 
 from .common import Bound
-from .continuous import Measured, measured_times, variational_bound
-from .discrete import ddpm_bound
+from .continuous_time import Measured, measured_times, variational_bound
+from .discrete_time import ddpm_bound
 
 __all__ = ["Bound", "Measured", "ddpm_bound", "measured_times", "variational_bound"]

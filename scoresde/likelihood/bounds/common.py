@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...door import check_model, check_tensor
+from ..._internal.checks import check_model, check_tensor
 from ...errors import ShapeError
 from ...model import Predictor
 from ...scalar import affine
 from ...sde.knot import Knot
 from ..pixels import Pixels
 from ..prior import prior_log_prob
-from ..seeds import per_sample
+from ..streams import per_sample
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ...coordinate import Array
+from ...axis import Array
 from ...errors import unknown_name
 from ...prediction import Prediction
 from ...sde.knot import Knot

@@ -18,16 +18,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...coordinate import Coordinate, check
+from ...axis import Coordinate, check
 from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
 from ...noise import NoiseStream
 from ...sde import SDE
 from ...sde.knot import Knot
-from ..ahead import ahead
-from ..base import Carry, Solver
 from ..last_step import further_evals, to_clean
+from ..precompute import ahead
+from ..solver import Carry, Solver
 from .forms import Form, form
 from .rule import Rule, apply
 from .single_step import stages, through

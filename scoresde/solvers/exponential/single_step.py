@@ -13,8 +13,8 @@ from ...model import Predictor
 from ...noise import NoiseStream
 from ...sde import SDE
 from ...sde.knot import Knot
-from ..ahead import ahead
-from ..base import Carry, Solver
+from ..precompute import ahead
+from ..solver import Carry, Solver
 from .forms import Form, form
 from .rule import Rule, apply
 from .tableaus import Tableau, tableau

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...coordinate import Array, Coordinate, along, at_knot
+from ...axis import Array, Coordinate, along, at_knot
 from ...sde import SDE
 from ...sde.knot import Knot
 from .forms import GAUSS, Form, X0Form

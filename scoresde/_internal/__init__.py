@@ -1,0 +1,1 @@
+"""Shared parts that are not public: they may change without notice."""

@@ -1,0 +1,152 @@
+"""The bound with infinitely many steps: an integral over noise levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...model import Predictor
+from ...noise import NoiseStream
+from ...scalar import Scalar
+from ...sde import SDE
+from ...sde.knot import Knot
+from ...training.losses import Likelihood, TimeDraw, loss_per_noise_level, weighted_error
+from ..dequantization import read_back
+from ..log_density import likelihood_ends
+from ..pixels import Pixels
+from ..streams import NOISE, TIMES, derived
+from .common import Bound, Draw, batches, clean, total
+
+_PILOT = 16  # samples that tell where the integrand is large
+_FLOOR = 0.05  # share of the draws that stays even in lam
+
+
+@dataclass(frozen=True)
+class Measured(TimeDraw):
+    """Half log-SNRs drawn from a histogram.
+
+    Attributes:
+        edges: of its bins, ascending.
+        shares: of the draws in each, adding up to 1.
+    """
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """See `TimeDraw`."""
+        edges, shares = (u.new_tensor(v) for v in (self.edges, self.shares))
+        ends = torch.cat([shares.new_zeros(1), shares.cumsum(0)])
+        k = torch.bucketize(u, ends[1:-1], right=True)
+        lam = edges[k] + (u - ends[k]) / shares[k] * (edges[k + 1] - edges[k])
+        return torch.as_tensor(sde.t_at_lambda(lam)).clamp(sde.t_min, sde.t_max)
+
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """See `TimeDraw`."""
+        lam = torch.as_tensor(knot.lam, dtype=torch.float64)
+        edges, shares = (lam.new_tensor(v) for v in (self.edges, self.shares))
+        heights = shares / edges.diff()
+        return heights[torch.bucketize(lam, edges[1:-1], right=True)]
+
+
+def measured_times(
+    model: Predictor, x0: Tensor, *, t_min: float | None = None, bins: int = 32, seed: int = 0
+) -> Measured:
+    """Times drawn where the bound's integrand is large: its root mean square over samples, which
+    gives the least variance, measured on the edges of `bins` even bins of lam.
+
+    It costs `bins + 1` evaluations for each sample given; a few, such as 16, are enough.
+
+    Args:
+        model: what predicts.
+        x0: clean data, shape (N, *).
+        t_min: as in `variational_bound`.
+        bins: of the histogram.
+        seed: of the noise.
+    """
+    low, high = likelihood_ends(model.sde, t_min)
+    edges = torch.linspace(float(high.lam), float(low.lam), bins + 1, dtype=torch.float64)
+    index = torch.arange(max(len(x0), 8), device=x0.device) % max(len(x0), 1)
+    found = loss_per_noise_level(model.rows(index), x0[index], edges, seed=seed)
+    root = (found.loss.square() + len(index) * found.stderr.square()).sqrt()
+    height = 0.5 * (root[1:] + root[:-1])
+    shares = (1 - _FLOOR) * height / height.sum() + _FLOOR / bins
+    return Measured(tuple(edges.tolist()), tuple((shares / shares.sum()).tolist()))
+
+
+def variational_bound(
+    model: Predictor,
+    x: Tensor,
+    *,
+    pixels: Pixels | None = None,
+    t_min: float | None = None,
+    times: TimeDraw | None = None,
+    evaluations: int = 32,
+    draws: int = 2,
+    prior: Any = None,
+    batch_size: int | None = None,
+    seeds: int | Sequence[int] = 0,
+) -> Bound:
+    """The bound with infinitely many steps, of -log P(x) for integers in bits/dim, or of
+    E[-log p(alpha x + sigma eps)] at t_min in nats.
+
+    Args:
+        model: what predicts, under any process with alpha > 0 at t_max.
+        x: integers, shape (B, *), where `pixels` says how they are laid out; else clean data in
+            floating point.
+        pixels: such as `Pixels()`.
+        t_min: where reconstruction takes over; the process's own by default.
+        times: how times are drawn; `measured_times` of the first 16 samples by default, or any
+            of `scoresde.training.losses`, such as `UniformLambda()`.
+        evaluations: times of a draw, stratified.
+        draws: independent draws of all times; two or more give a standard error for each sample.
+        prior: see `log_likelihood`.
+        batch_size: samples at a time; all by default.
+        seeds: of times and noise, one a sample; a number s stands for s, s + 1, ...
+    """
+    if evaluations < 1 or draws < 1:
+        raise ConfigError(
+            f"need evaluations and draws of 1 or more, got {evaluations!r}, {draws!r}"
+        )
+    low, high = likelihood_ends(model.sde, t_min)
+    sde = replace(model.sde, t_min=float(low.t))
+    x0 = clean(model, x, pixels)
+    if times is None:
+        few = torch.arange(min(_PILOT, len(x)), device=x.device)
+        times = measured_times(model.rows(few), x0[few], t_min=t_min)
+    parts = []
+    for rows, own in batches(x, batch_size, seeds):
+        part = model.rows(rows), x[rows], x0[rows], pixels, low, high, prior
+        found = [_Integrated(*part, derived(own, NOISE, k)) for k in range(draws)]
+        for k, draw in enumerate(found):
+            clock = derived(own, TIMES, k).open((len(rows), 1), torch.float64, x.device)
+            draw.integrate(sde, times, evaluations, clock)
+        parts.append([draw.terms for draw in found])
+    return total(parts, x, pixels, evaluations * draws)
+
+
+class _Integrated(Draw):
+    """One draw, with its times."""
+
+    def integrate(self, sde: SDE, times: TimeDraw, count: int, clock: NoiseStream) -> None:
+        """The terms that depend on the network."""
+        total = torch.zeros_like(self.terms["prior"])
+        for k in range(count):
+            u = (k + torch.special.ndtr(clock.normal())[:, 0]) / count
+            knot = sde.at(times.quantile(sde, u), like=self.x0)
+            density = times.density(sde, knot)
+            with torch.no_grad():
+                total += weighted_error(
+                    self.model, self.x0, self.noise.normal(), knot, Likelihood(), density
+                )
+        self.terms["diffusion"] = self.size * total / count
+        if self.pixels is None:
+            self.terms["entropy"] = torch.full_like(total, self._entropy(self.low))
+        else:
+            read = read_back(self.x, self.pixels, self.low, self.noise.normal())
+            self.terms["reconstruction"] = -read

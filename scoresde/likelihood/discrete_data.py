@@ -1,0 +1,204 @@
+"""Bits per dimension of integer data, with what its error is made of."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._internal.checks import check_model
+from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
+from ..model import Predictor
+from ..sampling.run import NonFiniteWarning
+from ..sde.knot import Knot
+from .dequantization import Dequantization, Uniform
+from .error_budget import BitsPerDim, Estimates, prior_gap, summarize
+from .inputs import check_frame, check_method
+from .log_density import TimeRangeWarning, likelihood_ends, log_likelihood
+from .pixels import Pixels
+from .streams import PIXELS, PROBES, derived, per_sample
+from .truncation import truncation
+
+_PILOT = 16  # images that tell what the noise at t_min costs
+
+
+def bits_per_dim(
+    model: Predictor,
+    images: Tensor,
+    *,
+    levels: int = 256,
+    pixels: str = "edges",
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    dequantize: Dequantization | None = None,
+    batch_size: int | None = None,
+    seeds: int | Sequence[int] = 0,
+    **settings: Any,
+) -> BitsPerDim:
+    """Bits per dimension, -log2 P(image) / D.
+
+    It is NLL / (D ln 2) - log2(width of a bin), with nothing added: `scoresde.likelihood.pixels`
+    has the bin, `docs/bits_per_dim.md` what papers add.
+
+    Args:
+        model: what predicts.
+        images: integers 0 .. levels-1, shape (B, *).
+        levels, pixels, value_range: how the model was shown integers, see `Pixels`.
+        dequantize: `Uniform(draws=1)` by default.
+        batch_size: images at a time; all by default.
+        seeds: of pixels and probes, one an image; a number s stands for s, s + 1, ...
+        **settings: for `log_likelihood`: t_min, method, divergence, prior, frame.
+
+    Warns:
+        AccuracyWarning: where the integration's error exceeds the standard error, or an image
+            lies below 0 bits/dim.
+        NonFiniteWarning: where images failed.
+
+    Raises:
+        DtypeError, ConfigError, ShapeError: for images that fit neither the stated levels nor the
+            model.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
+    asked = Evaluation.of(
+        model,
+        images,
+        Pixels(levels, pixels, value_range),
+        Uniform() if dequantize is None else dequantize,
+        settings,
+    )
+    own = per_sample(seeds, len(images))
+    known = asked.systematic(model, images, own)
+    size = batch_size or max(len(images), 1)
+    done = []
+    for first in range(0, max(len(images), 1), size):
+        rows = torch.arange(first, min(first + size, len(images)), device=images.device)
+        part = model if len(rows) == len(images) else model.rows(rows)
+        done.append(asked.estimate(part, images[rows], own[first : first + len(rows)]))
+    result = summarize(Estimates.join(done), asked.layout, images[0:1].numel(), **known)
+    result.warn()
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What is asked of a batch of images, whichever they are.
+
+    Attributes:
+        layout: where the integers lie.
+        rule: what draws states within the bins.
+        low: the knot of t_min.
+        settings: for `log_likelihood`.
+    """
+
+    layout: Pixels
+    rule: Dequantization
+    low: Knot
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: Predictor,
+        images: Tensor,
+        layout: Pixels,
+        rule: Dequantization,
+        settings: dict[str, Any],
+    ) -> Evaluation:
+        """The evaluation, or an error that says what to write if it cannot be."""
+        check_model(model)
+        if not isinstance(images, Tensor):
+            hint = "from_numpy" if hasattr(images, "__array__") else "tensor"
+            raise DtypeError(
+                f"images must be a tensor of integers, got {type(images).__name__}; write "
+                f"torch.{hint}(images)"
+            )
+        if images.ndim < 2:
+            raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
+        event = getattr(model, "event_shape", None)
+        if event is not None and images.shape[1:] != tuple(event):
+            wanted = ", ".join(map(str, event))
+            raise _misshapen(images, f"the model takes (B, {wanted})", tuple(event))
+        layout.check(images)
+        if not isinstance(rule, Dequantization):
+            hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
+            raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
+        if settings.get("method") is not None:
+            settings = {**settings, "method": check_method(settings["method"])}
+        check_frame(settings.get("frame"))
+        low, _ = likelihood_ends(model.sde, settings.get("t_min"))
+        return cls(layout, rule, low, settings)
+
+    def systematic(
+        self, model: Predictor, images: Tensor, seeds: Sequence[int]
+    ) -> dict[str, float]:
+        """What no number of draws averages out, in nats, for `summarize`; by a pilot.
+
+        The pilot is the first that the network sees of the images, and tells if it cannot take
+        them.
+        """
+        few, seeds = images[:_PILOT], seeds[:_PILOT]
+        size = images[0:1].numel()
+        gap = prior_gap(model.sde, self.settings.get("frame"), self.settings.get("prior"), size)
+        if len(few) == 0:
+            return {"truncation": 0.0, "prior_gap": gap}
+        index = torch.arange(len(few), device=images.device)
+        part = model if len(few) == len(images) else model.rows(index)
+        x, _ = self._draw(few, seeds, 0)
+        chosen = {k: v for k, v in self.settings.items() if k in ("t_min", "divergence")}
+        try:
+            cost = truncation(part, x, seeds=derived(seeds, PROBES, 0).seeds, **chosen)
+        except ScoreSDEError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            if images.ndim > 3:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise _misshapen(images, f"the network does not take them ({reason})") from error
+        mean = 0.0 if self.rule.state_at_t_min else float(cost.mean())
+        return {"truncation": mean, "prior_gap": gap}
+
+    def estimate(self, model: Predictor, images: Tensor, seeds: Sequence[int]) -> Estimates:
+        """All draws for one batch of images."""
+        runs, nats = [], []
+        for k in range(self.rule.draws):
+            x, gain = self._draw(images, seeds, k)
+            with warnings.catch_warnings():  # both are told once, for all batches
+                warnings.simplefilter("ignore", TimeRangeWarning)
+                warnings.simplefilter("ignore", NonFiniteWarning)
+                probes = derived(seeds, PROBES, k).seeds
+                run = log_likelihood(model, x, seeds=probes, **self.settings)
+            runs.append(run)
+            nats.append(run.nats.detach() + gain)
+        failures: dict[int, str] = {}
+        for run in runs:
+            failures |= run.failures
+        nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
+        return Estimates(
+            torch.stack(nats, 1),
+            torch.stack([run.stderr for run in runs], 1),
+            torch.stack([run.error for run in runs], 1),
+            torch.stack(nfe, 1).sum(1),
+            failures,
+        )
+
+    def _draw(self, images: Tensor, seeds: Sequence[int], k: int) -> tuple[Tensor, Tensor]:
+        stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
+        return self.rule.draw(images, self.layout, self.low, stream)
+
+
+def _misshapen(images: Tensor, why: str, event: Sequence[int] = ()) -> ShapeError:
+    """The error, with what to write: pixels in a row, without channels, or without a batch."""
+    shape, side = tuple(images.shape), math.isqrt(images.shape[-1])
+    if not event and images.ndim == 2 and side**2 == shape[1] != shape[0]:
+        event = (1, side, side)
+    hint = {2: "images[None, None] for one image", 3: "images[:, None] for (B, H, W)"}.get(
+        images.ndim, ""
+    )
+    if len(event) > 1 and images.ndim == 2 and math.prod(event) == shape[1]:
+        hint = f"images.reshape(-1, {', '.join(map(str, event))})"
+    return ShapeError(f"images have shape {shape}, but {why}" + (f"; write {hint}" if hint else ""))

@@ -1,0 +1,123 @@
+"""Choosing an integrator for a model, by what a few pilot samples show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..model import Predictor, dtype_of
+from .calibrate import Pilot
+from .divergence import Divergence
+from .fixed_grid import FixedGrid
+from .frame import Frame
+from .log_density import density_flow
+from .method import Method
+from .per_sample import PerSample
+
+_NODES = (17, 23, 31, 41, 55, 75)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        method: for `log_likelihood`.
+        error: what it errs on the pilot, in bits per dimension: the mean for a grid, what its
+            tolerance allows a step for the adaptive method.
+        floor: the error, in bits per dimension, below which the network's own round-off decides.
+        pilot_evals: network evaluations that the choice cost for each pilot sample.
+    """
+
+    method: Method
+    error: float
+    floor: float
+    pilot_evals: int
+
+    def __str__(self) -> str:
+        return (
+            f"{_said(self.method)}: {self.error:.1e} bits/dim on the pilot, round-off "
+            f"{self.floor:.1e}, {self.pilot_evals} evaluations a pilot sample"
+        )
+
+
+def choose_method(
+    model: Predictor,
+    pilot: Tensor,
+    *,
+    error: float = 1e-3,
+    t_min: float | None = None,
+    divergence: Divergence | None = None,
+    frame: Frame | None = None,
+    seeds: int | Sequence[int] = 0,
+) -> Choice:
+    """The cheapest integrator whose mean error on the pilot is small enough.
+
+    The pilot follows one dense grid, on which grids of 17 to 75 nodes are fitted and tried, the
+    smallest first. Where none will do, as with modes that part suddenly, at another place for each
+    sample, the adaptive method is chosen. An error below the network's round-off is not asked for.
+
+    Args:
+        model: what predicts.
+        pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
+        error: of the integration, in bits per dimension.
+        t_min, divergence, frame, seeds: as in `log_likelihood`, for which the method is meant.
+
+    Raises:
+        ConfigError: for an error that is not positive.
+        NonFiniteError: if a pilot sample fails.
+    """
+    if not error > 0:
+        raise ConfigError(f"the error must be positive, got {error!r}; write error=1e-3")
+    settings: dict[str, Any] = {
+        "t_min": t_min, "divergence": divergence, "frame": frame, "seeds": seeds,
+    }  # fmt: skip
+    floor = round_off(model, pilot, **settings)
+    target = max(error, floor)
+    seen = Pilot(model, pilot, 2 * _NODES[-1], **settings)
+    cost = 2 + seen.dense.nodes
+    if seen.error < target * math.log(2):
+        for nodes in _NODES:
+            grid, found = seen.grid(nodes)
+            cost += nodes
+            if found < target * math.log(2):
+                return Choice(grid, found / math.log(2), floor, cost)
+    return Choice(PerSample(0.3 * target * math.log(2)), 0.3 * target, floor, cost)
+
+
+def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
+    """Error of the log-density, in bits per dimension, that the network's arithmetic makes.
+
+    Its output is compared at states that differ in the last place of its own dtype's numbers, in
+    the middle of the path: what an error of the trace there does over one unit of log rho.
+
+    Args:
+        model: what predicts.
+        pilot: a few typical samples, shape (B, *).
+        **settings: t_min, divergence, frame and seeds, as in `log_likelihood`.
+    """
+    flow, _, x = density_flow(model, pilot, **settings)
+    flow = flow.fixed()
+    tau = 0.5 * sum(flow.ends)
+    clean = flow.field.to_state(x, flow.low)
+    generator = torch.Generator().manual_seed(0)
+    noise, last = (torch.randn(x.shape, generator=generator).to(clean) for _ in range(2))
+    with torch.no_grad():
+        z = flow.frame.enter(clean + math.exp(tau) * noise, tau)
+        near = z * (1 + torch.finfo(dtype_of(model)).eps * last)
+        _, a = flow.velocity_and_traces(tau, z, flow.probes)
+        _, b = flow.velocity_and_traces(tau, near, flow.probes)
+    size = max(pilot.shape[1:].numel(), 1)
+    return float((a - b).mean(1).abs().mean()) / (size * math.log(2))
+
+
+def _said(method: Method) -> str:
+    if isinstance(method, FixedGrid):
+        return f"a calibrated grid of {method.nodes} nodes"
+    return repr(method)

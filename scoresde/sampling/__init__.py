@@ -1,0 +1,29 @@
+"""Sampling: from noise to data, and back.
+
+`sample` draws one batch and `sample_many` a folder of them. `iterate` is the loop behind both.
+`encode`, `decode` and `interpolate` follow the probability flow between data and latents.
+"""
+
+from .choose import default_grid, grid_for
+from .jobs import SampleFolder, sample_many
+from .latents import decode, encode, interpolate, round_trip_error, slerp
+from .recommend import recommended
+from .run import NonFiniteWarning, SampleResult, StepInfo, iterate, sample
+
+__all__ = [
+    "NonFiniteWarning",
+    "SampleFolder",
+    "SampleResult",
+    "StepInfo",
+    "decode",
+    "default_grid",
+    "encode",
+    "grid_for",
+    "interpolate",
+    "iterate",
+    "recommended",
+    "round_trip_error",
+    "sample",
+    "sample_many",
+    "slerp",
+]

@@ -1,0 +1,112 @@
+"""A number of network evaluations, and the solver and the grid that spend it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .._internal import specs
+from .._internal.checks import as_solver, check_budget, check_grid
+from ..axis import Focus
+from ..errors import ConfigError, ScoreSDEError
+from ..grid import Grid, focused, uniform_lambda
+from ..sde import SDE
+from ..solvers.legs import evaluations
+from ..solvers.solver import Solver
+
+GridMaker = Callable[[SDE, int], Grid]
+"""A maker of grids: (process, steps) -> Grid."""
+
+DEFAULT = 20
+"""Evaluations a sample where neither a budget nor a grid is given."""
+
+
+def choose(sde: SDE, solver: Any, grid: Any, nfe: int | None) -> tuple[Solver, Grid]:
+    """The solver and the grid of a run, each of which the caller may leave to the library.
+
+    Args:
+        sde: the process.
+        solver: a solver, or its name; None, "recommended" or "recommended(stochastic=True)" choose
+            it together with its grid.
+        grid: a grid; None for the longest `default_grid` that the budget pays for.
+        nfe: the budget, where the grid is None; None for `DEFAULT`.
+
+    Raises:
+        ConfigError: for a budget beside a grid, or one that nothing fits; for a grid without its
+            solver, and for what is neither.
+    """
+    both = solver is None or (isinstance(solver, str) and specs.is_pair(solver))
+    if grid is None and both:
+        return specs.pair(solver or "recommended")(sde, DEFAULT if nfe is None else nfe)
+    if grid is None:
+        rule = as_solver(solver)
+        if evaluations(rule, uniform_lambda(sde, 4)) is not None:
+            return rule, grid_for(rule, default_grid(rule), sde, DEFAULT if nfe is None else nfe)
+        if nfe is not None:
+            raise ConfigError(_own_steps(rule))
+        return rule, uniform_lambda(sde, 2)
+    check_grid(grid)
+    if both:
+        raise ConfigError(
+            "a grid needs a solver to follow it; write sample(model, 'Heun', grid, shape=...), or "
+            "leave the grid out as well"
+        )
+    rule = as_solver(solver)
+    if nfe is not None:
+        cost = evaluations(rule, grid)
+        raise ConfigError(
+            f"nfe={nfe!r} and a grid of {grid.steps} steps, which "
+            f"{'sets no number of' if cost is None else f'takes {cost}'} evaluations: give one of "
+            f"them; write sample(model, {specs.describe(rule)!r}, nfe={nfe!r}, ...) for the library"
+            "'s grid, or leave nfe out"
+        )
+    return rule, grid
+
+
+def default_grid(solver: Solver) -> GridMaker:
+    """The family of grids that suits a solver.
+
+    Uniform in the coordinate of the solver's polynomials, if that is log-SNR or a `Focus`; uniform
+    in log-SNR for solvers that draw noise; `focused` for all others.
+    """
+    coordinate = getattr(solver, "coordinate", None)
+    if isinstance(coordinate, Focus):
+        return partial(focused, focus=coordinate)
+    return uniform_lambda if solver.stochastic or coordinate == "lambda" else focused
+
+
+def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
+    """The longest grid on which a solver takes no more than `nfe` evaluations a sample.
+
+    A solver of two evaluations a step cannot use up every budget, nor can one with a start-up; ask
+    `evaluations(solver, grid)` what the grid costs.
+
+    Raises:
+        ConfigError: for a budget that is not positive or does not pay for one step, or a solver
+            whose cost depends on the data.
+    """
+    check_budget(nfe)
+    least: int | None = None
+    failure: ScoreSDEError | None = None
+    for steps in range(nfe, 0, -1):
+        try:
+            grid = maker(sde, steps)
+            cost = evaluations(solver, grid)
+        except ScoreSDEError as error:  # a maker may need a least number of steps
+            failure = error
+            continue
+        if cost is None:
+            raise ConfigError(_own_steps(solver))
+        if cost <= nfe:
+            return grid
+        least = cost
+    why = failure if least is None else f"the shortest takes {least}; write nfe={least}"
+    raise ConfigError(f"{specs.describe(solver)} has no grid for {nfe} evaluations: {why}")
+
+
+def _own_steps(solver: Solver) -> str:
+    return (
+        f"{specs.describe(solver)} chooses its own steps, so its evaluations depend on the data; "
+        "give a tolerance instead of a budget"
+    )

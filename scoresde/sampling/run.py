@@ -1,0 +1,308 @@
+"""The driver: one loop over a fixed grid, for every solver.
+
+`iterate` is a generator that owns the grid, the noise, counting, dtype and device; `sample` is
+that generator run to its end.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._internal.checked import bad_rows, explain
+from .._internal.checks import (
+    as_solver,
+    check_batch,
+    check_device,
+    check_dtype,
+    check_grid,
+    check_model,
+    check_noise,
+    check_shape,
+)
+from .._internal.counted import Counted, told
+from ..errors import ConfigError, NonFiniteError, ShapeError, require
+from ..grid import Grid
+from ..model import Predictor, device_of
+from ..noise import NoiseSource, NoiseStream, source
+from ..scalar import scale
+from ..sde.knot import Knot
+from ..solvers.legs import parts
+from ..solvers.solver import Solver
+from .choose import choose
+
+
+class NonFiniteWarning(UserWarning):
+    """Some samples of a batch are not finite; the others are kept."""
+
+
+class StepInfo(NamedTuple):
+    """Where a run stands after `step` of `steps` steps (0: the start).
+
+    Attributes:
+        x: the state at `knot`, shape (B, *).
+        nfe: network evaluations per sample so far: a number, or shape (B,) where they differ.
+    """
+
+    step: int
+    steps: int
+    knot: Knot
+    x: Tensor
+    nfe: int | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResult:
+    """What `sample` returns.
+
+    Attributes:
+        x: samples, shape (B, *), in the dtype of the state.
+        nfe: network evaluations per sample: a number, or shape (B,) where they differ.
+        steps: steps taken.
+        grid: the grid that was followed.
+        noise: where the noise came from; the same source gives the same samples.
+        seconds: wall-clock time.
+        trajectory: states kept, the start first, with `keep`; else empty.
+        failures: for samples that are not finite, their place in the batch and the reason.
+    """
+
+    x: Tensor
+    nfe: int | Tensor
+    steps: int
+    grid: Grid
+    noise: NoiseSource
+    seconds: float
+    trajectory: tuple[StepInfo, ...] = ()
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"SampleResult(x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}, "
+            f"{told(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
+        )
+
+
+def iterate(
+    model: Predictor,
+    solver: Solver | str,
+    grid: Grid,
+    *,
+    x: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    seeds: int | Iterable[int] = 0,
+    noise: NoiseSource | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    final: str = "solver",
+    grad: bool = False,
+) -> Iterator[StepInfo]:
+    """Follow a grid step by step, from noise to data.
+
+    Args:
+        model: what predicts, such as a `ScoreModel`.
+        solver: the rule for one step, or its name, such as "Heun".
+        grid: the knots, from a maker in `scoresde.grid`.
+        x: the start, shape (B, *), the state at the grid's first knot. Without it the start is
+            drawn at that knot's scale, N(0, sigma^2 I).
+        shape: (B, *), needed where x is not given.
+        seeds: one number for the batch, or one a sample.
+        noise: another source of noise, instead of `seeds`.
+        dtype: of the state; x's own, else float32.
+        device: of the state; x's own, else the model's where it has parameters, else the CPU.
+        final: "solver" takes a grid's step to sigma = 0 with the solver's own rule, "none" stops
+            before it, "denoise" ends with the first-order Tweedie step.
+        grad: keep the graph for backward passes.
+
+    Yields:
+        The start, then the state after every step.
+
+    Raises:
+        ConfigError: for settings that contradict one another.
+        ShapeError, DtypeError, NonFiniteError: for a start that cannot be right.
+    """
+    check_model(model)
+    solver = as_solver(solver)
+    check_grid(grid)
+    check_noise(noise, seeds)
+    check_dtype(dtype)
+    check_device(device)
+    _check_process(grid, model)
+    relay = parts(solver, grid, final)
+    x, stream = _start(model, grid, x, shape, noise or source(seeds), dtype, device)
+    return _follow(model, relay, x, stream, grad)
+
+
+def _follow(
+    model: Predictor,
+    relay: tuple[tuple[Solver, Grid], ...],
+    x: Tensor,
+    stream: NoiseStream,
+    grad: bool,
+) -> Iterator[StepInfo]:
+    counted, batch, done = Counted(model), x.shape[0], 0
+    steps = sum(part.steps for _, part in relay)
+    yield StepInfo(0, steps, relay[0][1].knots[0], x, 0)
+    for solver, part in relay:
+        with torch.set_grad_enabled(grad):
+            carry = solver.init(counted, part)
+        for t, s in pairwise(part.knots):
+            with torch.set_grad_enabled(grad):
+                moved = solver.step(counted, x, t, s, carry, stream)
+            if not isinstance(moved, tuple) or len(moved) != 2:
+                raise ConfigError(
+                    f"{type(solver).__name__}.step must return the state and the carry, got "
+                    f"{type(moved).__name__}; write `return x, None` where nothing is carried"
+                )
+            x, carry = moved
+            done += 1
+            yield StepInfo(done, steps, s, x, counted.nfe(batch))
+
+
+def sample(
+    model: Predictor,
+    solver: Solver | str | None = None,
+    grid: Grid | None = None,
+    *,
+    nfe: int | None = None,
+    x: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    seeds: int | Iterable[int] = 0,
+    noise: NoiseSource | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    final: str = "solver",
+    grad: bool = False,
+    callback: Callable[[StepInfo], None] | None = None,
+    keep: bool | Collection[int] = False,
+    progress: bool = False,
+) -> SampleResult:
+    """Draw samples: `iterate`, run to its end.
+
+    Args:
+        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+            Without a grid, the longest that `nfe` pays for, of the family that suits the solver
+            (`default_grid`); without a solver, or with "recommended", what `recommended` has for
+            `nfe`.
+        nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
+        callback: called after the start and every step.
+        keep: which states to keep in `trajectory`: all of them, or those after these steps.
+        progress: show a bar (needs tqdm).
+
+    Returns:
+        The samples, what they cost, and which of them failed. A sample that is not finite is
+        kept as it is and named in `failures` with the step where it went wrong, found by
+        running it again; a `NonFiniteWarning` says so.
+
+    Raises:
+        See `iterate`.
+    """
+    began = time.perf_counter()
+    check_model(model)
+    rule, path = choose(model.sde, solver, grid, nfe)
+    check_noise(noise, seeds)
+    noise = noise or source(seeds)
+    _check_process(path, model)
+    count = sum(part.steps for _, part in parts(rule, path, final))
+    if not isinstance(keep, bool) and (
+        not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
+    ):
+        raise ConfigError(f"keep={keep!r} must be True, or steps from 0 (start) to {count} (end)")
+    if shape is not None:
+        shape = check_shape(shape, "(B, ...)")
+
+    def run(
+        model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
+    ) -> Iterator[StepInfo]:
+        own = None if shape is None else (batch, *shape[1:])
+        return iterate(
+            model, rule, path, x=x, shape=own, noise=noise,
+            dtype=dtype, device=device, final=final, grad=grad,
+        )  # fmt: skip
+
+    steps = run(model, x, noise, shape[0] if shape else 0)
+    if progress:
+        bar = require("tqdm.auto", "cli").tqdm
+        steps = bar(steps, total=count + 1, desc=type(rule).__name__)
+    kept: list[StepInfo] = []
+    for info in steps:
+        if keep is True or (keep is not False and info.step in keep):
+            kept.append(info)
+        if callback is not None:
+            callback(info)
+    failures: dict[int, str] = {}
+    if bad := bad_rows(info.x):
+        failures = explain(run, model, x, noise, bad, info.x.shape[0])
+        warnings.warn(
+            f"{len(bad)} of {info.x.shape[0]} samples are not finite (the others are kept); "
+            f"sample {bad[0]}: {failures[bad[0]]}; see result.failures",
+            NonFiniteWarning,
+            stacklevel=2,
+        )
+    return SampleResult(
+        x=info.x,
+        nfe=info.nfe,
+        steps=info.step,
+        grid=path,
+        noise=noise,
+        seconds=time.perf_counter() - began,
+        trajectory=tuple(kept),
+        failures=failures,
+    )
+
+
+# -- at the door -------------------------------------------------------------------------------
+
+
+def _check_process(grid: Grid, model: Predictor) -> None:
+    if grid.sde != model.sde:
+        raise ConfigError(
+            f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
+            "make the grid from model.sde"
+        )
+
+
+def _check_event(model: Predictor, shape: Sequence[int]) -> None:
+    """Closed-form models know the shape of their samples."""
+    event = getattr(model, "event_shape", None)
+    if event is not None and tuple(shape[1:]) != tuple(event):
+        wanted = ", ".join(map(str, event))
+        raise ShapeError(
+            f"the model's samples have shape {tuple(event)}, got a batch of shape {tuple(shape)}; "
+            f"write shape=({shape[0]}, {wanted})"
+        )
+
+
+def _start(
+    model: Predictor,
+    grid: Grid,
+    x: Tensor | None,
+    shape: Sequence[int] | None,
+    noise: NoiseSource,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[Tensor, NoiseStream]:
+    if (x is None) == (shape is None):
+        raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
+    if x is not None:
+        check_batch(x, "the start")
+        _check_event(model, x.shape)
+        x = x.to(device=device, dtype=dtype)
+        # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
+        if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
+            raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
+        return x, noise.open(x.shape, x.dtype, x.device)
+    assert shape is not None  # for the type checker: exactly one of the two is given
+    shape = check_shape(shape, "(B, ...)")
+    _check_event(model, shape)
+    if device is None:
+        device = device_of(model)
+    stream = noise.open(shape, dtype or torch.float32, device)
+    return scale(grid.knots[0].sigma, stream.start()), stream

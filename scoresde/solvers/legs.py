@@ -1,0 +1,55 @@
+"""Who takes which part of a grid.
+
+A solver is only ever handed steps that it can take. Where alpha = 0 at the start and a solver says
+that it cannot begin there, that one step is DDIM's, whose transition is exact there; so is a last
+step to sigma = 0 that is asked to be the plain denoised x0.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigError
+from ..grid import Grid
+from .ddim import DDIM
+from .solver import Solver
+
+FINALS = ("solver", "none", "denoise")
+
+
+def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solver, Grid], ...]:
+    """The solvers that follow a grid, each with the grid of its own steps, in order.
+
+    Args:
+        solver, grid, final: see `scoresde.iterate`.
+
+    Raises:
+        ConfigError: for an unknown `final`, or a grid of which nothing is left.
+    """
+    if final not in FINALS:
+        raise ConfigError(f"final must be 'solver', 'none' or 'denoise', got {final!r}")
+    knots = grid.knots[:-1] if grid.ends_clean and final != "solver" else grid.knots
+    found: list[tuple[Solver, Grid]] = []
+    if knots[0].is_zero_snr and not solver.starts_at_zero_snr and len(knots) > 1:
+        first = DDIM(eta=1.0 if solver.stochastic else 0.0)
+        found.append((first, Grid(grid.sde, knots[:2])))
+        knots = knots[1:]
+    if len(knots) > 1:
+        found.append((solver, Grid(grid.sde, knots)))
+    if final == "denoise":
+        found.append((DDIM(), Grid(grid.sde, (knots[-1], grid.sde.clean))))
+    if not found:
+        raise ConfigError(
+            "the grid's only step goes to sigma = 0, and final='none' leaves it out; write "
+            "final='solver', or a grid of 2 steps or more"
+        )
+    return tuple(found)
+
+
+def evaluations(solver: Solver, grid: Grid, final: str = "solver") -> int | None:
+    """Network evaluations per sample that a run over this grid takes; None if the data decide."""
+    total = 0
+    for rule, part in parts(solver, grid, final):
+        cost = rule.evals(part)
+        if cost is None:
+            return None
+        total += cost
+    return total

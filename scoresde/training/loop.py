@@ -1,0 +1,390 @@
+"""Training by recipe: one loop, exact to resume.
+
+A recipe is a frozen value that is also a JSON file. Step k draws its batch, noise and times from
+a generator seeded by (seed, k) alone, so no state of a generator is ever saved, and a run that
+was interrupted ends in bitwise the same weights as one that was not (on the same machine, with
+the same number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import sde as processes
+from .. import time_input
+from ..errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
+from ..model import ScoreModel
+from . import losses, networks
+from .checkpoint import load_model, read, save_model, write
+from .data import Dataset, from_recipe
+
+_LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights of a network, given its data.
+
+    Attributes:
+        name: of the recipe.
+        data: see `scoresde.training.data.from_recipe`.
+        network: see `scoresde.training.networks.from_dict`.
+        sde: see `scoresde.sde.from_dict`.
+        predicts: what the network's output means.
+        time: see `scoresde.time_input.from_dict`.
+        weighting, times: see `scoresde.training.losses.from_dict`.
+        steps: updates in all.
+        batch: samples a step.
+        lr: learning rate of Adam (beta 0.9, 0.99).
+        warmup: steps in which the learning rate rises to `lr`, linearly.
+        decay: last steps, in which it falls to 0 along half a cosine: 0 for a constant rate,
+            `steps` for the plain cosine schedule.
+        ema: decay of the running average of the weights, which is what is kept in the end.
+        clip: largest norm of the gradient.
+        pixels: the convention stored with the weights, "edges" for dequantized images.
+        seed: of everything random.
+    """
+
+    name: str
+    data: dict[str, Any]
+    network: dict[str, Any]
+    sde: dict[str, Any]
+    time: dict[str, Any]
+    weighting: dict[str, Any]
+    times: dict[str, Any]
+    predicts: str = "eps"
+    steps: int = 10_000
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 200
+    decay: int = 0
+    ema: float = 0.999
+    clip: float = 1.0
+    pixels: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"a recipe needs {name} >= 1, got {getattr(self, name)!r}")
+        if not (self.lr > 0 and self.clip > 0 and 0.0 <= self.ema < 1.0):
+            raise ConfigError(
+                f"a recipe needs lr > 0, clip > 0 and 0 <= ema < 1, got lr={self.lr!r}, "
+                f"clip={self.clip!r}, ema={self.ema!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """What `to_dict` wrote.
+
+        Raises:
+            ConfigError: for a field that is unknown or missing.
+        """
+        known = {item.name for item in fields(cls)}
+        for name in data:
+            if name not in known:
+                raise unknown_name("field of a recipe", name, known)
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ConfigError(f"not a whole recipe: {error}") from error
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of update number `step`, counted from 0."""
+        rate = self.lr * min(1.0, (step + 1) / max(self.warmup, 1))
+        done = (step - (self.steps - self.decay)) / max(self.decay, 1)
+        return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+    def build(self) -> ScoreModel:
+        """The model, freshly initialised from the seed."""
+        return ScoreModel(
+            networks.from_dict(self.network, self.seed),
+            processes.from_dict(self.sde),
+            predicts=self.predicts,
+            time=time_input.from_dict(self.time),
+        )
+
+
+def load_recipe(path_or_name: str | Path) -> Recipe:
+    """A recipe of the package ("mnist", "swiss_roll") or of a JSON file.
+
+    Raises:
+        ConfigError: for an unknown name, or a file that is not a recipe.
+    """
+    folder = files("scoresde") / "recipes"
+    names = {item.name.removesuffix(".json") for item in folder.iterdir()}
+    if str(path_or_name) in names:
+        text = (folder / f"{path_or_name}.json").read_text()
+    elif Path(path_or_name).is_file():
+        text = Path(path_or_name).read_text()
+    else:
+        raise unknown_name("recipe (not a file either)", path_or_name, names)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"recipe {path_or_name} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"recipe {path_or_name} must be a JSON object")
+    return Recipe.from_dict(data)
+
+
+def train_from_recipe(
+    path_or_name: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path,
+    steps: int | None = None,
+    device: torch.device | str | None = None,
+) -> ScoreModel:
+    """Train, or go on training, by a recipe.
+
+    Args:
+        path_or_name: see `load_recipe`.
+        data: the npz file, for recipes that train on MNIST.
+        out: the folder of the run; one that was interrupted is resumed.
+        steps: updates in all, instead of the recipe's.
+        device: by default CUDA where there is one.
+
+    Returns:
+        The averaged model, which is also in `out/model.safetensors`.
+    """
+    recipe = load_recipe(path_or_name)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, decay=min(recipe.decay, steps))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return train(recipe, from_recipe(recipe.data, data), out, device=device)
+
+
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    out: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    save_every: int = 250,
+    progress: bool = True,
+) -> ScoreModel:
+    """The loop: Adam on the score matching loss, with a running average of the weights.
+
+    Writes `out/state.safetensors` (all that it takes to go on) and `out/model.safetensors` (the
+    averaged model). Ctrl-C finishes the step, saves both and raises KeyboardInterrupt; the same
+    call goes on from there.
+
+    Raises:
+        CheckpointError: if `out` holds a run of another recipe.
+        NonFiniteError: if the loss is no longer finite; the last state saved stays.
+    """
+    out = Path(out)
+    run = _Run(recipe, out, torch.device(device))
+    values = replace(data, values=data.values.to(device))
+    with _deferred_interrupt() as interrupted, _bar(recipe, run.step, progress) as tick:
+        while run.step < recipe.steps and not interrupted():
+            tick(run.update(values))
+            if run.step % save_every == 0:
+                run.save()
+        run.save()
+        if interrupted():
+            raise KeyboardInterrupt(
+                f"stopped after step {run.step} of {recipe.steps}; the same call goes on from {out}"
+            )
+    return load_model(out / "model.safetensors", device).model
+
+
+class _Run:
+    """The state of a run: weights, their average, Adam's moments, and the step."""
+
+    def __init__(self, recipe: Recipe, out: Path, device: torch.device) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.model = recipe.build().to(device).train()
+        self.weighting = losses.from_dict(recipe.weighting)
+        self.times = losses.from_dict(recipe.times)
+        self.names = [name for name, _ in self.net.named_parameters()]
+        self.weights = [p for _, p in self.net.named_parameters()]
+        self.average = [p.detach().clone() for p in self.weights]
+        self.optimizer = torch.optim.Adam(self.weights, lr=recipe.lr, betas=(0.9, 0.99))
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[tuple[int, float]] = []
+        self._epoch: tuple[int, Tensor] | None = None
+        self._recent: list[Tensor] = []
+        if (out / "state.safetensors").exists():
+            self._resume()
+
+    @property
+    def net(self) -> nn.Module:
+        assert isinstance(self.model.net, nn.Module)  # for the type checker: built by the recipe
+        return self.model.net
+
+    def update(self, data: Dataset) -> float | None:
+        """One step; the mean loss of the latest ones, every so often."""
+        began = time.perf_counter()
+        generator = _generator(self.device, self.recipe.seed, 1, self.step)
+        x0 = data.batch(self._rows(len(data)), generator)
+        loss = losses.score_matching_loss(
+            self.model, x0, generator=generator, weighting=self.weighting, times=self.times
+        ).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.weights, self.recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate(self.step)
+        self.optimizer.step()
+        # A short memory at first: the average must forget the initial weights.
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.weights], 1.0 - decay)
+        self.step += 1
+        self._recent.append(loss.detach())
+        self.seconds += time.perf_counter() - began
+        if self.step % _LOG_EVERY:
+            return None
+        mean = self._mean_loss()
+        self._recent.clear()
+        self.losses.append((self.step, mean))
+        return mean
+
+    def _mean_loss(self) -> float:
+        mean = float(torch.stack(self._recent).mean())
+        if not math.isfinite(mean):
+            raise NonFiniteError(
+                f"the loss is not finite at step {self.step}; the last state saved in {self.out} "
+                f"is from before; try a lower lr than {self.recipe.lr}, or look for NaN in the data"
+            )
+        return mean
+
+    def _rows(self, size: int) -> Tensor:
+        """Places of this step's samples: each epoch is a permutation of its own."""
+        places = torch.arange(self.recipe.batch) + self.step * self.recipe.batch
+        rows = torch.empty_like(places)
+        for epoch in torch.unique(places // size).tolist():
+            if self._epoch is None or self._epoch[0] != epoch:
+                generator = _generator(torch.device("cpu"), self.recipe.seed, 0, epoch)
+                self._epoch = (epoch, torch.randperm(size, generator=generator))
+            mine = places // size == epoch
+            rows[mine] = self._epoch[1][places[mine] % size]
+        return rows.to(self.device)
+
+    def save(self) -> None:
+        """Both files; either is replaced as a whole, and never by weights that are not finite."""
+        if self._recent:
+            self._mean_loss()
+        tensors: dict[str, Tensor] = {}
+        for name, weight, average in zip(self.names, self.weights, self.average, strict=True):
+            moments = self.optimizer.state[weight]
+            tensors |= {f"net/{name}": weight, f"ema/{name}": average}
+            tensors |= {f"adam/{key}/{name}": value for key, value in moments.items()}
+        description = {
+            "run": self.recipe.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+        }
+        write(self.out / "state.safetensors", tensors, description)
+        report = {**self.recipe.to_dict(), "trained_steps": self.step}
+        save_model(
+            self.out / "model.safetensors",
+            self.model,
+            pixels=self.recipe.pixels,
+            recipe=report,
+            weights=dict(zip(self.names, self.average, strict=True)),
+        )
+
+    def _resume(self) -> None:
+        path = self.out / "state.safetensors"
+        tensors, saved = read(path, self.device)
+        try:
+            earlier, step = Recipe.from_dict(saved["run"]), int(saved["step"])
+            _check_same(earlier, self.recipe, step, path)
+            with torch.no_grad():
+                for name, weight, average in zip(
+                    self.names, self.weights, self.average, strict=True
+                ):
+                    weight.copy_(tensors[f"net/{name}"])
+                    average.copy_(tensors[f"ema/{name}"])
+                    self.optimizer.state[weight] = {
+                        key: tensors[f"adam/{key}/{name}"].cpu() if key == "step"
+                        else tensors[f"adam/{key}/{name}"]
+                        for key in ("step", "exp_avg", "exp_avg_sq")
+                    }  # fmt: skip
+            self.step, self.seconds = step, float(saved["seconds"])
+            self.losses = [(int(k), float(v)) for k, v in saved["losses"]]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is not the state of a training run: {error}") from error
+
+
+def _check_same(earlier: Recipe, now: Recipe, step: int, path: Path) -> None:
+    old, new = earlier.to_dict(), now.to_dict()
+    differing = [key for key in old if old[key] != new[key] and key not in ("steps", "decay")]
+    if differing:
+        key = differing[0]
+        raise CheckpointError(
+            f"{path} is of another run: its {key} is {old[key]!r}, not {new[key]!r}; choose "
+            "another folder, or delete that one to start afresh"
+        )
+    # The number of steps may change as long as no update so far would have been another one.
+    if any(earlier.learning_rate(k) != now.learning_rate(k) for k in range(step)):
+        raise CheckpointError(
+            f"{path} has gone {step} steps under steps={earlier.steps}, decay={earlier.decay}; "
+            f"under steps={now.steps}, decay={now.decay} these would have had other learning "
+            "rates; choose another folder, or the same numbers"
+        )
+
+
+def _generator(device: torch.device, *key: int) -> torch.Generator:
+    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    return generator
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed: asked between steps, so that no update is cut in half."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _bar(recipe: Recipe, step: int, progress: bool) -> Iterator[Callable[[float | None], None]]:
+    """A progress bar where tqdm is installed, else nothing."""
+    try:
+        tqdm = import_module("tqdm.auto").tqdm if progress else None
+    except ImportError:
+        tqdm = None
+    if tqdm is None:
+        yield lambda loss: None
+        return
+    with tqdm(total=recipe.steps, initial=step, desc=f"train {recipe.name}") as bar:
+
+        def tick(loss: float | None) -> None:
+            bar.update()
+            if loss is not None:
+                bar.set_postfix(loss=f"{loss:.4f}")
+
+        yield tick

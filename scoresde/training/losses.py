@@ -1,0 +1,395 @@
+r"""Denoising score matching: how a network is trained, and how good it is at each noise level.
+
+For clean data x0, noise eps and a time, the network sees x = alpha x0 + sigma eps and is held to
+the output of a perfect one, `Parametrization.target`. Three frozen values say the rest: which
+squared error counts how much (`Weighting`), which times are drawn (`TimeDraw`), and with
+`Mixed` both are data that a recipe can name.
+
+All parametrizations differ by a factor of the error alone: with `raw` in error by e, eps is in
+error by eps_raw e and x0 by x0_raw e (the table in `scoresde.prediction`). So a weighting stated
+for one variable holds for all, exactly and for every sample.
+
+Sources: Vincent, "A Connection Between Score Matching and Denoising Autoencoders", 2011; Song et
+al., "Maximum Likelihood Training of Score-Based Diffusion Models", 2021; Kingma et al.,
+"Variational Diffusion Models", 2021; Karras et al. 2022; Hang et al., "Efficient Diffusion
+Training via Min-SNR Weighting Strategy", 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._internal.checks import check_batch, check_kind, check_model
+from ..errors import ConfigError, ZeroSNRError, unknown_name
+from ..model import Predictor
+from ..noise import source
+from ..prediction import Parametrization, parametrization
+from ..scalar import Scalar, affine, exp
+from ..sde import SDE
+from ..sde.knot import Knot
+from ..sde.process import per_sample
+
+# -- which error counts how much ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weighting(ABC):
+    """What the squared error of the raw output is multiplied by."""
+
+    @abstractmethod
+    def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
+        """The factor at a knot.
+
+        Args:
+            predicts: what the raw output means.
+            knot: the time.
+            density: of the drawn half log-SNR there, for a weighting that defines an integral.
+        """
+
+
+@dataclass(frozen=True)
+class Simple(Weighting):
+    """Weight one for the error of one variable: "simple" of Ho et al. 2020 where that is eps.
+
+    Attributes:
+        of: "eps", "x0", "score", "v", "flow" or "F"; None for what the network predicts.
+    """
+
+    of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.of is not None:
+            parametrization(self.of)
+
+    def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
+        """(raw of one / raw of the other)^2, from the coefficient of eps that both have."""
+        if self.of is None:
+            return 1.0
+        ours = predicts.coefficients(knot).eps_raw
+        theirs = parametrization(self.of).coefficients(knot).eps_raw
+        return (ours / theirs) ** 2
+
+
+@dataclass(frozen=True)
+class Likelihood(Weighting):
+    """Squared error of eps, per unit of half log-SNR: the integrand of the variational bound.
+
+    The expected loss is the diffusion term of the negative bound in nats per dimension (divided
+    by D since losses here are means over dimensions): the integral of E|eps - eps_net|^2 / D
+    over lam. Song et al., 2021, theorem 1 with lambda(t) = g(t)^2, in the form of Kingma et al.,
+    2021, eq. 17 (there half the integral over log-SNR = 2 lam). It is unbiased for any
+    `TimeDraw`, whose density divides it; `UniformLambda` gives it the least variance to begin
+    with.
+    """
+
+    def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
+        """eps_raw^2 / density."""
+        return predicts.coefficients(knot).eps_raw ** 2 / density
+
+
+@dataclass(frozen=True)
+class MinSNR(Weighting):
+    """min(SNR, gamma) for the squared error of x0 (Hang et al., 2023, section 3.4)."""
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.gamma > 0:
+            raise ConfigError(f"MinSNR needs gamma > 0, got {self.gamma!r}")
+
+    def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
+        """min(SNR, gamma) x0_raw^2, written through eps so that neither end overflows."""
+        # x0_raw^2 SNR = eps_raw^2, since alpha x0 + sigma eps = x leaves no other freedom.
+        ours, lam = predicts.coefficients(knot).eps_raw ** 2, knot.lam
+        if isinstance(lam, Tensor):
+            return ours * (math.log(self.gamma) - 2.0 * lam).clamp(max=0.0).exp()
+        return ours * min(1.0, float(exp(math.log(self.gamma) - 2.0 * lam)))
+
+
+# -- which times are drawn ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TimeDraw(ABC):
+    """A distribution of training times, as a quantile function and a density in lam."""
+
+    @abstractmethod
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Times in [t_min, t_max] for u in [0, 1), float64 of the same shape."""
+
+    @abstractmethod
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """Density of the half log-SNR at a knot."""
+
+    def draw(
+        self, sde: SDE, n: int, generator: torch.Generator, *, stratified: bool = True
+    ) -> Tensor:
+        """n times, float64, shape (n,).
+
+        Args:
+            stratified: one random offset for n evenly spaced quantiles, which lowers the variance
+                of the mean over a batch (Kingma et al., 2021, appendix I.1); each single time has
+                the same distribution as an independent one.
+        """
+        device = generator.device
+        if stratified:
+            start = torch.rand((), dtype=torch.float64, device=device, generator=generator)
+            u = (start + torch.arange(n, dtype=torch.float64, device=device) / max(n, 1)) % 1.0
+        else:
+            u = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
+        return self.quantile(sde, u)
+
+
+@dataclass(frozen=True)
+class UniformT(TimeDraw):
+    """Uniform in t (Ho et al. 2020, Song et al. 2021)."""
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Linear."""
+        return sde.t_min + u * (sde.t_max - sde.t_min)
+
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """|dt/dlam| / (t_max - t_min), with dlam/dt = -g^2 / (2 sigma^2)."""
+        return 2.0 * knot.sigma**2 / sde.g2(knot.t) / (sde.t_max - sde.t_min)
+
+
+@dataclass(frozen=True)
+class UniformLambda(TimeDraw):
+    """Uniform in half log-SNR between t_max and t_min."""
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Through the inverse of the log-SNR.
+
+        Raises:
+            ZeroSNRError: if the process has no finite log-SNR at one of its ends.
+        """
+        low, high = _lam_range(sde)
+        return _clamped(sde, high - u * (high - low))
+
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """1 / (lam range)."""
+        low, high = _lam_range(sde)
+        return 1.0 / (high - low)
+
+
+@dataclass(frozen=True)
+class LogNormalRho(TimeDraw):
+    """log(rho) normal, cut to the range of the process (Karras et al. 2022, table 1).
+
+    Attributes:
+        mean: of log(rho); EDM has -1.2 for data of deviation 0.5.
+        std: of log(rho).
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ConfigError(f"LogNormalRho needs std > 0, got {self.std!r}")
+
+    def _cut(self, sde: SDE) -> tuple[Tensor, Tensor]:
+        ends = [-float(sde.lam(t)) if t > 0 else -math.inf for t in (sde.t_min, sde.t_max)]
+        low, high = (torch.tensor((z - self.mean) / self.std, dtype=torch.float64) for z in ends)
+        return torch.special.ndtr(low), torch.special.ndtr(high)
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """Through the inverse of the normal distribution function."""
+        low, high = (edge.to(u.device) for edge in self._cut(sde))
+        z = torch.special.ndtri(low + u * (high - low))
+        return _clamped(sde, -(self.mean + self.std * z))
+
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """Of the cut normal."""
+        low, high = self._cut(sde)
+        z = (-knot.lam - self.mean) / self.std
+        mass = float(high - low) * self.std * math.sqrt(2.0 * math.pi)
+        return exp(-0.5 * z * z) / mass
+
+
+@dataclass(frozen=True)
+class Mixed(TimeDraw):
+    """A share of the draws from one distribution, the rest from another."""
+
+    first: TimeDraw = field(default_factory=UniformLambda)
+    second: TimeDraw = field(default_factory=LogNormalRho)
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise ConfigError(f"Mixed needs 0 < share < 1, got {self.share!r}")
+
+    def quantile(self, sde: SDE, u: Tensor) -> Tensor:
+        """The first distribution for u below its share, the second above."""
+        first = self.first.quantile(sde, (u / self.share).clamp(max=1.0))
+        second = self.second.quantile(sde, ((u - self.share) / (1.0 - self.share)).clamp(min=0.0))
+        return torch.where(u < self.share, first, second)
+
+    def density(self, sde: SDE, knot: Knot) -> Scalar:
+        """The mixture's."""
+        first, second = self.first.density(sde, knot), self.second.density(sde, knot)
+        return self.share * first + (1.0 - self.share) * second
+
+
+def _lam_range(sde: SDE) -> tuple[float, float]:
+    low = float(sde.lam(sde.t_max))
+    high = float(sde.lam(sde.t_min)) if sde.at(sde.t_min).log_sigma != -math.inf else math.inf
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ZeroSNRError(
+            f"half log-SNR of {type(sde).__name__} runs from {low:g} to {high:g} over "
+            f"[{sde.t_min:g}, {sde.t_max:g}], so it cannot be drawn uniformly; write "
+            f"{type(sde).__name__}(t_min=..., t_max=...) with both ends finite, or UniformT()"
+        )
+    return low, high
+
+
+def _clamped(sde: SDE, lam: Tensor) -> Tensor:
+    # Round-off in the inverse must not leave the range of the process.
+    t = sde.t_at_lambda(lam)
+    return torch.as_tensor(t).clamp(sde.t_min, sde.t_max)
+
+
+# -- the loss ----------------------------------------------------------------------------------
+
+
+def score_matching_loss(
+    model: Predictor,
+    x0: Tensor,
+    *,
+    generator: torch.Generator,
+    weighting: Weighting = Simple(),
+    times: TimeDraw = UniformT(),
+    stratified: bool = True,
+) -> Tensor:
+    """The weighted squared error of the network's raw output, one time a sample.
+
+    Args:
+        model: a `ScoreModel`, or any predictor whose raw output has a parametrization.
+        x0: clean data, shape (B, *).
+        generator: the only source of randomness, on x0's device.
+        weighting: `Simple()`, `Likelihood()` or `MinSNR()`.
+        times: `UniformT()`, `UniformLambda()`, `LogNormalRho()` or a `Mixed` of two.
+        stratified: see `TimeDraw.draw`.
+
+    Returns:
+        The loss of each sample, a mean over its dimensions, shape (B,), in x0's dtype.
+
+    Raises:
+        ConfigError, DtypeError, ShapeError: for arguments of the wrong kind.
+    """
+    check_model(model)
+    check_batch(x0, "x0")
+    check_kind(generator, torch.Generator, "generator", "torch.Generator().manual_seed(0)")
+    check_kind(weighting, Weighting, "weighting", "Simple(), Likelihood() or MinSNR()")
+    check_kind(times, TimeDraw, "times", "UniformT(), UniformLambda() or LogNormalRho()")
+    t = times.draw(model.sde, x0.shape[0], generator, stratified=stratified)
+    knot = model.sde.at(per_sample(t, x0))
+    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+    return weighted_error(model, x0, eps, knot, weighting, times.density(model.sde, knot))
+
+
+def weighted_error(
+    model: Predictor,
+    x0: Tensor,
+    eps: Tensor,
+    knot: Knot,
+    weighting: Weighting = Simple(),
+    density: Scalar = 1.0,
+) -> Tensor:
+    """The loss at given noise and time: `weighting` times the mean squared error, shape (B,)."""
+    prediction = model(affine(knot.alpha, x0, knot.sigma, eps), knot)
+    error = prediction.raw - prediction.predicts.target(x0, eps, knot)
+    square = (error * error).flatten(1).mean(1)
+    weight = weighting(prediction.predicts, knot, density)
+    if isinstance(weight, Tensor):
+        weight = weight.flatten().to(square.dtype)
+    return square * weight
+
+
+class NoiseLevelLoss(NamedTuple):
+    """Squared error of eps, a mean over dimensions, by noise level; float64, shape (L,)."""
+
+    lam: Tensor
+    loss: Tensor
+    stderr: Tensor
+
+
+@torch.no_grad()
+def loss_per_noise_level(
+    model: Predictor, x0: Tensor, lams: Sequence[float] | Tensor, *, seed: int = 0, batch: int = 256
+) -> NoiseLevelLoss:
+    """How well the model tells noise from data at each half log-SNR.
+
+    The same noise is used at every level, so that the curve is smooth in lam. Its integral over
+    lam is the diffusion term of the variational bound in nats per dimension (`Likelihood`).
+
+    Args:
+        model: any predictor.
+        x0: clean data, shape (N, *), N >= 2.
+        lams: half log-SNRs within the range of the process, shape (L,).
+        seed: of the noise, one stream a sample.
+        batch: samples in one call of the network.
+
+    Returns:
+        The mean over samples of |eps - eps_net|^2 / D, and its standard error.
+    """
+    check_model(model)
+    check_batch(x0, "x0")
+    if x0.shape[0] < 2:
+        raise ConfigError(f"a standard error needs at least 2 samples, got {x0.shape[0]}")
+    levels = [float(lam) for lam in lams]
+    squares = torch.empty(len(levels), x0.shape[0], dtype=torch.float64)
+    for start in range(0, x0.shape[0], batch):
+        x = x0[start : start + batch]
+        index = torch.arange(start, start + x.shape[0])
+        seeds = [(seed << 32) + int(i) for i in index]
+        eps = source(seeds).open(x.shape, x.dtype, x.device).normal()
+        part = model.rows(index)
+        for row, lam in zip(squares, levels, strict=True):
+            error = weighted_error(part, x, eps, model.sde.at_lambda(lam), Simple("eps"))
+            row[start : start + x.shape[0]] = error.double()
+    stderr = squares.std(1) / math.sqrt(x0.shape[0])
+    return NoiseLevelLoss(torch.tensor(levels, dtype=torch.float64), squares.mean(1), stderr)
+
+
+# -- as plain data -----------------------------------------------------------------------------
+
+_BY_NAME: dict[str, type[Weighting] | type[TimeDraw]] = {
+    cls.__name__: cls
+    for cls in (Simple, Likelihood, MinSNR, UniformT, UniformLambda, LogNormalRho, Mixed)
+}
+
+
+def to_dict(value: Weighting | TimeDraw) -> dict[str, Any]:
+    """A weighting or a distribution of times as JSON-able data."""
+    if isinstance(value, Mixed):
+        return {
+            "name": "Mixed",
+            "first": to_dict(value.first),
+            "second": to_dict(value.second),
+            "share": value.share,
+        }
+    return {"name": type(value).__name__, **asdict(value)}
+
+
+def from_dict(data: dict[str, Any]) -> Any:
+    """What `to_dict` wrote.
+
+    Raises:
+        ConfigError: for an unknown name or field.
+    """
+    fields = {k: from_dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    name = fields.pop("name", None)
+    if name not in _BY_NAME:
+        raise unknown_name("weighting or distribution of times", name, _BY_NAME)
+    try:
+        return _BY_NAME[name](**fields)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error

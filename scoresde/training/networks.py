@@ -1,0 +1,208 @@
+"""Small networks: a U-Net for images and an MLP for points.
+
+Both are told log(rho), the one measure of the noise level that is smooth over the whole range of
+every process (`ScoreModel(..., time="log_rho")`), and both keep the arguments they were built
+from in `config`, so that a checkpoint can name them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import ConfigError, require, unknown_name
+
+
+def damped_waves(x: Tensor, omega: Tensor, log_rho: Tensor) -> Tensor:
+    """Sines and cosines of each coordinate, as far as the noise leaves them.
+
+    A wave of angular frequency w seen through noise rho is damped to exp(-(w rho)^2 / 2) of
+    itself on average; so is the feature, which then adds no roughness at high noise.
+
+    Args:
+        x: shape (B, *).
+        omega: angular frequencies, shape (F,).
+        log_rho: shape (B,).
+
+    Returns:
+        Shape (B, 2, F, *).
+    """
+    ones = [1] * (x.ndim - 1)
+    phase = x.unsqueeze(1) * omega.to(x.dtype).reshape(1, -1, *ones)
+    damp = (-0.5 * (omega * log_rho.exp().unsqueeze(1)) ** 2).exp().to(x.dtype)
+    return torch.stack([phase.sin(), phase.cos()], 1) * damp.reshape(len(x), 1, -1, *ones)
+
+
+class ImageUNet(nn.Module):
+    r"""diffusers' `UNet2DModel` with what a small noise predictor lacks at both ends of time.
+
+    At high noise: the output is sin(a) x + cos(a) net, with a = atan(rho), so that a network
+    that knows nothing says the right thing where all is noise (for a variance-preserving process
+    `net` is then v, as in Salimans & Ho, 2022).
+
+    At low noise: eps is the difference of nearly equal numbers divided by sigma, a gain that
+    convolutions with normalised inputs do not learn. So the input comes with its own
+    `damped_waves` at octaves up to one period a grey level (after Kingma et al., "Variational
+    Diffusion Models", 2021, appendix C, whose features are not damped).
+
+    Args:
+        size: height and width of the images.
+        channels: of the images.
+        widths: channels at each resolution; each is half of the one before.
+        layers: residual blocks at each resolution.
+        patch: side of the pixel blocks that are folded into channels at the input.
+        frequencies: of the sines, in periods a unit of x.
+        time_scale: what log(rho) is multiplied by before the sinusoidal embedding.
+    """
+
+    omega: Tensor
+
+    def __init__(
+        self,
+        size: int = 28,
+        channels: int = 1,
+        widths: Sequence[int] = (48, 64),
+        layers: int = 1,
+        patch: int = 2,
+        frequencies: Sequence[float] = (2, 4, 8, 16, 32, 64, 128),
+        time_scale: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if size % (patch * 2 ** (len(widths) - 1)):
+            raise ConfigError(
+                f"images of side {size} cannot be folded by {patch} and halved "
+                f"{len(widths) - 1} times"
+            )
+        self.config: dict[str, Any] = {
+            "size": size, "channels": channels, "widths": list(widths), "layers": layers,
+            "patch": patch, "frequencies": list(frequencies), "time_scale": time_scale,
+        }  # fmt: skip
+        self.patch, self.time_scale = patch, time_scale
+        self.register_buffer(
+            "omega", 2 * math.pi * torch.tensor(list(frequencies)), persistent=False
+        )
+        inputs = channels * (1 + 2 * len(frequencies))
+        self.unet = require("diffusers", "diffusers").UNet2DModel(
+            sample_size=size // patch,
+            in_channels=inputs * patch**2,
+            out_channels=channels * patch**2,
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            norm_num_groups=8,
+            attention_head_dim=16,
+        )
+        nn.init.zeros_(self.unet.conv_out.weight)
+        nn.init.zeros_(self.unet.conv_out.bias)
+
+    def forward(self, x: Tensor, log_rho: Tensor) -> Tensor:
+        """The noise in x, shape (B, C, H, W), at log(rho) of shape (B,)."""
+        angle = log_rho.exp().atan().to(x.dtype).reshape(-1, 1, 1, 1)
+        waves = damped_waves(x, self.omega, log_rho).flatten(1, 3)
+        features = functional.pixel_unshuffle(torch.cat([x, waves], 1), self.patch)
+        out = self.unet(features, (self.time_scale * log_rho).to(x.dtype)).sample
+        mixed: Tensor = angle.sin() * x + angle.cos() * functional.pixel_shuffle(out, self.patch)
+        return mixed
+
+
+def unet_mnist() -> ImageUNet:
+    """The architecture of the shipped network: 28 x 28 grey images, under 0.95 M parameters."""
+    return ImageUNet()
+
+
+class FourierMLP(nn.Module):
+    """Predicts the noise in points of the plane (or any vectors).
+
+    The inputs are the point, its `damped_waves`, and sinusoids of log(rho) at frequencies 1/8,
+    1/4, ... 4; the output has the same skip as `ImageUNet`.
+
+    Args:
+        dim: of the data.
+        width: of the hidden layers.
+        depth: number of hidden layers.
+        frequencies: of the waves, in periods a unit of x.
+    """
+
+    omega: Tensor
+    bands: Tensor
+
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 96,
+        depth: int = 3,
+        frequencies: Sequence[float] = (0.5, 1, 2, 4),
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "dim": dim, "width": width, "depth": depth, "frequencies": list(frequencies),
+        }  # fmt: skip
+        omega = 2 * math.pi * torch.tensor(list(frequencies))
+        self.register_buffer("omega", omega, persistent=False)
+        self.register_buffer("bands", 2.0 ** torch.arange(-3.0, 3.0), persistent=False)
+        inputs = dim * (1 + 2 * len(omega)) + 2 * len(self.bands)
+        layers: list[nn.Module] = []
+        for a, b in pairwise([inputs, *[width] * depth]):
+            layers += [nn.Linear(a, b), nn.SiLU()]
+        last = nn.Linear(width, dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, x: Tensor, log_rho: Tensor) -> Tensor:
+        """The noise in x, shape (B, dim), at log(rho) of shape (B,)."""
+        angle = log_rho.exp().atan().to(x.dtype).unsqueeze(1)
+        phase = (log_rho.unsqueeze(1) * self.bands).to(x.dtype)
+        waves = damped_waves(x, self.omega, log_rho).flatten(1)
+        out = self.layers(torch.cat([x, waves, phase.sin(), phase.cos()], 1))
+        mixed: Tensor = angle.sin() * x + angle.cos() * out
+        return mixed
+
+
+_BY_NAME: dict[str, type[ImageUNet] | type[FourierMLP]] = {
+    "ImageUNet": ImageUNet,
+    "FourierMLP": FourierMLP,
+}
+
+
+def describe(net: object) -> dict[str, Any]:
+    """A network's name and arguments as JSON-able data.
+
+    Raises:
+        ConfigError: for a network that is not one of this file.
+    """
+    if not isinstance(net, ImageUNet | FourierMLP):
+        raise ConfigError(
+            f"{type(net).__name__} is not a network of scoresde.training.networks and has no "
+            "description; save its state_dict yourself"
+        )
+    return {"name": type(net).__name__, **net.config}
+
+
+def from_dict(data: dict[str, Any], seed: int = 0) -> ImageUNet | FourierMLP:
+    """The network that `describe` wrote, freshly initialised.
+
+    Args:
+        data: name and arguments.
+        seed: of the initial weights; torch's global generator is left as it was.
+
+    Raises:
+        ConfigError: for an unknown name or argument.
+    """
+    fields = dict(data)
+    name = fields.pop("name", None)
+    if name not in _BY_NAME:
+        raise unknown_name("network", name, _BY_NAME)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _BY_NAME[name](**fields)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error
