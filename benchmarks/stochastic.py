@@ -33,7 +33,7 @@ from benchmarks.peers import Peer, absent, available
 from scoresde import SDE, Grid, sample, uniform_lambda
 from scoresde.bench import environment
 from scoresde.cli.models import load
-from scoresde.exact.mixtures import Gaussian, GaussianMixture, isotropic
+from scoresde.exact.mixtures import Covariance, Gaussian, GaussianMixture
 from scoresde.sampling import recommended
 from scoresde.solvers import (
     ERSDE,
@@ -113,7 +113,9 @@ def parts(model: GaussianMixture) -> list[Part]:
             return [Part(model, 1, 400_000 if len(model.weights) < 20 else 120_000, 4_000)]
         return [Part(model, 1, 40_000, 400)]
     smaller, basis = reduced(model)
-    outside = Gaussian(model.sde, torch.zeros(1), isotropic(float(model.covariance.ridge[0])))
+    outside = Gaussian(
+        model.sde, torch.zeros(1), Covariance.isotropic(float(model.covariance.ridge[0]))
+    )
     # One of the coordinates outside is in `smaller` already.
     copies = len(basis) - basis.shape[1] - 1
     return [Part(smaller, 1, 12_000, 400), Part(outside, copies, 1_200_000, 20_000)]

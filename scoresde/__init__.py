@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .axis import Focus
 from .errors import ScoreSDEError
-from .exact.mixtures import Gaussian, GaussianMixture, diagonal, full, isotropic, low_rank
+from .exact.mixtures import Covariance, Gaussian, GaussianMixture
 from .grid import (
     Grid,
     focused,
@@ -12,7 +12,6 @@ from .grid import (
     from_times,
     karras,
     leading,
-    power,
     trailing,
     uniform_lambda,
     uniform_t,
@@ -34,7 +33,7 @@ from .likelihood import (
     nll_dataset,
 )
 from .likelihood.distribution import ScoreDistribution
-from .model import LearnedRange, Predictor, ScoreModel, shared
+from .model import LearnedRange, Predictor, ScoreModel, Shared
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
 from .prediction import Parametrization, Prediction, PredictsF
@@ -94,7 +93,7 @@ from .solvers import (
     UniPC,
 )
 from .solvers.reverse_sde import ReverseSDE
-from .time_input import index, scaled
+from .time_input import IndexTime, ScaledTime
 from .training.checkpoint import load_pretrained
 
 __version__ = "0.1.0"
@@ -121,6 +120,7 @@ __all__ = [
     "BatchSeed",
     "BrownianPath",
     "CosineVPSDE",
+    "Covariance",
     "DPMSolver",
     "DPMSolverAdaptive",
     "DPMSolverMultistep",
@@ -142,6 +142,7 @@ __all__ = [
     "Grid",
     "Heun",
     "Hutchinson",
+    "IndexTime",
     "KineticLangevin",
     "Knot",
     "Langevin",
@@ -160,10 +161,12 @@ __all__ = [
     "SASolver",
     "SampleResult",
     "SampleSeeds",
+    "ScaledTime",
     "SciPy",
     "ScoreDistribution",
     "ScoreModel",
     "ScoreSDEError",
+    "Shared",
     "Solver",
     "StepInfo",
     "StochasticHeun",
@@ -178,30 +181,22 @@ __all__ = [
     "calibrated_grid",
     "cosine_betas",
     "decode",
-    "diagonal",
     "encode",
     "estimate_frame",
     "focused",
     "from_lambdas",
     "from_times",
-    "full",
-    "index",
     "interpolate",
-    "isotropic",
     "iterate",
     "karras",
     "leading",
     "linear_betas",
     "load_pretrained",
     "log_likelihood",
-    "low_rank",
     "nll_dataset",
-    "power",
     "recommended",
     "sample",
     "sample_many",
-    "scaled",
-    "shared",
     "sigmoid_betas",
     "trailing",
     "uniform_lambda",

@@ -62,7 +62,7 @@ def _first_number(model: Predictor) -> Tensor | None:
 
 
 @dataclass(frozen=True, eq=False)
-class shared:  # noqa: N801 - reads as a function where it is used: bind(table=shared(t))
+class Shared:
     """Marks a tensor condition that belongs to the whole batch, not to its samples."""
 
     value: Any
@@ -115,7 +115,7 @@ class ScoreModel(nn.Module):
         sde: the process.
         predicts: "eps", "x0", "score", "v", "flow" or "F", or a `Parametrization`, such as
             `PredictsF(sigma_data=1.0)`.
-        time: how the network is told the time: "t", `scaled(999)`, "index", "sigma",
+        time: how the network is told the time: "t", `ScaledTime(999)`, "index", "sigma",
             "log_sigma", "c_noise", or a function of the `Knot`. None takes the process's own
             convention where it has one.
         output: a function from what the network returns to the tensor meant; by default a
@@ -195,7 +195,7 @@ class ScoreModel(nn.Module):
         """The same network with keyword conditions, passed at every call.
 
         A tensor or array is per-sample, one row a sample, and follows its sample wherever a
-        driver changes the batch; wrap it as `shared(tensor)` if it belongs to all samples.
+        driver changes the batch; wrap it as `Shared(tensor)` if it belongs to all samples.
         Anything else (a number, a string, None) is shared.
 
         Raises:
@@ -214,7 +214,7 @@ class ScoreModel(nn.Module):
             if isinstance(value, list | tuple):
                 raise DtypeError(
                     f"condition {name!r} is a {type(value).__name__}, which could be one row a "
-                    f"sample or one value for all; write torch.tensor(...) or shared(...)"
+                    f"sample or one value for all; write torch.tensor(...) or Shared(...)"
                 )
         model.conditions = {**self.conditions, **conditions, **rows}
         return model
@@ -323,12 +323,12 @@ class ScoreModel(nn.Module):
 
     @staticmethod
     def _condition(name: str, value: Any, x: Tensor) -> Any:
-        if isinstance(value, shared):
+        if isinstance(value, Shared):
             return value.value
         if isinstance(value, Tensor) and value.shape[:1] != x.shape[:1]:
             raise ShapeError(
                 f"condition {name!r} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
-                f"give one row a sample, or write bind({name}=shared(...)) if all samples share it"
+                f"give one row a sample, or write bind({name}=Shared(...)) if all samples share it"
             )
         return value
 

@@ -21,10 +21,10 @@ TimeInput = Callable[[Knot], Scalar]
 
 
 @dataclass(frozen=True)
-class scaled:  # noqa: N801 - reads as a function where it is used: time=scaled(999)
+class ScaledTime:
     """`factor` times a quantity of the knot: t, sigma, rho, lam, log_sigma or log_rho.
 
-    `scaled(999)` is what networks of score_sde expect for VP and sub-VP.
+    `ScaledTime(999)` is what networks of score_sde expect for VP and sub-VP.
     """
 
     factor: float = 1.0
@@ -40,11 +40,11 @@ class scaled:  # noqa: N801 - reads as a function where it is used: time=scaled(
 
 
 @dataclass(frozen=True)
-class index:  # noqa: N801
+class IndexTime:
     """The nearest integer index 0 .. n-1, for networks with an embedding table.
 
     Rounding costs accuracy (an error floor near 1e-3 for any solver): a network that accepts
-    real times should be told `"t"` of a `DiscreteVPSDE`, or `scaled(n - 1)`.
+    real times should be told `"t"` of a `DiscreteVPSDE`, or `ScaledTime(n - 1)`.
 
     Attributes:
         n: entries of the table.
@@ -72,8 +72,8 @@ _QUANTITIES: dict[str, Callable[[Knot], Scalar]] = {
 _LARGEST = 1e4  # networks that know a table's times by another unit count to 1000 at most
 
 _BY_NAME: dict[str, TimeInput] = {
-    **{name: scaled(1.0, name) for name in _QUANTITIES},
-    "c_noise": scaled(0.25, "log_rho"),
+    **{name: ScaledTime(1.0, name) for name in _QUANTITIES},
+    "c_noise": ScaledTime(0.25, "log_rho"),
 }
 
 
@@ -81,7 +81,7 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
     """The convention asked for, or the process's own.
 
     Raises:
-        ConfigError: for an unknown name; for an `index` whose table the process's times run
+        ConfigError: for an unknown name; for an `IndexTime` whose table the process's times run
             past; and for None with a process that has no convention of its own, since networks
             for it come with either t or 999 t, and the wrong one gives noise without any error.
     """
@@ -93,27 +93,27 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
         raise ConfigError(
             f"networks for {type(sde).__name__} come with different conventions of time, and the "
             "wrong one fails silently; say which one yours was trained with: time='t' for t, "
-            "time=scaled(999) for score_sde and most DDPM code, time=index(1000) for an embedding "
-            "table, time='sigma', time='log_sigma', time='c_noise' for EDM, or your own function "
-            "of the knot"
+            "time=ScaledTime(999) for score_sde and most DDPM code, time=IndexTime(1000) for an "
+            "embedding table, time='sigma', time='log_sigma', time='c_noise' for EDM, or your own "
+            "function of the knot"
         )
     if isinstance(time, str):
         if time == "index":
-            return index(int(sde.t_max) + 1, sde.t_max) if sde.t_max > 1 else index()
+            return IndexTime(int(sde.t_max) + 1, sde.t_max) if sde.t_max > 1 else IndexTime()
         if time not in _BY_NAME:
             raise unknown_name("time convention", time, [*_BY_NAME, "index"])
         return _BY_NAME[time]
     if not callable(time):
         raise ConfigError(f"time must be a name or a function of a Knot, got {time!r}")
-    if isinstance(sde, DiscreteVPSDE) and isinstance(time, scaled) and time.of == "t":
+    if isinstance(sde, DiscreteVPSDE) and isinstance(time, ScaledTime) and time.of == "t":
         largest = time.factor * sde.t_max
         if largest > _LARGEST:
             raise ConfigError(
-                f"the t of a DiscreteVPSDE is the index itself, up to {sde.t_max:g}: scaled("
+                f"the t of a DiscreteVPSDE is the index itself, up to {sde.t_max:g}: ScaledTime("
                 f"{time.factor:g}) would tell the network times up to {largest:g}; write time='t', "
-                "or VPSDE() with scaled(999) for a network of continuous time"
+                "or VPSDE() with ScaledTime(999) for a network of continuous time"
             )
-    if isinstance(time, index) and sde.t_max > time.t_max * (1 + 1e-9):
+    if isinstance(time, IndexTime) and sde.t_max > time.t_max * (1 + 1e-9):
         raise ConfigError(
             f"index({time.n}) spreads its entries over times up to {time.t_max:g}, and "
             f"{type(sde).__name__} runs to {sde.t_max:g}, past the table; write time='index', or "
@@ -128,9 +128,9 @@ def describe(time: TimeInput) -> dict[str, Any]:
     Raises:
         ConfigError: for a user's own function, which cannot be written down.
     """
-    if isinstance(time, scaled):
+    if isinstance(time, ScaledTime):
         return {"scaled": time.factor, "of": time.of}
-    if isinstance(time, index):
+    if isinstance(time, IndexTime):
         return {"index": time.n, "t_max": time.t_max}
     raise ConfigError(f"{time!r} is not one of scoresde's conventions and has no JSON form")
 
@@ -138,7 +138,7 @@ def describe(time: TimeInput) -> dict[str, Any]:
 def from_dict(data: dict[str, Any]) -> TimeInput:
     """The convention that `describe` wrote."""
     if "scaled" in data:
-        return scaled(float(data["scaled"]), str(data["of"]))
+        return ScaledTime(float(data["scaled"]), str(data["of"]))
     if "index" in data:
-        return index(int(data["index"]), float(data["t_max"]))
+        return IndexTime(int(data["index"]), float(data["t_max"]))
     raise ConfigError(f"not a description of a time convention: {data!r}")

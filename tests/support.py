@@ -12,14 +12,13 @@ from scoresde import (
     VESDE,
     VPSDE,
     CosineVPSDE,
+    Covariance,
     DiscreteVPSDE,
     FlowSDE,
     Gaussian,
     GaussianMixture,
     SubVPSDE,
     cosine_betas,
-    diagonal,
-    isotropic,
     linear_betas,
     sigmoid_betas,
 )
@@ -58,11 +57,15 @@ def gaussian(sde, *event: int, seed: int = 7) -> Gaussian:
     """A Gaussian of distinct variances, between 0.1 and 1, off centre."""
     event = event or (3,)
     spread = torch.rand(1, *event, generator=generator(seed), dtype=torch.float64)
-    return Gaussian(sde, 0.5 * randn(*event, seed=seed + 1), diagonal(0.1 + 0.9 * spread))
+    return Gaussian(
+        sde, 0.5 * randn(*event, seed=seed + 1), Covariance.diagonal(0.1 + 0.9 * spread)
+    )
 
 
 def mixture(sde, *event: int, components: int = 3, seed: int = 3) -> GaussianMixture:
     """A mixture with well-separated modes and unequal weights."""
     event = event or (2,)
     weights = torch.arange(1.0, components + 1)
-    return GaussianMixture(sde, randn(components, *event, seed=seed), isotropic(0.05), weights)
+    return GaussianMixture(
+        sde, randn(components, *event, seed=seed), Covariance.isotropic(0.05), weights
+    )

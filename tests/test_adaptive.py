@@ -11,7 +11,7 @@ from stochastic_truth import IDS, PROCESSES, LinearModel, true_moments
 
 from scoresde import VPSDE, Gaussian, GaussianMixture, Knot
 from scoresde.errors import ConfigError, SolverError
-from scoresde.exact.mixtures import isotropic
+from scoresde.exact.mixtures import Covariance
 from scoresde.grid import uniform_lambda, uniform_t
 from scoresde.noise import SampleSeeds
 from scoresde.prediction import X0, Prediction
@@ -32,7 +32,7 @@ def starts(n, *event, seed=0):
 
 def mixture(sde):
     means = torch.tensor([[-1.0, 0.3], [0.2, -0.6], [1.3, 0.8]], dtype=F64)
-    return GaussianMixture(sde, means, isotropic([0.04, 0.09, 0.02]), [0.5, 0.3, 0.2])
+    return GaussianMixture(sde, means, Covariance.isotropic([0.04, 0.09, 0.02]), [0.5, 0.3, 0.2])
 
 
 # -- the flow --------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def mixture(sde):
 @pytest.mark.parametrize("sde", PROCESSES[:5], ids=IDS[:5])
 @pytest.mark.parametrize("order", [2, 3])
 def test_dpm_adaptive_reaches_the_exact_flow(sde, order):
-    truth = Gaussian(sde, torch.tensor([0.7, -0.2]), isotropic(0.25))
+    truth = Gaussian(sde, torch.tensor([0.7, -0.2]), Covariance.isotropic(0.25))
     grid = uniform_lambda(sde, 1, clean=False)
     x = grid.knots[0].radius * starts(8, 2)
     want = truth.flow(x, *grid.knots)

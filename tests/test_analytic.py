@@ -15,12 +15,12 @@ from scoresde import (
     FlowSDE,
     Gaussian,
     GaussianMixture,
-    diagonal,
-    full,
-    isotropic,
-    low_rank,
+)
+from scoresde import (
+    Covariance as Cov,
 )
 from scoresde.errors import ConfigError, ShapeError
+from scoresde.exact.mixtures import Diagonal
 
 D, K = 6, 3
 
@@ -35,21 +35,21 @@ SPREAD = 0.1 + torch.rand(K, D, generator=generator(7), dtype=torch.float64)
 
 # A covariance as the library takes it, and the matrices it stands for, shape (K, D, D).
 KINDS = {
-    "one isotropic": (isotropic(0.3), 0.3 * torch.eye(D).double().expand(K, D, D)),
+    "one isotropic": (Cov.isotropic(0.3), 0.3 * torch.eye(D).double().expand(K, D, D)),
     "isotropic": (
-        isotropic([0.1, 0.2, 0.5]),
+        Cov.isotropic([0.1, 0.2, 0.5]),
         torch.tensor([0.1, 0.2, 0.5], dtype=torch.float64)[:, None, None] * torch.eye(D).double(),
     ),
-    "diagonal": (diagonal(SPREAD), torch.diag_embed(SPREAD)),
-    "one diagonal": (diagonal(SPREAD[:1]), torch.diag_embed(SPREAD[:1]).expand(K, D, D)),
-    "full": (full(_matrices()), _matrices()),
-    "one full": (full(_matrices()[:1]), _matrices()[:1].expand(K, D, D)),
+    "diagonal": (Cov.diagonal(SPREAD), torch.diag_embed(SPREAD)),
+    "one diagonal": (Cov.diagonal(SPREAD[:1]), torch.diag_embed(SPREAD[:1]).expand(K, D, D)),
+    "full": (Cov.full(_matrices()), _matrices()),
+    "one full": (Cov.full(_matrices()[:1]), _matrices()[:1].expand(K, D, D)),
     "low rank": (
-        low_rank(FACTORS, 0.2),
+        Cov.low_rank(FACTORS, 0.2),
         FACTORS @ FACTORS.transpose(1, 2) + 0.2 * torch.eye(D).double(),
     ),
     "low rank, one ridge each": (
-        low_rank(FACTORS, [0.1, 0.2, 0.3]),
+        Cov.low_rank(FACTORS, [0.1, 0.2, 0.3]),
         FACTORS @ FACTORS.transpose(1, 2)
         + torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)[:, None, None] * torch.eye(D).double(),
     ),
@@ -215,7 +215,7 @@ def test_the_flow_is_a_group(process, kind):
 def test_the_flow_carries_the_density():
     """log p_s(flow(x)) + log |d flow / d x| = log p_t(x), the change of variables."""
     sde = CONTINUOUS["subvp"]
-    model = Gaussian(sde, MEANS[0], full(_matrices()[:1]))
+    model = Gaussian(sde, MEANS[0], Cov.full(_matrices()[:1]))
     t, s = sde.at(0.8), sde.at(0.1)
     x = randn(1, D)
     jacobian = torch.autograd.functional.jacobian(lambda y: model.flow(y, t, s)[0], x)[:, 0]
@@ -225,7 +225,11 @@ def test_the_flow_carries_the_density():
 
 def test_events_of_any_shape_agree_with_flat_ones(kind):
     covariance, _ = kind
-    shaped = diagonal(covariance.e.reshape(-1, 2, 3)) if len(covariance) == 1 else covariance
+    shaped = (
+        Cov.diagonal(covariance.e.reshape(-1, 2, 3))
+        if isinstance(covariance, Diagonal)
+        else covariance
+    )
     flat = _model(VPSDE(), covariance)
     cube = GaussianMixture(VPSDE(), MEANS.reshape(K, 2, 3), shaped, WEIGHTS)
     x = randn(4, D)
@@ -249,7 +253,7 @@ def test_low_precision_states_get_float64_arithmetic(dtype, kind):
 def test_low_noise_stays_accurate():
     """With variances of 1e-8 at the clean end nothing cancels: 1e-6 relative, in the score."""
     sde = VPSDE(t_min=1e-6)
-    narrow = GaussianMixture(sde, MEANS, low_rank(FACTORS, 1e-8), WEIGHTS)
+    narrow = GaussianMixture(sde, MEANS, Cov.low_rank(FACTORS, 1e-8), WEIGHTS)
     knot = sde.at(1e-6)
     x = narrow.sample(4, knot, seed=3)
     reference = _reference(knot, FACTORS @ FACTORS.transpose(1, 2) + 1e-8 * torch.eye(D).double())
@@ -277,7 +281,7 @@ def test_a_copy_on_another_device_is_the_same(kind):
 
 
 def test_weights_given_as_numbers_are_not_rounded():
-    model = GaussianMixture(VPSDE(), MEANS, isotropic(0.3), [0.2, 0.5, 0.3])
+    model = GaussianMixture(VPSDE(), MEANS, Cov.isotropic(0.3), [0.2, 0.5, 0.3])
     assert model.weights.tolist() == pytest.approx([0.2, 0.5, 0.3], abs=1e-15)
 
 
@@ -285,34 +289,62 @@ def test_weights_given_as_numbers_are_not_rounded():
     ("make", "error", "says"),
     [
         (
-            lambda: GaussianMixture(VPSDE(), torch.zeros(3), isotropic(1.0)),
+            lambda: GaussianMixture(VPSDE(), torch.zeros(3), Cov.isotropic(1.0)),
             ShapeError,
             "(K, *event)",
         ),
         (
-            lambda: GaussianMixture(VPSDE(), MEANS, isotropic(1.0), [0.5, 0.5]),
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.isotropic(1.0), [0.5, 0.5]),
             ShapeError,
             "3 weights",
         ),
         (
-            lambda: GaussianMixture(VPSDE(), MEANS, isotropic(1.0), [1, 0, 1]),
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.isotropic(1.0), [1, 0, 1]),
             ConfigError,
             "positive",
         ),
-        (lambda: GaussianMixture(VPSDE(), MEANS, isotropic(0.0)), ConfigError, "variances"),
-        (lambda: GaussianMixture(VPSDE(), MEANS, isotropic([1.0, 2.0])), ShapeError, "3 means"),
-        (lambda: GaussianMixture(VPSDE(), MEANS, diagonal(torch.ones(3, 5))), ShapeError, "(3, 5)"),
-        (lambda: GaussianMixture(VPSDE(), MEANS, diagonal(-torch.ones(3, D))), ConfigError, "-1"),
-        (lambda: GaussianMixture(VPSDE(), MEANS, full(torch.eye(5)[None])), ShapeError, "6 coord"),
         (
-            lambda: GaussianMixture(VPSDE(), MEANS, full(-torch.eye(D)[None])),
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.isotropic(0.0)),
+            ConfigError,
+            "variances",
+        ),
+        (
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.isotropic([1.0, 2.0])),
+            ShapeError,
+            "3 means",
+        ),
+        (
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.diagonal(torch.ones(3, 5))),
+            ShapeError,
+            "(3, 5)",
+        ),
+        (
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.diagonal(-torch.ones(3, D))),
+            ConfigError,
+            "-1",
+        ),
+        (
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.full(torch.eye(5)[None])),
+            ShapeError,
+            "6 coord",
+        ),
+        (
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.full(-torch.eye(D)[None])),
             ConfigError,
             "positive",
         ),
-        (lambda: GaussianMixture(VPSDE(), MEANS, low_rank(FACTORS, 0.0)), ConfigError, "positive"),
-        (lambda: _model(VPSDE(), isotropic(1.0)).score(randn(2, 5), 0.5), ShapeError, "(B, 6)"),
         (
-            lambda: _model(VPSDE(), isotropic(1.0)).score(randn(2, 6), torch.rand(3)),
+            lambda: GaussianMixture(VPSDE(), MEANS, Cov.low_rank(FACTORS, 0.0)),
+            ConfigError,
+            "positive",
+        ),
+        (
+            lambda: _model(VPSDE(), Cov.isotropic(1.0)).score(randn(2, 5), 0.5),
+            ShapeError,
+            "(B, 6)",
+        ),
+        (
+            lambda: _model(VPSDE(), Cov.isotropic(1.0)).score(randn(2, 6), torch.rand(3)),
             ShapeError,
             "(2,)",
         ),

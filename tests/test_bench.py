@@ -36,12 +36,14 @@ SDE = sd.VPSDE(t_min=1e-5)
 
 
 def gaussian() -> sd.Gaussian:
-    return sd.Gaussian(SDE, torch.tensor([0.3, -0.2]), sd.diagonal(torch.tensor([[0.04, 0.5]])))
+    return sd.Gaussian(
+        SDE, torch.tensor([0.3, -0.2]), sd.Covariance.diagonal(torch.tensor([[0.04, 0.5]]))
+    )
 
 
 def mixture() -> sd.GaussianMixture:
     means = torch.tensor([[-1.0, 0.5], [1.0, -0.5]])
-    return sd.GaussianMixture(SDE, means, sd.isotropic(0.04), [0.3, 0.7])
+    return sd.GaussianMixture(SDE, means, sd.Covariance.isotropic(0.04), [0.3, 0.7])
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,9 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     assert [task.cell.solver for task in ran] == ["Heun"]
     assert again.cells[0].to_dict() == first.cells[0].to_dict()
     assert torch.equal(again.cells[0].shown, first.cells[0].shown)
-    other = sd.GaussianMixture(SDE, mixture().means + 1e-3, sd.isotropic(0.04), [0.3, 0.7])
+    other = sd.GaussianMixture(
+        SDE, mixture().means + 1e-3, sd.Covariance.isotropic(0.04), [0.3, 0.7]
+    )
     compare(other, ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
     assert len(ran) == 2  # another model shares nothing
     compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path, metric=["mmd", "rms"])
@@ -365,7 +369,7 @@ def test_one_of_each_needs_no_list():
 
 
 def test_processes_side_by_side():
-    means, spread = torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), sd.isotropic(0.04)
+    means, spread = torch.tensor([[-1.0, 0.5], [1.0, -0.5]]), sd.Covariance.isotropic(0.04)
     models = {
         name: sd.GaussianMixture(sde, means, spread, [0.3, 0.7])
         for name, sde in (("VP", SDE), ("EDM", sd.EDMSDE()))
@@ -486,7 +490,7 @@ torch.set_num_threads(1)
 real, mine = Job._run, []
 Job._run = lambda job, task: mine.append(task.cell.budget) or real(job, task)
 means = torch.tensor([[-1.0, 0.5], [1.0, -0.5]])
-mixture = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.isotropic(0.04), [0.3, 0.7])
+mixture = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.Covariance.isotropic(0.04), [0.3, 0.7])
 table = compare(mixture, ["DDIM"], nfe=[4, 6, 8], samples=8)
 print(mine, [(c.budget, c.scores["rms endpoint error"].value) for c in table.cells])
 """

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import generator, mixture
 
-from scoresde import VPSDE, Gaussian, ScoreModel, isotropic
+from scoresde import VPSDE, Covariance, Gaussian, ScoreModel
 from scoresde.errors import ConfigError, DtypeError, ShapeError
 from scoresde.likelihood import (
     Exact,
@@ -38,7 +38,7 @@ def wide(levels: int, value_range=(-1.0, 1.0), shape=(2, 2)) -> Gaussian:
     return Gaussian(
         VPSDE(t_min=1e-5),
         torch.full(shape, middle).double(),
-        isotropic(1e4 * (value_range[1] - value_range[0]) ** 2),
+        Covariance.isotropic(1e4 * (value_range[1] - value_range[0]) ** 2),
     )
 
 
@@ -83,7 +83,7 @@ def test_the_bound_lies_above_the_exact_bits_and_below_it_plus_the_gap() -> None
     """
     levels, std = 8, 0.15
     sde = VPSDE(t_min=1e-5)
-    model = Gaussian(sde, torch.zeros(1).double(), isotropic(std**2))
+    model = Gaussian(sde, torch.zeros(1).double(), Covariance.isotropic(std**2))
     layout = Pixels(levels, "edges")
     at = sde.at(1e-5)
     spread = math.sqrt(at.alpha**2 * std**2 + at.sigma**2)
@@ -109,7 +109,7 @@ def test_the_bound_lies_above_the_exact_bits_and_below_it_plus_the_gap() -> None
 
 def test_draws_are_averaged_in_log_space_and_depend_on_the_seed_alone() -> None:
     sde = VPSDE(t_min=1e-5)
-    model = Gaussian(sde, torch.zeros(2, 2).double(), isotropic(0.2))
+    model = Gaussian(sde, torch.zeros(2, 2).double(), Covariance.isotropic(0.2))
     images = integers(16, 4, 2, 2)
     settings = {"levels": 16, "method": TIGHT, "divergence": Exact(), "prior": model}
     many = bits_per_dim(model, images, dequantize=Uniform(draws=3), seeds=[4, 5, 6, 7], **settings)
@@ -128,7 +128,7 @@ def test_draws_are_averaged_in_log_space_and_depend_on_the_seed_alone() -> None:
 
 
 def test_without_noise_it_is_the_density_at_the_middle_of_the_bin() -> None:
-    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = integers(256, 4, 3)
     got = bits_per_dim(
         model, images, dequantize=NoDequantization(), method=TIGHT, divergence=Exact(), prior=model
@@ -158,7 +158,7 @@ def test_the_parts_add_up() -> None:
 def one_pixel(levels: int, std: float, t_min: float):
     """A narrow Gaussian for one pixel, and the exact -log2 P of every level under p_{t_min}."""
     sde = VPSDE(t_min=t_min)
-    model = Gaussian(sde, torch.zeros(1).double(), isotropic(std**2))
+    model = Gaussian(sde, torch.zeros(1).double(), Covariance.isotropic(std**2))
     return model, Pixels(levels, "edges")
 
 
@@ -238,7 +238,7 @@ def test_a_dequantizer_that_leaves_the_bin_is_refused(sample, error, says) -> No
 
 def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
     sde = VPSDE()
-    model = Gaussian(sde, torch.full((3,), 0.5).double(), isotropic(0.3))
+    model = Gaussian(sde, torch.full((3,), 0.5).double(), Covariance.isotropic(0.3))
     frame = Whitened(*model.moments())
     got = bits_per_dim(model, integers(256, 4, 3), divergence=Exact(), frame=frame)
     end = sde.at(sde.t_max)
@@ -251,7 +251,7 @@ def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
 
 
 def test_it_prints_as_a_number_with_its_error() -> None:
-    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3).double(), Covariance.isotropic(0.3))
     got = bits_per_dim(model, integers(256, 8, 3), divergence=Exact(), method=FixedGrid(38))
     assert str(got) == (
         f"{got.mean:.3f} +- {got.stderr:.3f} bits/dim (38 network evaluations a sample)"
@@ -274,7 +274,7 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
         def rows(self, index):
             return self
 
-    model = Gaussian(Poisoned.sde, torch.zeros(3).double(), isotropic(0.3))
+    model = Gaussian(Poisoned.sde, torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = torch.tensor([[10, 20, 30], [255, 3, 4], [100, 100, 100]])
     with pytest.warns(NonFiniteWarning, match="1 of 3 images failed; image 1: "):
         got = bits_per_dim(Poisoned(model), images, divergence=Exact())
@@ -308,7 +308,7 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
     ],
 )
 def test_nonsense_is_refused_with_advice(images, settings, error, says) -> None:
-    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(2).double(), Covariance.isotropic(0.3))
     with pytest.raises(error, match=says):
         bits_per_dim(model, images, **settings)
 
@@ -330,6 +330,6 @@ def test_images_that_a_network_cannot_take_say_what_to_write(shape, hint) -> Non
 
 
 def test_pixels_in_a_row_are_reshaped_to_the_models_own_shape() -> None:
-    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3, 2, 2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-5), torch.zeros(3, 2, 2).double(), Covariance.isotropic(0.3))
     with pytest.raises(ShapeError, match=r"write images\.reshape\(-1, 3, 2, 2\)"):
         bits_per_dim(model, torch.zeros(5, 12, dtype=torch.uint8))

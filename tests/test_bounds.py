@@ -14,11 +14,11 @@ from scoresde import (
     EDMSDE,
     VESDE,
     VPSDE,
+    Covariance,
     DiscreteVPSDE,
     FlowSDE,
     Gaussian,
     cosine_betas,
-    isotropic,
     uniform_lambda,
 )
 from scoresde.errors import ConfigError, DtypeError, ShapeError
@@ -121,7 +121,7 @@ def test_bits_per_dim_of_integers_lie_above_the_exact_ones_by_the_gap() -> None:
     plus the reconstruction, each known.
     """
     sde = VPSDE(t_min=0.02)
-    model = Gaussian(sde, torch.zeros(1).double(), isotropic(0.15**2))
+    model = Gaussian(sde, torch.zeros(1).double(), Covariance.isotropic(0.15**2))
     layout, low = Pixels(8), sde.at(0.02)
     k = torch.tensor([2, 3, 4, 5])
     got = variational_bound(
@@ -261,7 +261,7 @@ def test_learned_variances_lie_between_the_two_and_are_best_where_they_are_right
     KL is, on average over x0, half the log of its ratio to the posterior's.
     """
     sde = DiscreteVPSDE.from_betas(cosine_betas(12, largest=0.9))
-    model = Gaussian(sde, torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(sde, torch.zeros(2).double(), Covariance.isotropic(0.3))
     x0 = model.sample(2000, seed=1)
 
     class Learned:
@@ -347,7 +347,7 @@ def test_the_decoder_is_a_distribution_over_the_integers() -> None:
 
 
 def test_the_reconstruction_is_that_of_the_dequantization() -> None:
-    model = Gaussian(VPSDE(t_min=0.02), torch.zeros(2).double(), isotropic(0.1))
+    model = Gaussian(VPSDE(t_min=0.02), torch.zeros(2).double(), Covariance.isotropic(0.1))
     low, layout = model.sde.at(0.02), Pixels(8)
     k = torch.tensor([[2, 5], [7, 0]])
     got = variational_bound(model, k.repeat(400, 1), pixels=layout, evaluations=1)

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from scoresde import EDMSDE, SDE, VPSDE, DiscreteVPSDE, ScoreModel, linear_betas, scaled
+from scoresde import EDMSDE, SDE, VPSDE, DiscreteVPSDE, ScaledTime, ScoreModel, linear_betas
 from scoresde.errors import CheckpointError, ConfigError
 from scoresde.prediction import PredictsF
 from scoresde.training.checkpoint import (
@@ -38,9 +38,9 @@ def small(sde: SDE | None = None, predicts="v", time="log_rho") -> ScoreModel:
     "model",
     [
         small(),
-        small(EDMSDE(), PredictsF(1.5), scaled(0.25, "log_rho")),
+        small(EDMSDE(), PredictsF(1.5), ScaledTime(0.25, "log_rho")),
         small(DiscreteVPSDE.from_betas(linear_betas(50)), "eps", "index"),
-        small(predicts="x0", time=scaled(999)),
+        small(predicts="x0", time=ScaledTime(999)),
     ],
     ids=["v", "F", "table", "x0"],
 )

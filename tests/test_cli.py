@@ -339,7 +339,7 @@ def test_own_model_file(run, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch, scoresde as sd\n"
         "def make():\n"
-        "    return sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.isotropic(0.25))\n"
+        "    return sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.Covariance.isotropic(0.25))\n"
         "model = make()\n"
         "number = 3\n"
         "class Mine(sd.Solver):\n"
@@ -369,7 +369,7 @@ def test_own_model_file(run, tmp_path):
 def test_a_process_is_for_closed_forms(run, tmp_path):
     (tmp_path / "fixed.py").write_text(
         "import torch, scoresde as sd\n"
-        "model = sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.isotropic(0.25))\n"
+        "model = sd.Gaussian(sd.VPSDE(), torch.zeros(3), sd.Covariance.isotropic(0.25))\n"
     )
     for command in ("sample", "bench"):
         code, _, error = run(
@@ -414,7 +414,8 @@ def test_ctrl_c_in_bench_says_how_to_go_on(run, tmp_path, monkeypatch):
 def test_nll_is_that_of_the_library(run, tmp_path):
     (tmp_path / "small.py").write_text(
         "import torch, scoresde as sd\n"
-        "model = sd.Gaussian(sd.VPSDE(t_min=1e-5), torch.zeros(1, 2, 2), sd.isotropic(0.1))\n"
+        "data = torch.zeros(1, 2, 2), sd.Covariance.isotropic(0.1)\n"
+        "model = sd.Gaussian(sd.VPSDE(t_min=1e-5), *data)\n"
     )
     images = np.random.default_rng(0).integers(90, 160, (3, 1, 2, 2)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", digits=images)
@@ -440,7 +441,7 @@ def test_nll_is_that_of_the_library(run, tmp_path):
     per_image = np.load(out / "per_image.npz")["bits_per_dim"]
     # The truth: a Gaussian's own log-density at t_min, at the draws that the library takes.
     sde = sd.VPSDE(t_min=1e-5)
-    model = sd.Gaussian(sde, torch.zeros(1, 2, 2), sd.isotropic(0.1))
+    model = sd.Gaussian(sde, torch.zeros(1, 2, 2), sd.Covariance.isotropic(0.1))
     middle = torch.from_numpy(images[:2]).double().add(0.5).div(128).sub(1)
     truth = -model.log_prob(middle, 1e-5) / (4 * np.log(2)) - np.log2(2 / 256)
     # Within a bin, u^2 / 2 s^2 changes by at most |x| width / (2 s^2) + ..., about 0.01 bits/dim.
@@ -454,7 +455,7 @@ def test_a_coarse_likelihood_names_the_options_that_mend_it(run, tmp_path):
     (tmp_path / "wide.py").write_text(
         "import torch, scoresde as sd\n"
         "means = torch.linspace(-0.8, 0.8, 12).repeat(12, 1).double() * torch.eye(12)\n"
-        "model = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.isotropic(1e-4))\n"
+        "model = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.Covariance.isotropic(1e-4))\n"
     )
     np.save(
         tmp_path / "x.npy", np.full((3, 12), 128, np.uint8) + np.arange(3, dtype=np.uint8)[:, None]

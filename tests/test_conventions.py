@@ -17,12 +17,12 @@ from scoresde import (
     CosineVPSDE,
     DiscreteVPSDE,
     FlowSDE,
+    IndexTime,
     PredictsF,
+    ScaledTime,
     ScoreModel,
     SubVPSDE,
-    index,
     linear_betas,
-    scaled,
 )
 from scoresde.errors import ConfigError, ShapeError
 
@@ -113,7 +113,9 @@ ROWS = {
     "improved-diffusion": ScoreModel(
         improved_diffusion, TABLE, predicts="eps", output=lambda out: out[:, :2]
     ),
-    "embedding table": ScoreModel(embedding_table, TABLE, predicts="eps", time=index(1000, 999.0)),
+    "embedding table": ScoreModel(
+        embedding_table, TABLE, predicts="eps", time=IndexTime(1000, 999.0)
+    ),
     "embedding table by name": ScoreModel(embedding_table, TABLE, predicts="eps", time="index"),
     "denoising-diffusion-pytorch": ScoreModel.from_betas(
         denoising_diffusion_pytorch, BETAS, predicts="v"
@@ -122,13 +124,13 @@ ROWS = {
         score_sde(lambda log_mean: (1 - (2 * log_mean).exp()).sqrt()),
         VPSDE(),
         predicts="eps",
-        time=scaled(999),
+        time=ScaledTime(999),
     ),
     "score_sde sub-VP": ScoreModel(
         score_sde(lambda log_mean: 1 - (2 * log_mean).exp()),
         SubVPSDE(),
         predicts="eps",
-        time=scaled(999),
+        time=ScaledTime(999),
     ),
     "score_sde VE": ScoreModel(score_sde_ve, VESDE(0.01, 50.0), predicts="score", time="sigma"),
     "EDM": ScoreModel(edm, EDMSDE(), predicts="x0", time="sigma"),
@@ -141,8 +143,8 @@ ROWS = {
         time=lambda knot: 1 - knot.t,
         output=lambda out: -out,
     ),
-    "rectified flow": ScoreModel(rectified_1000, FlowSDE(), predicts="flow", time=scaled(1000)),
-    "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=scaled(2, "lam")),
+    "rectified flow": ScoreModel(rectified_1000, FlowSDE(), predicts="flow", time=ScaledTime(1000)),
+    "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=ScaledTime(2, "lam")),
 }
 
 
@@ -171,6 +173,6 @@ def test_times_that_would_broadcast_along_another_axis_are_refused(shape):
 
 
 def test_an_index_that_runs_past_its_table_is_refused():
-    """index(1000) is for t in (0, 1): with a table's own indices it would be told 998001."""
+    """IndexTime(1000) is for t in (0, 1): with a table's own indices it would be told 998001."""
     with pytest.raises(ConfigError, match="time='index'"):
-        ScoreModel(embedding_table, TABLE, time=index(1000))
+        ScoreModel(embedding_table, TABLE, time=IndexTime(1000))

@@ -13,11 +13,11 @@ from support import PROCESSES, gaussian, randn
 from scoresde import (
     DDIM,
     VPSDE,
+    Covariance,
     EulerMaruyama,
     FlowSDE,
     Gaussian,
     Heun,
-    isotropic,
     karras,
     sample,
     uniform_t,
@@ -76,7 +76,7 @@ def test_a_table_costs_no_order(process):
 def test_from_the_very_end_where_there_is_no_signal(process):
     """The whole of time, the last sliver of signal included: no error is left behind."""
     sde = FlowSDE() if process == "flow" else PROCESSES[process]
-    model = Gaussian(sde, 0.3 * torch.ones(3, dtype=torch.float64), isotropic(0.3))
+    model = Gaussian(sde, 0.3 * torch.ones(3, dtype=torch.float64), Covariance.isotropic(0.3))
     errors = []
     for n in (50, 100, 200):
         grid = karras(sde, n)

@@ -20,13 +20,13 @@ import scoresde.solvers
 from scoresde import (
     DDIM,
     VPSDE,
+    Covariance,
     EulerMaruyama,
     Gaussian,
     Heun,
     SampleSeeds,
     ScoreModel,
     from_times,
-    isotropic,
     iterate,
     karras,
     leading,
@@ -185,7 +185,7 @@ def test_errors_fall_smoothly_whatever_n_is():
 def test_nothing_is_clipped():
     """Data far outside (-1, 1) come out where they should."""
     sde = VPSDE()
-    model = Gaussian(sde, torch.tensor([40.0, -70.0]), isotropic(0.5))
+    model = Gaussian(sde, torch.tensor([40.0, -70.0]), Covariance.isotropic(0.5))
     out = sample(model, DDIM(), karras(sde, 60), shape=(400, 2), seeds=1).x
     torch.testing.assert_close(out.mean(0).double(), model.means[0], rtol=0.02, atol=0.3)
 

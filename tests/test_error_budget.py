@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import gaussian, generator
 
-from scoresde import VPSDE, Gaussian, ScoreModel, isotropic
+from scoresde import VPSDE, Covariance, Gaussian, ScoreModel
 from scoresde.likelihood import (
     AccuracyWarning,
     Exact,
@@ -41,7 +41,7 @@ def test_truncation_is_the_first_order_of_the_change_to_noise_zero() -> None:
 
 
 def test_truncation_is_reported_where_the_state_is_clean_data() -> None:
-    model = Gaussian(SDE, torch.zeros(4).double(), isotropic(0.05))
+    model = Gaussian(SDE, torch.zeros(4).double(), Covariance.isotropic(0.05))
     images = torch.randint(0, 64, (12, 4), generator=generator())
     settings = {"levels": 64, "divergence": Exact(), "method": FixedGrid(21)}
     clean = bits_per_dim(model, images, t_min=1e-3, **settings, dequantize=NoDequantization())
@@ -68,7 +68,7 @@ def test_the_gap_of_the_bound_is_found_from_the_variance_of_the_draws(divergence
     formula's own error 2 %.
     """
     std, levels = 0.15, 16
-    model = Gaussian(SDE, torch.zeros(16).double(), isotropic(std**2))
+    model = Gaussian(SDE, torch.zeros(16).double(), Covariance.isotropic(std**2))
     x = model.sample(400, seed=1)
     images = ((x.clamp(-0.99, 0.99) + 1) * levels / 2).floor().long()
     got = bits_per_dim(
@@ -83,7 +83,7 @@ def test_the_gap_of_the_bound_is_found_from_the_variance_of_the_draws(divergence
 
 
 def test_what_is_not_known_is_nan() -> None:
-    model = Gaussian(SDE, torch.zeros(4).double(), isotropic(0.05))
+    model = Gaussian(SDE, torch.zeros(4).double(), Covariance.isotropic(0.05))
     images = torch.randint(0, 64, (6, 4), generator=generator())
     parts = bits_per_dim(
         model, images, levels=64, divergence=Hutchinson(1), method=FixedGrid(21)
@@ -114,7 +114,7 @@ def test_an_integration_that_is_too_coarse_is_printed_and_warned_of() -> None:
 
 def test_images_below_zero_bits_are_warned_of() -> None:
     """A network that claims an impossible density: every image at a few levels, far too sharp."""
-    model = Gaussian(SDE, torch.full((4,), -0.875).double(), isotropic(1e-6))
+    model = Gaussian(SDE, torch.full((4,), -0.875).double(), Covariance.isotropic(1e-6))
     images = torch.zeros(3, 4, dtype=torch.uint8)
     with pytest.warns(AccuracyWarning, match="3 of 3 images lie below 0 bits/dim"):
         bits_per_dim(
@@ -124,7 +124,7 @@ def test_images_below_zero_bits_are_warned_of() -> None:
 
 
 def test_small_standard_errors_keep_their_digits() -> None:
-    model = Gaussian(SDE, torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(SDE, torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = torch.full((4, 2), 128, dtype=torch.uint8)
     got = bits_per_dim(model, images, divergence=Exact(), method=FixedGrid(41))
     assert 0 < got.stderr < 1e-3

@@ -7,12 +7,12 @@ from torch import nn
 
 from scoresde._internal.counted import Counted
 from scoresde.errors import ConfigError, ShapeError
-from scoresde.exact.mixtures import Gaussian, GaussianMixture, isotropic
+from scoresde.exact.mixtures import Covariance, Gaussian, GaussianMixture
 from scoresde.grid import uniform_lambda
 from scoresde.guidance import CFG
 from scoresde.likelihood import Exact as Exactly
 from scoresde.likelihood import log_likelihood
-from scoresde.model import Predictor, ScoreModel, shared
+from scoresde.model import Predictor, ScoreModel, Shared
 from scoresde.ode import TorchDiffEq
 from scoresde.prediction import parametrization
 from scoresde.sampling.run import sample
@@ -22,9 +22,9 @@ from scoresde.solvers import DDIM
 SDE = VPSDE()
 MEANS = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.2, -1.0], [-1.2, -0.4]], dtype=torch.float64)
 CLASSES = [  # two classes of two components each, then all four: the model without a condition
-    GaussianMixture(SDE, MEANS[:2], isotropic(0.04)),
-    GaussianMixture(SDE, MEANS[2:], isotropic(0.09)),
-    GaussianMixture(SDE, MEANS, isotropic([0.04, 0.04, 0.09, 0.09])),
+    GaussianMixture(SDE, MEANS[:2], Covariance.isotropic(0.04)),
+    GaussianMixture(SDE, MEANS[2:], Covariance.isotropic(0.09)),
+    GaussianMixture(SDE, MEANS, Covariance.isotropic([0.04, 0.04, 0.09, 0.09])),
 ]
 NONE = 2
 LABELS = torch.tensor([0, 1, 1, 0, 1])
@@ -101,7 +101,7 @@ def test_one_call_of_two_batches_or_two_calls():
 def test_equal_variances_make_a_gaussian_with_its_mean_moved():
     """Where all covariances agree, the guided model is a Gaussian at mu_u + w (mu_c - mu_u)."""
     means = MEANS[:3]
-    models = [Gaussian(SDE, mean, isotropic(0.05)) for mean in means]
+    models = [Gaussian(SDE, mean, Covariance.isotropic(0.05)) for mean in means]
     model = ScoreModel(Exact("eps", models), SDE, time="t")
     moved = means[NONE] + 3.0 * (means[:2] - means[NONE])
     grid = uniform_lambda(SDE, 12)
@@ -111,7 +111,9 @@ def test_equal_variances_make_a_gaussian_with_its_mean_moved():
         got = sample(cfg, DDIM(), grid, x=x)
         assert got.nfe == 2 * grid.steps
         for label in (0, 1):
-            want = sample(Gaussian(SDE, moved[label], isotropic(0.05)), DDIM(), grid, x=x)
+            want = sample(
+                Gaussian(SDE, moved[label], Covariance.isotropic(0.05)), DDIM(), grid, x=x
+            )
             rows = label == LABELS
             assert torch.allclose(got.x[rows], want.x[rows], rtol=0, atol=1e-12)
 
@@ -120,11 +122,11 @@ def test_likelihood_is_that_of_the_guided_flow():
     """With equal covariances the guided flow carries the Gaussian at the moved mean."""
     sde = VPSDE(t_min=0.05)
     means = MEANS[:3]
-    models = [Gaussian(sde, mean, isotropic(0.05)) for mean in means]
+    models = [Gaussian(sde, mean, Covariance.isotropic(0.05)) for mean in means]
     model = ScoreModel(Exact("eps", models), sde, time="t")
     labels = torch.zeros(2, dtype=torch.long)
     cfg = CFG(model, cond={"y": labels}, uncond={"y": NONE}, scale=2.0)
-    moved = Gaussian(sde, 2.0 * means[0] - means[NONE], isotropic(0.05))
+    moved = Gaussian(sde, 2.0 * means[0] - means[NONE], Covariance.isotropic(0.05))
     x = moved.sample(2, sde.t_min)
     tight = TorchDiffEq(rtol=1e-6, atol=1e-6)
     found = log_likelihood(cfg, x, method=tight, divergence=Exactly(), prior=moved)
@@ -154,11 +156,11 @@ def test_shared_conditions_stay_whole_in_one_call():
             return table[y].to(x.dtype)
 
     table = torch.randn(7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    model = ScoreModel(Table(), SDE, time="t").bind(table=shared(table))
+    model = ScoreModel(Table(), SDE, time="t").bind(table=Shared(table))
     cfg = CFG(model, cond={"y": LABELS}, uncond={"y": np.array([6] * 5)}, scale=2.0)
     want = table[6] + 2.0 * (table[LABELS] - table[6])
     assert torch.allclose(cfg(states(), SDE.at(0.5)).raw, want, atol=1e-15)
-    same = {"table": shared(table)}
+    same = {"table": Shared(table)}
     cfg = CFG(model, cond=dict(y=LABELS, **same), uncond={"y": 6}, scale=2.0, batched=False)
     assert torch.allclose(cfg(states(), SDE.at(0.5)).raw, want, atol=1e-15)
 
@@ -178,7 +180,7 @@ def test_two_predictors_that_predict_differently():
 
 def test_guides_from_a_start_without_signal():
     sde = FlowSDE()
-    models = [GaussianMixture(sde, MEANS[i : i + 1], isotropic(0.05)) for i in range(3)]
+    models = [GaussianMixture(sde, MEANS[i : i + 1], Covariance.isotropic(0.05)) for i in range(3)]
     model = ScoreModel(Exact("flow", models), sde, predicts="flow")
     cfg = CFG(model, cond={"y": LABELS}, uncond={"y": NONE}, scale=2.0)
     x0 = cfg(states(), sde.at(1.0)).x0
@@ -213,4 +215,4 @@ def test_errors_say_what_to_write():
     with pytest.raises(ShapeError, match="are 5 rows, the state has 4"):
         guided()(states(4), SDE.at(0.5))
     with pytest.raises(ConfigError, match="one process"):
-        CFG.pair(CLASSES[0], Gaussian(FlowSDE(), MEANS[0], isotropic(1.0)), scale=2.0)
+        CFG.pair(CLASSES[0], Gaussian(FlowSDE(), MEANS[0], Covariance.isotropic(1.0)), scale=2.0)

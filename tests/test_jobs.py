@@ -20,7 +20,7 @@ SDE = sd.VPSDE()
 
 def mixture(shift: float = 0.0) -> sd.GaussianMixture:
     means = torch.tensor([[-1.0 + shift, 0.5], [1.0, -0.5]])
-    return sd.GaussianMixture(SDE, means, sd.isotropic(0.04))
+    return sd.GaussianMixture(SDE, means, sd.Covariance.isotropic(0.04))
 
 
 class Interrupted(sd.GaussianMixture):
@@ -193,7 +193,7 @@ def test_fingerprint_is_content():
         model(1),
         model(sde=sd.VPSDE(t_min=1e-5)),
         model(predicts="v"),
-        model(time=sd.scaled(999)),
+        model(time=sd.ScaledTime(999)),
         model().bind(y=1),
         model().to(torch.float64),
     ]

@@ -11,7 +11,7 @@ import scipy.fft
 import torch
 from support import gaussian, mixture, randn
 
-from scoresde import VPSDE, Gaussian, ScoreModel, load_pretrained, low_rank
+from scoresde import VPSDE, Covariance, Gaussian, ScoreModel, load_pretrained
 from scoresde.errors import ConfigError, NonFiniteError, ShapeError
 from scoresde.exact.problems import digits64, ring8
 from scoresde.likelihood import (
@@ -52,7 +52,7 @@ def frames(model) -> dict:
         "a number": Whitened(0.0, 1.0),
         "diagonal": Whitened(mean, covariance.diagonal().reshape(mean.shape)),
         "full": Whitened(mean, covariance),
-        "low rank": Whitened(mean, low_rank(factors.reshape(1, d, 2), float(values[0]))),
+        "low rank": Whitened(mean, Covariance.low_rank(factors.reshape(1, d, 2), float(values[0]))),
     }
 
 
@@ -396,7 +396,7 @@ def test_a_control_variate_is_taken_where_it_helps() -> None:
     settings = {"method": FixedGrid(31)}
     sde = VPSDE()
     factors = randn(1, 6, 2, seed=3)
-    model = Gaussian(sde, torch.zeros(6).double(), low_rank(factors, 0.1))
+    model = Gaussian(sde, torch.zeros(6).double(), Covariance.low_rank(factors, 0.1))
     frame = Whitened(*model.moments())
     x = model.sample(16, 1e-3, seed=1)
     rule = chosen_control(model, x[:4], frame=frame)
@@ -424,7 +424,7 @@ def test_a_control_variate_is_taken_where_it_helps() -> None:
     assert abs(float(got.nats.mean() - exact)) < 4 * spread / math.sqrt(300)
     assert float(got.stderr.square().mean()) / spread**2 == pytest.approx(1.0, abs=0.25)
 
-    strange = Whitened(torch.zeros(6), low_rank(randn(1, 6, 2, seed=9), 0.1))
+    strange = Whitened(torch.zeros(6), Covariance.low_rank(randn(1, 6, 2, seed=9), 0.1))
     diagonal = ScoreModel(lambda x, t: torch.tanh(x), sde, time="t")
     assert chosen_control(diagonal, x[:4], frame=strange).control == 0.0
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scoresde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, Gaussian, Knot, SubVPSDE
 from scoresde.errors import ConfigError, DtypeError, ShapeError, ZeroSNRError
-from scoresde.exact.mixtures import isotropic
+from scoresde.exact.mixtures import Covariance
 from scoresde.prediction import Prediction, PredictsF, parametrization
 from scoresde.training.losses import (
     Likelihood,
@@ -43,7 +43,9 @@ MEAN, STD, OFF = 0.7, 0.6, 0.5  # of the data, and how far off the wrong model's
 
 
 def gaussian(sde: SDE, mean: float = MEAN, dim: int = 3) -> Gaussian:
-    return Gaussian(sde, torch.full((dim,), mean, dtype=torch.float64), isotropic(STD**2))
+    return Gaussian(
+        sde, torch.full((dim,), mean, dtype=torch.float64), Covariance.isotropic(STD**2)
+    )
 
 
 def data(n: int, dim: int = 3, seed: int = 1) -> Tensor:
@@ -259,7 +261,9 @@ def test_same_generator_same_loss_and_the_global_one_is_left_alone() -> None:
 def test_times_do_not_broadcast_over_an_axis_of_the_batch_size() -> None:
     """B = W = 4: each image must meet its own time."""
     x0 = data(4 * 16, dim=1).reshape(4, 1, 4, 4)
-    model = Gaussian(VP, torch.full((1, 4, 4), MEAN, dtype=torch.float64), isotropic(STD**2))
+    model = Gaussian(
+        VP, torch.full((1, 4, 4), MEAN, dtype=torch.float64), Covariance.isotropic(STD**2)
+    )
     g = torch.Generator().manual_seed(9)
     whole = score_matching_loss(model, x0, generator=g, stratified=False)
     g = torch.Generator().manual_seed(9)

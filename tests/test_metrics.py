@@ -111,7 +111,7 @@ def test_frechet_distance_is_that_of_the_moments():
 
 def test_nll_gap_of_a_sample_that_is_too_narrow():
     sde = sd.VPSDE()
-    model = sd.Gaussian(sde, torch.zeros(4), sd.isotropic(1.0))
+    model = sd.Gaussian(sde, torch.zeros(4), sd.Covariance.isotropic(1.0))
     truth = model.sample(4000, seed=1)
     gap = NLLGap(lambda x: model.log_prob(x, sde.clean), truth)
     # E[x^2] / 2 falls from 1/2 to 1/8 a dimension when the samples shrink by half.
@@ -121,7 +121,7 @@ def test_nll_gap_of_a_sample_that_is_too_narrow():
 
 def test_nll_gap_of_equal_laws_covers_zero_as_often_as_it_says():
     sde = sd.VPSDE()
-    model = sd.Gaussian(sde, torch.zeros(2), sd.isotropic(1.0))
+    model = sd.Gaussian(sde, torch.zeros(2), sd.Covariance.isotropic(1.0))
     hits = 0
     for k in range(200):  # as many true samples as others: without their noise it would be 0.83
         gap = NLLGap(lambda x: model.log_prob(x, sde.clean), model.sample(300, seed=2 * k))
@@ -300,7 +300,7 @@ def test_coverage_of_equal_laws_is_its_expectation():
 
 def test_mode_weights_are_the_total_variation_of_the_shares():
     means = torch.tensor([[-5.0], [0.0], [5.0]], dtype=torch.float64)
-    mixture = sd.GaussianMixture(sd.VPSDE(), means, sd.isotropic(0.01), [0.5, 0.3, 0.2])
+    mixture = sd.GaussianMixture(sd.VPSDE(), means, sd.Covariance.isotropic(0.01), [0.5, 0.3, 0.2])
     x = means.repeat_interleave(torch.tensor([7, 2, 1]), 0)
     assert ModeWeights(mixture)(x).value == pytest.approx(0.2, abs=1e-9)
     assert ModeWeights(mixture)(mixture.sample(4000, seed=0)).value < 0.03

@@ -15,12 +15,12 @@ from scoresde import (
     DiscreteVPSDE,
     FlowSDE,
     GaussianMixture,
+    IndexTime,
     Predictor,
+    ScaledTime,
     ScoreModel,
-    index,
+    Shared,
     linear_betas,
-    scaled,
-    shared,
 )
 from scoresde.errors import ConfigError, DtypeError, ShapeError, ZeroSNRError
 from scoresde.prediction import parametrization
@@ -51,10 +51,10 @@ def _told(sde, time, knot):
     ("sde", "time", "t", "told"),
     [
         (VPSDE(), "t", 0.25, 0.25),
-        (VPSDE(), scaled(999), 0.25, 249.75),
+        (VPSDE(), ScaledTime(999), 0.25, 249.75),
         (VPSDE(), "index", 0.25, 250),
-        (VPSDE(), index(1000), 1.0, 999),
-        (VPSDE(), index(10), 0.49, 4),
+        (VPSDE(), IndexTime(1000), 1.0, 999),
+        (VPSDE(), IndexTime(10), 0.49, 4),
         (VPSDE(), lambda knot: 2 * knot.t, 0.25, 0.5),
         (EDMSDE(), "sigma", 7.5, 7.5),
         (EDMSDE(), "log_sigma", 7.5, np.log(7.5)),
@@ -64,10 +64,10 @@ def _told(sde, time, knot):
         (FlowSDE(), None, 0.25, 0.25),
         (FlowSDE(), "rho", 0.25, 1 / 3),
         (FlowSDE(), "lam", 0.25, np.log(3)),
-        (FlowSDE(), scaled(1000), 0.25, 250.0),
+        (FlowSDE(), ScaledTime(1000), 0.25, 250.0),
         (DISCRETE["linear table"], None, 17.3, 17.3),
         (DISCRETE["linear table"], "index", 17.3, 17),
-        (DISCRETE["linear table"], index(1000, 999.0), 17.6, 18),
+        (DISCRETE["linear table"], IndexTime(1000, 999.0), 17.6, 18),
     ],
 )
 def test_the_network_is_told_the_time_as_it_expects(sde, time, t, told):
@@ -85,11 +85,13 @@ def test_each_sample_is_told_its_own_time():
     net, sde = Recorder(), VPSDE()
     x = randn(3, 2, 3)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    ScoreModel(net, sde, time=scaled(999))(x, sde.at(t, like=x))
+    ScoreModel(net, sde, time=ScaledTime(999))(x, sde.at(t, like=x))
     np.testing.assert_allclose(net.seen[0]["time"].numpy(), 999 * t.numpy())
 
 
-@pytest.mark.parametrize("time", [scaled(999.0), scaled(0.25, "log_rho"), index(1000, 999.0)])
+@pytest.mark.parametrize(
+    "time", [ScaledTime(999.0), ScaledTime(0.25, "log_rho"), IndexTime(1000, 999.0)]
+)
 def test_time_conventions_can_be_written_down(time):
     assert from_dict(describe(time)) == time
     assert hash(from_dict(describe(time))) == hash(time)
@@ -104,9 +106,9 @@ def test_a_silent_mistake_about_time_is_impossible():
 def test_a_table_is_told_its_index_and_not_999_of_it():
     sde = DiscreteVPSDE.from_betas(linear_betas())
     with pytest.raises(ConfigError, match=r"up to 998001; write time='t'"):
-        ScoreModel(Recorder(), sde, time=scaled(999))
+        ScoreModel(Recorder(), sde, time=ScaledTime(999))
     recorder = Recorder()
-    ScoreModel(recorder, sde, time=scaled(0.001))(randn(2, 3), sde.at(500.0))
+    ScoreModel(recorder, sde, time=ScaledTime(0.001))(randn(2, 3), sde.at(500.0))
     assert float(recorder.seen[0]["time"][0]) == 0.5
 
 
@@ -179,7 +181,7 @@ def test_conditions_follow_their_rows():
     net = Recorder()
     table = torch.arange(12.0).reshape(4, 3)
     model = ScoreModel(net, VPSDE(), time="t").bind(
-        y=torch.tensor([10, 11, 12]), z=np.array([0.0, 1.0, 2.0]), table=shared(table), mode="a"
+        y=torch.tensor([10, 11, 12]), z=np.array([0.0, 1.0, 2.0]), table=Shared(table), mode="a"
     )
     knot = VPSDE().at(0.5)
     model(randn(3, 2), knot)
@@ -274,7 +276,7 @@ def _wrap(net, **settings):
         (lambda: _wrap(Recorder(), predicts="noise"), ConfigError, "write predicts='eps'"),
         (lambda: _wrap(Recorder(), time="timestep"), ConfigError, "unknown time convention"),
         (lambda: _wrap(Recorder(), time=3), ConfigError, "function of a Knot"),
-        (lambda: scaled(1.0, "tt"), ConfigError, "did you mean 't'"),
+        (lambda: ScaledTime(1.0, "tt"), ConfigError, "did you mean 't'"),
         (lambda: describe(lambda k: k.t), ConfigError, "no JSON form"),
         (lambda: from_dict({"times": 3}), ConfigError, "not a description"),
         (lambda: _wrap(Recorder(), predicts="flow"), ConfigError, "write sde=FlowSDE()"),
@@ -291,7 +293,7 @@ def _wrap(net, **settings):
         (
             lambda: _wrap(lambda x, t, y: x).bind(y=torch.arange(3))(randn(2, 3), KNOT),
             ShapeError,
-            "bind(y=shared(...))",
+            "bind(y=Shared(...))",
         ),
         (
             lambda: _wrap(lambda x, t, y: x).bind(y=torch.tensor(1.0))(randn(2, 3), KNOT),

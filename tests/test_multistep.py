@@ -18,11 +18,11 @@ from scoresde import (
     DDIM,
     EDMSDE,
     VPSDE,
+    Covariance,
     FlowSDE,
     Gaussian,
     Grid,
     ScoreModel,
-    diagonal,
     iterate,
     sample,
     uniform_lambda,
@@ -30,7 +30,7 @@ from scoresde import (
 )
 from scoresde.axis import Focus
 from scoresde.errors import ConfigError
-from scoresde.exact.mixtures import GaussianMixture, isotropic
+from scoresde.exact.mixtures import GaussianMixture
 from scoresde.grid import focused, from_lambdas, karras
 from scoresde.noise import BatchSeed
 from scoresde.solvers import evaluations
@@ -284,7 +284,7 @@ def test_sigma_data_is_a_unit_of_length(start, tau):
     for unit in (1.0, d):
         sde = EDMSDE(t_min=0.02 / unit, t_max=80.0 / unit)
         means = torch.tensor([[0.5, 0.1], [-0.7, 0.4]], dtype=torch.float64) / unit
-        model = GaussianMixture(sde, means, isotropic(0.04 / unit**2))
+        model = GaussianMixture(sde, means, Covariance.isotropic(0.04 / unit**2))
         solver = ExponentialMultistep(
             3, "v", "lambda", corrector=2, start=start, sigma_data=d / unit, tau=tau
         )
@@ -374,7 +374,7 @@ def test_low_precision_stays_at_its_own_round_off(dtype):
 def test_noise_leaves_the_law_of_the_data(solver):
     """Variances within 4 standard errors of 20,000 samples, plus 1% for the step size."""
     variances = torch.tensor([[0.3, 0.05]], dtype=torch.float64)
-    model = Gaussian(VPSDE(), torch.tensor([0.3, -0.5]), diagonal(variances))
+    model = Gaussian(VPSDE(), torch.tensor([0.3, -0.5]), Covariance.diagonal(variances))
     n = 20_000
     x = sample(model, solver, uniform_lambda(model.sde, 120), shape=(n, 2), seeds=3).x.double()
     ratio = x.var(0) / variances[0]

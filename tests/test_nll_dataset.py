@@ -14,7 +14,7 @@ import pytest
 import torch
 from support import generator
 
-from scoresde import VPSDE, Gaussian, isotropic
+from scoresde import VPSDE, Covariance, Gaussian
 from scoresde.errors import CheckpointError, ConfigError
 from scoresde.likelihood import (
     Exact,
@@ -49,7 +49,7 @@ class Interrupted(Gaussian):
 def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
     images = integers(16, 10, 2)
     settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
-    model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     part = tmp_path / "part"
     model.left[0] = 16  # the pilot takes 1, the first batch 9
@@ -67,7 +67,7 @@ def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
 
 
 def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
-    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 6, 2)
     settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
     nll_dataset(model, images, tmp_path, **settings)
@@ -80,7 +80,7 @@ def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
 
 
 def test_a_job_stops_early_at_its_target(tmp_path) -> None:
-    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 100, 2)
     settings = {"levels": 16, "batch": 10, "method": FixedGrid(9)}
     got = nll_dataset(model, images, tmp_path, target=10.0, **settings)
@@ -102,7 +102,7 @@ class Counted(Gaussian):
 
 def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_path) -> None:
     """SIGKILL, which no program can answer, over and over until the job is done."""
-    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), isotropic(0.3))
+    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = integers(16, 22, 3)
     settings = {"levels": 16, "batch": 4, "nodes": 7, "divergence": Hutchinson(2)}
     Counted.tally[0] = tmp_path / "once"
@@ -137,7 +137,7 @@ def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_p
 
 
 def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
-    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), isotropic(0.3))
+    model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     Counted.tally[0] = tmp_path / "tally"
     images = integers(16, 12, 3)
     settings = {"levels": 16, "batch": 6, "nodes": 9, "divergence": Exact()}
@@ -161,7 +161,7 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
 
 def test_values_of_each_image_as_parquet(tmp_path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
-    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
         model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), table="parquet"
     )
@@ -173,7 +173,7 @@ def test_values_of_each_image_as_parquet(tmp_path) -> None:
 
 
 def test_the_summary_is_strict_json_and_keeps_notes(tmp_path) -> None:
-    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), isotropic(0.3))
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
         model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), notes={"data": "mine"}
     )

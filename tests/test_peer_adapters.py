@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import DDIM, VPSDE, Gaussian, isotropic, sample, uniform_t
+from scoresde import DDIM, VPSDE, Covariance, Gaussian, sample, uniform_t
 from scoresde.exact.problems import ring8
 
 pytest.importorskip("diffusers")
@@ -130,7 +130,7 @@ def test_the_likelihood_baseline_on_a_gaussian():
     mean = torch.zeros(
         2, dtype=torch.float64
     )  # where alpha is not quite 0, N(0, I) has no place for one
-    model = Gaussian(VPSDE(t_min=1e-5), mean, isotropic(0.25))
+    model = Gaussian(VPSDE(t_min=1e-5), mean, Covariance.isotropic(0.25))
     x = model.sample(8, 1e-5, seed=1)
     nats, cost = baseline.score_sde_log_likelihood(model, x)
     assert float((nats - model.log_prob(x, 1e-5)).abs().max()) < 5e-4

@@ -18,11 +18,11 @@ import torch
 from scoresde import (
     DDIM,
     SDE,
+    Covariance,
     DiscreteVPSDE,
     GaussianMixture,
     Predrawn,
     from_times,
-    isotropic,
     iterate,
     sample,
     trailing,
@@ -50,7 +50,7 @@ N, STEPS = 1000, 20
 
 def mixture(sde):
     means = torch.tensor([[1.0, -0.5], [-0.8, 0.9], [0.1, 0.4]], dtype=torch.float64)
-    return GaussianMixture(sde, means, isotropic([0.02, 0.1, 0.05]), [0.5, 0.2, 0.3])
+    return GaussianMixture(sde, means, Covariance.isotropic([0.02, 0.1, 0.05]), [0.5, 0.2, 0.3])
 
 
 def start(x_scale=1.0):

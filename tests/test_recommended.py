@@ -14,7 +14,7 @@ from scoresde.axis import Focus
 from scoresde.bench.properties import refreshed
 from scoresde.errors import ConfigError
 from scoresde.exact import problems
-from scoresde.exact.mixtures import GaussianMixture, isotropic
+from scoresde.exact.mixtures import Covariance, GaussianMixture
 from scoresde.grid import focused, power
 from scoresde.metrics import EnergyDistance
 from scoresde.sampling import recommended
@@ -129,7 +129,7 @@ def test_a_unit_of_the_data_is_a_unit_of_everything(ring):
     for unit in (1.0, 2.0):
         sde = EDMSDE(t_min=1e-4 * unit, t_max=80.0 * unit)
         means = unit * torch.tensor([[0.5, 0.1], [-0.7, 0.4]], dtype=torch.float64)
-        model = GaussianMixture(sde, means, isotropic(0.04 * unit**2))
+        model = GaussianMixture(sde, means, Covariance.isotropic(0.04 * unit**2))
         for nfe in (10, 20):
             plan = recommended(sde, nfe, data_std=0.5 * unit)
             runs.append(sample(model, *plan, x=80.0 * unit * x).x / unit)

@@ -16,6 +16,7 @@ from scoresde import (
     VPSDE,
     BatchSeed,
     BrownianPath,
+    Covariance,
     EulerMaruyama,
     FlowSDE,
     Gaussian,
@@ -24,7 +25,6 @@ from scoresde import (
     SampleSeeds,
     ScoreModel,
     from_times,
-    isotropic,
     iterate,
     karras,
     sample,
@@ -217,7 +217,7 @@ def test_any_shape_any_batch(event, batch):
     if event == ():  # a bare (B,) of scalars
         model = ScoreModel(lambda x, t: 0.5 * x, SDE, time="t")
     else:
-        model = Gaussian(SDE, 0.3 * torch.ones(event), isotropic(0.2))
+        model = Gaussian(SDE, 0.3 * torch.ones(event), Covariance.isotropic(0.2))
     everyone = sample(model, EulerMaruyama(), GRID, shape=(3, *event), seeds=range(3)).x
     out = sample(model, EulerMaruyama(), GRID, shape=(batch, *event), seeds=range(batch))
     assert out.x.shape == (batch, *event)
@@ -342,7 +342,7 @@ def test_evaluations_of_single_samples():
 def test_a_run_may_start_where_there_is_no_signal(solver):
     """At alpha = 0 x0 is the mean of the data; a first step from there is exact in law."""
     sde = FlowSDE()
-    model = Gaussian(sde, torch.tensor([0.7]), isotropic(0.2))
+    model = Gaussian(sde, torch.tensor([0.7]), Covariance.isotropic(0.2))
     grid = from_times(sde, [1.0, 0.9], clean=False)
     out = sample(model, solver, grid, shape=(20_000, 1), dtype=torch.float64, seeds=1).x
     knot = sde.at(0.9)
@@ -368,7 +368,7 @@ def test_a_solver_is_handed_its_own_steps_alone():
 
     sde = FlowSDE()
     grid = from_times(sde, [1.0, 0.8, 0.5, 0.1])
-    model = Gaussian(sde, torch.tensor([0.7]), isotropic(0.2))
+    model = Gaussian(sde, torch.tensor([0.7]), Covariance.isotropic(0.2))
     for final, own, cost in (
         ("solver", grid.knots[1:], 6),
         ("none", grid.knots[1:-1], 5),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import CONTINUOUS, gaussian, mixture, randn
 
-from scoresde import EDMSDE, VPSDE, FlowSDE, Gaussian, diagonal, karras, sample, uniform_lambda
+from scoresde import EDMSDE, VPSDE, Covariance, FlowSDE, Gaussian, karras, sample, uniform_lambda
 from scoresde.errors import ConfigError
 from scoresde.grid import from_lambdas
 from scoresde.solvers import Heun, evaluations
@@ -194,7 +194,7 @@ def test_churn_raises_the_noise_by_what_it_says_and_never_above_the_top():
 def test_churn_leaves_the_law_of_the_data():
     """Variances within 4 standard errors of 20,000 samples, plus 1% for the step size."""
     variances = torch.tensor([[0.3, 0.05]], dtype=torch.float64)
-    model = Gaussian(EDMSDE(), torch.tensor([0.3, -0.5]), diagonal(variances))
+    model = Gaussian(EDMSDE(), torch.tensor([0.3, -0.5]), Covariance.diagonal(variances))
     n = 20_000
     x = sample(model, Heun(s_churn=20.0), karras(model.sde, 60), shape=(n, 2), seeds=1).x.double()
     assert float((x.var(0) / variances[0] - 1).abs().max()) < 4 * math.sqrt(2 / n) + 0.01

@@ -37,7 +37,7 @@ from scoresde import (
     ScoreModel,
 )
 from scoresde.errors import ConfigError
-from scoresde.exact.mixtures import isotropic
+from scoresde.exact.mixtures import Covariance
 from scoresde.grid import karras, uniform_lambda, uniform_t
 from scoresde.sampling.run import sample
 from scoresde.solvers import evaluations
@@ -75,7 +75,7 @@ ALL = [
 
 def mixture(sde):
     means = torch.tensor([[-1.0], [0.2], [1.3]], dtype=torch.float64)
-    return GaussianMixture(sde, means, isotropic([0.04, 0.09, 0.02]), [0.5, 0.3, 0.2])
+    return GaussianMixture(sde, means, Covariance.isotropic([0.04, 0.09, 0.02]), [0.5, 0.3, 0.2])
 
 
 def rms(x):

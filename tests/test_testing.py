@@ -14,11 +14,11 @@ from scoresde import (
     DDIM,
     VPSDE,
     BrownianPath,
+    Covariance,
     EulerMaruyama,
     FlowSDE,
     GaussianMixture,
     Heun,
-    diagonal,
     sample,
 )
 from scoresde.errors import ConfigError
@@ -41,7 +41,7 @@ def test_the_exact_model_is_a_gaussian_mixture(process):
     sde = CONTINUOUS[process]
     model = Bimodal(sde)
     means = torch.tensor([[model.low], [model.high]], dtype=torch.float64)
-    spread = diagonal(torch.full((2, 1), model.variance, dtype=torch.float64))
+    spread = Covariance.diagonal(torch.full((2, 1), model.variance, dtype=torch.float64))
     truth = GaussianMixture(sde, means, spread, [model.weight, 1 - model.weight])
     for share in (1e-3, 0.3, 0.9):
         knot = sde.at(max(sde.t_min, share * sde.t_max))

@@ -38,7 +38,7 @@ SDE = sd.VPSDE()
 def model(spread: float = 0.3) -> sd.GaussianMixture:
     # Modes that overlap: no boundary where a few trajectories would rule the error.
     means = torch.tensor([[-0.5, 0.0], [0.5, 0.0]])
-    return sd.GaussianMixture(SDE, means, sd.isotropic(spread**2), [0.4, 0.6])
+    return sd.GaussianMixture(SDE, means, sd.Covariance.isotropic(spread**2), [0.4, 0.6])
 
 
 def prior(count: int, first: int = 9000) -> torch.Tensor:
@@ -146,7 +146,7 @@ def test_file_gives_the_same_grid_and_warns_of_another_owner(tuned, tmp_path):
         load(path, model(0.31))
     with pytest.warns(TunedGridWarning, match="tuned to solver DDIM"):
         assert load(path, model(), sd.EulerMaruyama())[0] == sd.EulerMaruyama()
-    other = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), model().means, sd.isotropic(0.09))
+    other = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), model().means, sd.Covariance.isotropic(0.09))
     with pytest.raises(ConfigError, match="is a grid of"):
         load(path, other)
     path.write_text(json.dumps({"times": [1.0, 0.5]}))
@@ -231,7 +231,7 @@ def test_refinement_finds_the_best_place_of_a_single_knot():
 
 def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     means = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.5, 0.02]])
-    narrow = sd.GaussianMixture(SDE, means, sd.isotropic([0.09, 4e-5, 4e-5]))
+    narrow = sd.GaussianMixture(SDE, means, sd.Covariance.isotropic([0.09, 4e-5, 4e-5]))
     x, _ = fresh(256)
     truth = sd.sample(narrow, nfe=200, x=x).x
     trial = Trial(Metered(narrow), x, truth, torch.ones(len(x)))
@@ -253,9 +253,9 @@ def test_a_mixture_of_low_rank_is_solved_in_its_span(kind):
         for shape in ((3, 2, 20), (3, 40, 2))
     )
     covariance = {
-        "low rank": sd.low_rank(factors, 0.01),
-        "isotropic": sd.isotropic(0.01),
-        "diverse": sd.low_rank(factors, [0.01, 0.01, 0.02]),
+        "low rank": sd.Covariance.low_rank(factors, 0.01),
+        "isotropic": sd.Covariance.isotropic(0.01),
+        "diverse": sd.Covariance.low_rank(factors, [0.01, 0.01, 0.02]),
     }[kind]
     whole = sd.GaussianMixture(SDE, means, covariance, [0.2, 0.5, 0.3])
     x = torch.randn(50, 2, 20, generator=generator, dtype=torch.float64)
@@ -340,7 +340,7 @@ def test_what_cannot_be_tuned(solver, nfe, words):
 def test_the_bound_of_a_gaussian_and_its_best_grid():
     # Data N(0, s^2): x0 has the second moment M = s^4 / (s^2 + rho^2), and the bound is a sum.
     spread, sde = 0.5, sd.EDMSDE(t_min=0.05, t_max=20.0)
-    gaussian = sd.Gaussian(sde, torch.zeros(2), sd.isotropic(spread**2))
+    gaussian = sd.Gaussian(sde, torch.zeros(2), sd.Covariance.isotropic(spread**2))
     generator = torch.Generator().manual_seed(0)
     x = 20.0 * torch.randn(3000, 2, generator=generator, dtype=torch.float64)
     default = sd.uniform_lambda(sde, 6)
@@ -394,14 +394,14 @@ def fan(solver: sd.Solver, grid: sd.Grid, deviation: float) -> float:
     """Deviation of a solver's samples where the network is that of centred Gaussian data: every
     step is linear, so that one start tells it.
     """
-    gaussian = sd.Gaussian(SDE, torch.zeros(1), sd.isotropic(deviation**2))
+    gaussian = sd.Gaussian(SDE, torch.zeros(1), sd.Covariance.isotropic(deviation**2))
     one = torch.ones(1, 1, dtype=torch.float64)
     return float(sd.sample(gaussian, solver, grid, x=one).x) * float(SDE.at(SDE.t_max).sigma)
 
 
 def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     # Data of deviation 0.5 and a network trained, as it were, on data of 0.8.
-    network = sd.Gaussian(SDE, torch.zeros(4), sd.isotropic(0.8**2))
+    network = sd.Gaussian(SDE, torch.zeros(4), sd.Covariance.isotropic(0.8**2))
     true = 0.5 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(3))
     measure = FrechetDistance(true, lambda x: x)
     settings = {"starts": 256, "held_out": 512, "dtype": torch.float64}
@@ -430,13 +430,13 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
 
 
 def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
-    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.isotropic(0.35**2))
+    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.35**2))
     true = 0.5 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(4))
     measure = FrechetDistance(true, lambda x: x)
     free = tune(gaussian, "recommended", 5, starts=128, measure=measure, dtype=torch.float64)
     assert free.solver != sd.recommended(SDE, 5)[0]
     assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.02)
-    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.isotropic(0.8**2))
+    gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.8**2))
     noisy = tune(gaussian, "Ancestral", 12, starts=256, measure=measure, dtype=torch.float64)
     assert noisy.solver == specs.solver("Ancestral")
     x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

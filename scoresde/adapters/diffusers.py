@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError, require, unknown_name
 from ..model import LearnedRange, ScoreModel, WithVariance
 from ..sde import DiscreteVPSDE, FlowSDE
-from ..time_input import TimeInput, scaled
+from ..time_input import ScaledTime, TimeInput
 
 _PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
@@ -110,7 +110,7 @@ def _process(
                 f"{name}(invert_sigmas=True) runs time the other way; write ScoreModel(net, "
                 "FlowSDE(), predicts='flow', time=..., output=...) as the network was trained"
             )
-        return FlowSDE(), "flow", scaled(float(config["num_train_timesteps"]))
+        return FlowSDE(), "flow", ScaledTime(float(config["num_train_timesteps"]))
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None or config.get("timestep_type") == "continuous":
         raise ConfigError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,42 @@ from ..sde import CLEAN, SDE
 from ..sde.knot import Knot
 
 
-class Spectral(NamedTuple):
+class Covariance:
+    """The covariances of K components: make one with `isotropic`, `diagonal`, `full`, `low_rank`.
+
+    All numbers are float64. A single covariance serves all components.
+    """
+
+    @staticmethod
+    def isotropic(variance: float | Sequence[float] | Tensor) -> Spectral:
+        """variance I: one number, or one a component."""
+        ridge = torch.as_tensor(variance, dtype=torch.float64).reshape(-1)
+        empty = ridge.new_zeros(1, 1, 0)
+        return Spectral(empty, empty[:, 0], ridge)
+
+    @staticmethod
+    def diagonal(variances: Tensor) -> Diagonal:
+        """diag(variances), shape (K or 1, *event)."""
+        return Diagonal(torch.as_tensor(variances, dtype=torch.float64))
+
+    @staticmethod
+    def full(matrices: Tensor) -> Spectral:
+        """Any symmetric positive covariance matrices, shape (K or 1, D, D)."""
+        matrices = torch.as_tensor(matrices, dtype=torch.float64)
+        e, u = torch.linalg.eigh(matrices)
+        return Spectral(u, e, e.new_zeros(len(e)))
+
+    @staticmethod
+    def low_rank(factors: Tensor, ridge: float | Sequence[float] | Tensor) -> Spectral:
+        """W W^T + ridge I with factors W of shape (K or 1, D, r)."""
+        factors = torch.as_tensor(factors, dtype=torch.float64)
+        u, root, _ = torch.linalg.svd(factors, full_matrices=False)
+        values = torch.as_tensor(ridge, dtype=torch.float64).reshape(-1)
+        return Spectral(u, root * root, values.expand(len(u)))
+
+
+@dataclass(frozen=True, eq=False)
+class Spectral(Covariance):
     """Covariances U_k diag(e_k) U_k^T + ridge_k I of K components.
 
     Attributes:
@@ -44,37 +80,11 @@ class Spectral(NamedTuple):
     ridge: Tensor
 
 
-class Diagonal(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Diagonal(Covariance):
     """Covariances diag(e_k), with e of shape (K or 1, *event)."""
 
     e: Tensor
-
-
-def isotropic(variance: float | Sequence[float] | Tensor) -> Spectral:
-    """variance I: one number, or one a component."""
-    ridge = torch.as_tensor(variance, dtype=torch.float64).reshape(-1)
-    empty = ridge.new_zeros(1, 1, 0)
-    return Spectral(empty, empty[:, 0], ridge)
-
-
-def diagonal(variances: Tensor) -> Diagonal:
-    """diag(variances), shape (K or 1, *event)."""
-    return Diagonal(torch.as_tensor(variances, dtype=torch.float64))
-
-
-def full(matrices: Tensor) -> Spectral:
-    """Any symmetric positive covariance matrices, shape (K or 1, D, D)."""
-    matrices = torch.as_tensor(matrices, dtype=torch.float64)
-    e, u = torch.linalg.eigh(matrices)
-    return Spectral(u, e, e.new_zeros(len(e)))
-
-
-def low_rank(factors: Tensor, ridge: float | Sequence[float] | Tensor) -> Spectral:
-    """W W^T + ridge I with factors W of shape (K or 1, D, r)."""
-    factors = torch.as_tensor(factors, dtype=torch.float64)
-    u, root, _ = torch.linalg.svd(factors, full_matrices=False)
-    values = torch.as_tensor(ridge, dtype=torch.float64).reshape(-1)
-    return Spectral(u, root * root, values.expand(len(u)))
 
 
 class GaussianMixture:
@@ -85,7 +95,7 @@ class GaussianMixture:
     Args:
         sde: the process.
         means: shape (K, *event).
-        covariance: from `isotropic`, `diagonal`, `full` or `low_rank`.
+        covariance: such as `Covariance.isotropic(0.05)` or `Covariance.full(matrices)`.
         weights: shape (K,), positive; normalised here. Equal by default.
 
     Raises:
@@ -105,8 +115,8 @@ class GaussianMixture:
             raise ShapeError(f"means must have shape (K, *event), got {tuple(means.shape)}")
         if not isinstance(covariance, Spectral | Diagonal):
             raise ConfigError(
-                f"covariance must come from isotropic, diagonal, full or low_rank, got "
-                f"{type(covariance).__name__}; write isotropic(0.05) for 0.05 I"
+                f"covariance must be a Covariance, got {type(covariance).__name__}; write "
+                "Covariance.isotropic(0.05) for 0.05 I"
             )
         k = len(means)
         self._sde = sde
@@ -386,7 +396,8 @@ class _SpectralFamily(_Family):
     def __init__(self, means: Tensor, covariance: Spectral) -> None:
         self.means = means
         k, d = means.shape
-        u, e, ridge = (part.to(means) for part in covariance)
+        parts = covariance.u, covariance.e, covariance.ridge
+        u, e, ridge = (part.to(means) for part in parts)
         r = e.shape[1]
         if (r and u.shape[1] != d) or len(u) not in (1, k) or len(ridge) not in (1, k):
             raise ShapeError(
@@ -407,11 +418,12 @@ class _SpectralFamily(_Family):
     @property
     def covariance(self) -> Spectral:
         if self.e.shape[1] == 0:
-            return isotropic(self.ridge)
+            return Covariance.isotropic(self.ridge)
         return Spectral(self.u, self.e, self.ridge)
 
     def to(self, device: torch.device | str) -> _SpectralFamily:
-        moved = Spectral(*(part.to(device) for part in self.covariance))
+        now = self.covariance
+        moved = Spectral(now.u.to(device), now.e.to(device), now.ridge.to(device))
         return _SpectralFamily(self.means.to(device), moved)
 
     def at(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> _At:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import require
 from ..sde import SDE
-from .mixtures import Gaussian, GaussianMixture, Spectral, full, isotropic, low_rank
+from .mixtures import Covariance, Gaussian, GaussianMixture, Spectral
 
 
 def ring8(sde: SDE, *, deviation: float | None = None, seed: int = 0) -> GaussianMixture:
@@ -26,7 +26,7 @@ def ring8(sde: SDE, *, deviation: float | None = None, seed: int = 0) -> Gaussia
     means = (0.9 + 0.2 * radius) * torch.stack([angles.cos(), angles.sin()], 1)
     weights = torch.rand(8, generator=generator, dtype=torch.float64) + 0.3
     deviation = 0.06 + 0.04 * spread if deviation is None else deviation
-    return GaussianMixture(sde, means, isotropic(deviation**2), weights)
+    return GaussianMixture(sde, means, Covariance.isotropic(deviation**2), weights)
 
 
 def checkerboard(sde: SDE, *, per_side: int = 8, seed: int = 0) -> GaussianMixture:
@@ -45,7 +45,9 @@ def checkerboard(sde: SDE, *, per_side: int = 8, seed: int = 0) -> GaussianMixtu
     rotation = torch.tensor(
         [[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]], dtype=torch.float64
     )
-    return GaussianMixture(sde, centred @ rotation.T, isotropic((0.6 * 0.5 / per_side) ** 2))
+    return GaussianMixture(
+        sde, centred @ rotation.T, Covariance.isotropic((0.6 * 0.5 / per_side) ** 2)
+    )
 
 
 def spiral(sde: SDE, *, components: int = 150, seed: int = 0) -> GaussianMixture:
@@ -60,7 +62,7 @@ def spiral(sde: SDE, *, components: int = 150, seed: int = 0) -> GaussianMixture
     turn = 1.5 * math.pi * (1 + 2 * steps)
     radius = turn / (4.5 * math.pi)
     means = torch.stack([radius * (turn + start).cos(), radius * (turn + start).sin()], 1)
-    return GaussianMixture(sde, means, isotropic(0.03**2))
+    return GaussianMixture(sde, means, Covariance.isotropic(0.03**2))
 
 
 def digits64(sde: SDE, *, components: int = 20, seed: int = 0) -> GaussianMixture:
@@ -71,7 +73,7 @@ def digits64(sde: SDE, *, components: int = 20, seed: int = 0) -> GaussianMixtur
     return GaussianMixture(
         sde,
         torch.from_numpy(fit.means_),
-        full(torch.from_numpy(fit.covariances_)),
+        Covariance.full(torch.from_numpy(fit.covariances_)),
         torch.from_numpy(fit.weights_),
     )
 
@@ -90,7 +92,9 @@ def lowrank3072(
     smooth = torch.nn.functional.avg_pool2d(means.reshape(-1, 3, 32, 32), 5, 1, 2)
     means = smooth * (0.3 / float(smooth.std()))
     weights = torch.rand(components, generator=generator, dtype=torch.float64) + 0.3
-    return GaussianMixture(sde, means, low_rank(columns * spectrum.sqrt(), 1e-3), weights)
+    return GaussianMixture(
+        sde, means, Covariance.low_rank(columns * spectrum.sqrt(), 1e-3), weights
+    )
 
 
 def power_law(sde: SDE, *, dimension: int = 3072, seed: int = 0) -> Gaussian:

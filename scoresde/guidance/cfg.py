@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ShapeError
-from ..model import Predictor, shared
+from ..model import Predictor, Shared
 from ..prediction import Prediction
 from ..scalar import affine
 from ..sde import SDE
@@ -50,7 +50,7 @@ class CFG:
         model: what takes the conditions by `bind`, such as a `ScoreModel`; conditions that both
             sides share may be bound before.
         cond: conditions of the guided side. As in `ScoreModel.bind`, a tensor or array has one
-            row a sample, and `shared(tensor)` belongs to the whole batch.
+            row a sample, and `Shared(tensor)` belongs to the whole batch.
         uncond: conditions of the side without. A number that faces a tensor in `cond` stands
             for a tensor full of it: `cond=dict(y=labels), uncond=dict(y=10)`.
         scale: how far to go from `uncond` (0) to `cond` (1) and beyond.
@@ -206,7 +206,7 @@ def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _same(c: Any, u: Any) -> bool:
-    if isinstance(c, shared) and isinstance(u, shared):
+    if isinstance(c, Shared) and isinstance(u, Shared):
         return c.value is u.value
     return c is u or (isinstance(c, int | float | str) and type(c) is type(u) and c == u)
 
@@ -217,4 +217,4 @@ def _brief(conditions: dict[str, Any], name: str) -> str:
     value = conditions[name]
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return "shared" if isinstance(value, shared) else repr(value)
+    return "shared" if isinstance(value, Shared) else repr(value)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..exact.mixtures import Diagonal, Spectral, diagonal, full, isotropic
+from ..exact.mixtures import Covariance, Diagonal, Spectral
 from ..scalar import Scalar
 from ..sde.knot import Knot
 
@@ -114,7 +114,7 @@ class Whitened(Frame):
     """
 
     def __init__(
-        self, mean: float | Tensor, covariance: Covariance, *, assumed: bool = False
+        self, mean: float | Tensor, covariance: CovarianceLike, *, assumed: bool = False
     ) -> None:
         self.assumed = assumed
         self.mean = torch.as_tensor(mean, dtype=torch.float64)
@@ -218,10 +218,10 @@ def _times(a: float | Tensor, x: Tensor) -> Tensor:
     return (x.flatten(1) * a).reshape(x.shape)
 
 
-Covariance = float | Tensor | Spectral | Diagonal
+CovarianceLike = float | Tensor | Spectral | Diagonal
 
 
-def as_covariance(given: Covariance, mean: Tensor) -> Spectral | Diagonal:
+def as_covariance(given: CovarianceLike, mean: Tensor) -> Spectral | Diagonal:
     """A covariance in one of `scoresde.exact`'s forms.
 
     Raises:
@@ -232,11 +232,11 @@ def as_covariance(given: Covariance, mean: Tensor) -> Spectral | Diagonal:
     value = torch.as_tensor(given, dtype=torch.float64)
     d = mean.numel()
     if value.ndim == 0:
-        return isotropic(value)
+        return Covariance.isotropic(value)
     if value.shape == mean.shape:
-        return diagonal(value[None])
+        return Covariance.diagonal(value[None])
     if value.shape == (d, d):
-        return full(value[None])
+        return Covariance.full(value[None])
     raise ShapeError(
         f"a covariance for a mean of shape {tuple(mean.shape)} must be a number, of that shape, or "
         f"({d}, {d}), got {tuple(value.shape)}"

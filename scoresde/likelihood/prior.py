@@ -20,7 +20,7 @@ from ..errors import ConfigError, ShapeError
 from ..exact.mixtures import Gaussian, GaussianMixture
 from ..sde import SDE
 from ..sde.knot import Knot
-from .frame import Covariance, as_covariance
+from .frame import CovarianceLike, as_covariance
 
 
 class Prior(Protocol):
@@ -41,7 +41,7 @@ class MomentMatched:
     """
 
     mean: Tensor
-    covariance: Covariance
+    covariance: CovarianceLike
 
     def at(self, sde: SDE) -> Gaussian:
         """The data's Gaussian under a process."""

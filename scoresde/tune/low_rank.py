@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..exact.mixtures import GaussianMixture, Spectral, low_rank
+from ..exact.mixtures import Covariance, GaussianMixture, Spectral
 from ..model import Predictor
 
 
@@ -47,7 +47,7 @@ def reduced(model: GaussianMixture) -> tuple[GaussianMixture, Tensor] | None:
     smaller = GaussianMixture(
         model.sde,
         torch.nn.functional.pad(means @ basis, (0, 1)),
-        low_rank(inside, covariance.ridge[0]),
+        Covariance.low_rank(inside, covariance.ridge[0]),
         model.weights,
     )
     return smaller, basis
