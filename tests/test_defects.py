@@ -30,12 +30,12 @@ from scoresde import (
     iterate,
     karras,
     leading,
-    power,
     sample,
     trailing,
     uniform_lambda,
     uniform_t,
 )
+from scoresde.grid import power
 from scoresde.solvers import Solver
 
 GRIDS = {"uniform_t": uniform_t, "power": power, "lambda": uniform_lambda, "karras": karras}

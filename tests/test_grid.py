@@ -20,12 +20,12 @@ from scoresde import (
     from_times,
     karras,
     leading,
-    power,
     trailing,
     uniform_lambda,
     uniform_t,
 )
 from scoresde.errors import ConfigError, TimeRangeError
+from scoresde.grid import power
 
 MAKERS = {"uniform_t": uniform_t, "power": power, "lambda": uniform_lambda, "karras": karras}
 TABLES = {"trailing": trailing, "leading": leading}

@@ -99,7 +99,7 @@ def test_time_conventions_can_be_written_down(time):
 
 def test_a_silent_mistake_about_time_is_impossible():
     for sde in (VPSDE(), CONTINUOUS["subvp"], CONTINUOUS["ve"], CONTINUOUS["cosine"]):
-        with pytest.raises(ConfigError, match=r"scaled\(999\)"):
+        with pytest.raises(ConfigError, match=r"ScaledTime\(999\)"):
             ScoreModel(Recorder(), sde)
 
 
