@@ -14,8 +14,10 @@ from scoresde.training.data import (
     Dataset,
     checkerboard,
     dequantize,
+    from_recipe,
     gaussian_ring,
     heldout_digits,
+    image_array,
     mnist_images,
     mnist_training_set,
     swiss_roll,
@@ -167,3 +169,46 @@ def test_toys_depend_on_their_seed_alone(name: str) -> None:
     assert not torch.equal(one, other)
     assert one.shape == (100, 2)
     assert one.dtype == torch.float32
+
+
+# -- arrays of images ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colours", [0, 3])
+def test_arrays_of_images_become_channels_first_in_their_range(tmp_path, colours) -> None:
+    shape = (5, 4, 6, colours) if colours else (5, 4, 6)
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    np.savez(tmp_path / "own.npz", pictures=pixels, kinds=np.arange(5, dtype=np.int16))
+    data = from_recipe(
+        {"name": "images", "images": "pictures", "labels": "kinds", "value_range": [0.0, 1.0]},
+        tmp_path / "own.npz",
+    )
+    got = data.batch(torch.tensor([3, 1]), generator())
+    levels = (got.double() * 256).floor().long()  # edges: level k fills [k/256, (k+1)/256)
+    want = pixels[[3, 1]].transpose(0, 3, 1, 2) if colours else pixels[[3, 1], None]
+    assert torch.equal(levels, torch.from_numpy(want.astype(np.int64)))
+    assert torch.equal(data.labels, torch.arange(5))
+
+
+def test_labels_follow_their_samples_and_are_dropped_at_the_rate_asked_for() -> None:
+    n = 20_000
+    data = Dataset(torch.zeros(n, 1), labels=torch.arange(n) % 10)
+    index = torch.randperm(n, generator=generator(1))
+    y = data.conditions(index, generator(2), 0.15, 10)["y"]
+    kept = y != 10
+    assert torch.equal(y[kept], (index % 10)[kept])
+    # 4 standard deviations of the share of n draws
+    assert abs(float((~kept).double().mean()) - 0.15) < 4 * math.sqrt(0.15 * 0.85 / n)
+    assert Dataset(torch.zeros(3, 1)).conditions(torch.arange(2), generator(), 0.5, 10) == {}
+
+
+def test_nonsense_images_are_refused(tmp_path) -> None:
+    np.savez(tmp_path / "own.npz", x=np.zeros((2, 3)), y=np.zeros((2, 3, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"fields \['x', 'y'\], not 'images'"):
+        image_array(tmp_path / "own.npz")
+    with pytest.raises(ShapeError, match="uint8 of shape"):
+        image_array(tmp_path / "own.npz", "x")
+    with pytest.raises(ConfigError, match="no file"):
+        image_array(tmp_path / "none.npz")
+    with pytest.raises(ShapeError, match="labels must be one for each of the 2"):
+        Dataset(torch.zeros(2, 1), labels=torch.zeros(3))

@@ -14,6 +14,8 @@ from scoresde.errors import ConfigError
 from scoresde.training.networks import (
     FourierMLP,
     ImageUNet,
+    PatchUNet,
+    PlainMLP,
     damped_waves,
     describe,
     from_dict,
@@ -79,7 +81,12 @@ def test_shipped_architecture_is_within_its_budget() -> None:
 
 
 def test_descriptions_survive_json_and_seeds_fix_the_weights() -> None:
-    for net in (ImageUNet(size=8, widths=(8, 16)), FourierMLP(3, 8, 1, (1,))):
+    for net in (
+        ImageUNet(size=8, widths=(8, 16)),
+        FourierMLP(3, 8, 1, (1,)),
+        PatchUNet(size=8, widths=(8, 16), classes=3),
+        PlainMLP(3, 8, 2, batch_norm=True),
+    ):
         text = json.loads(json.dumps(describe(net)))
         one, two, other = from_dict(text, 1), from_dict(text, 1), from_dict(text, 2)
         assert describe(one) == text

@@ -82,6 +82,50 @@ def test_interrupted_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path) -> N
     assert_bitwise(whole.state_dict(), resumed.state_dict())
 
 
+def test_batch_norm_resumes_bitwise_with_its_statistics(tmp_path) -> None:
+    recipe = replace(
+        TINY,
+        network={"name": "PlainMLP", "width": 8, "depth": 2, "batch_norm": True},
+        time={"scaled": 999.0, "of": "t"},
+    )
+    whole = train(recipe, points(), tmp_path / "whole", progress=False)
+    Interrupting.drawn = 0
+    with pytest.raises(KeyboardInterrupt, match="after step"):
+        train(recipe, Interrupting(points().values), tmp_path / "cut", progress=False)
+    resumed = train(recipe, points(), tmp_path / "cut", progress=False)
+    assert_bitwise(whole.state_dict(), resumed.state_dict())
+    assert int(whole.state_dict()["net.layers.1.num_batches_tracked"]) == 30
+    assert not whole.training
+
+
+def test_labels_reach_the_network_and_some_are_dropped(tmp_path) -> None:
+    """Two classes at +-1 with little spread: the label alone says which, so a network that sees it
+    denoises better under the right label than under the wrong one.
+    """
+    recipe = replace(
+        TINY,
+        network={"name": "PatchUNet", "size": 4, "widths": [16], "classes": 2},
+        predicts="x0",
+        time={"scaled": 999.0, "of": "t"},
+        times={"name": "UniformT"},
+        steps=60,
+        decay=0,
+        warmup=5,
+        lr=5e-3,
+        dropout=0.2,
+    )
+    y = torch.arange(64) % 2
+    values = (2.0 * y - 1).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4).clone()
+    model = train(recipe, Dataset(values, labels=y), tmp_path, progress=False)
+    x = torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    knot = model.sde.at(1.0)
+    right, wrong = (
+        (model.bind(y=labels)(x, knot).x0.detach() - values).square().mean()
+        for labels in (y, 1 - y)
+    )
+    assert right < 0.2 < 3.0 < wrong
+
+
 def test_a_run_made_longer_before_its_decay_is_the_long_run(tmp_path) -> None:
     train(TINY, points(), tmp_path / "long", progress=False)
     short = replace(TINY, steps=20, decay=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,45 @@ class Dataset:
     Attributes:
         values: shape (N, *); integers where `levels` is given, else floats, used as they are.
         levels: number of integer levels, for dequantization.
+        value_range: what the lowest and the highest edge of the levels become.
+        labels: class of each sample, int64, shape (N,); None where there are none.
     """
 
     values: Tensor
     levels: int | None = None
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.labels.shape != self.values.shape[:1]:
+            raise ShapeError(
+                f"labels must be one for each of the {len(self.values)} samples, got shape "
+                f"{tuple(self.labels.shape)}"
+            )
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """These samples, float32, shape (len(index), *), dequantized afresh."""
         rows = self.values[index]
         if self.levels is None:
             return rows.float()
-        return dequantize(rows, generator, levels=self.levels)
+        low, high = self.value_range
+        unit = dequantize(rows, generator, levels=self.levels, dtype=torch.float64)
+        return (low + (high - low) * 0.5 * (unit + 1.0)).float()
+
+    def conditions(
+        self, index: Tensor, generator: torch.Generator, dropout: float, classes: int
+    ) -> dict[str, Tensor]:
+        """The labels of these samples as `y`, each replaced by `classes` with chance `dropout`."""
+        if self.labels is None:
+            return {}
+        y = self.labels[index]
+        gone = torch.rand(y.shape, generator=generator, device=y.device) < dropout
+        return {"y": torch.where(gone, classes, y)}
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data on a device."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, values=self.values.to(device), labels=labels)
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -149,6 +177,45 @@ def mnist_training_set(path: str | Path) -> Dataset:
     return Dataset(images, levels=256)
 
 
+# -- arrays of images -------------------------------------------------------------------------
+
+
+def image_array(
+    path: str | Path,
+    images: str = "images",
+    labels: str | None = None,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> Dataset:
+    """Images of an npz file, and their labels.
+
+    Args:
+        path: the file.
+        images: the field with the images, uint8, shape (N, H, W) or (N, H, W, C).
+        labels: the field with the labels, integers, shape (N,); None for no labels.
+        value_range: what black and white become.
+
+    Raises:
+        ConfigError: for a file or a field that is not there.
+        ShapeError: for arrays of another kind.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no file {str(path)!r}; write data='images.npz'")
+    with np.load(path, allow_pickle=False) as arrays:
+        for field in (images, labels):
+            if field is not None and field not in arrays:
+                raise ConfigError(f"{path} has the fields {sorted(arrays)}, not {field!r}")
+        values = arrays[images]
+        classes = None if labels is None else torch.from_numpy(arrays[labels].astype(np.int64))
+    if values.dtype != np.uint8 or values.ndim not in (3, 4):
+        raise ShapeError(
+            f"{images} must be uint8 of shape (N, H, W) or (N, H, W, C), got {values.dtype} "
+            f"{values.shape}"
+        )
+    values = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return Dataset(tensor, levels=256, value_range=value_range, labels=classes)
+
+
 # -- toy sets in the plane ---------------------------------------------------------------------
 
 
@@ -202,13 +269,20 @@ def _randn(n: int, generator: torch.Generator) -> Tensor:
 
 
 def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset:
-    """The training set that a recipe names: {"name": "mnist"} or {"name": "swiss_roll", "n": ...}.
+    """The training set that a recipe names.
 
     Args:
-        data: the recipe's entry; toy sets take "n" and "seed".
-        path: the npz file, for MNIST.
+        data: the recipe's entry: {"name": "mnist"}; {"name": "images"} with the fields of
+            `image_array`; or the name of a toy set with "n" and "seed".
+        path: the npz file, for images.
     """
     name = data.get("name")
+    if name == "images":
+        if path is None:
+            raise ConfigError("this recipe trains on images and needs them; write data='file.npz'")
+        settings = {key: value for key, value in data.items() if key != "name"}
+        settings["value_range"] = tuple(settings.get("value_range", (-1.0, 1.0)))
+        return image_array(path, **settings)
     if name == "mnist":
         if path is None:
             raise ConfigError(
@@ -217,6 +291,6 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
             )
         return mnist_training_set(path)
     if name not in TOYS:
-        raise unknown_name("data set", name, ["mnist", *TOYS])
+        raise unknown_name("data set", name, ["mnist", "images", *TOYS])
     generator = torch.Generator().manual_seed(int(data.get("seed", 0)))
     return Dataset(TOYS[str(name)](int(data["n"]), generator))

@@ -56,6 +56,8 @@ class Recipe:
             `steps` for the plain cosine schedule.
         ema: decay of the running average of the weights, which is what is kept in the end.
         clip: largest norm of the gradient.
+        dropout: share of the labels that training replaces by "no class", for classifier-free
+            guidance; for data with labels.
         pixels: the convention stored with the weights, "edges" for dequantized images.
         seed: of everything random.
     """
@@ -75,6 +77,7 @@ class Recipe:
     decay: int = 0
     ema: float = 0.999
     clip: float = 1.0
+    dropout: float = 0.0
     pixels: str | None = None
     seed: int = 0
 
@@ -196,7 +199,7 @@ def train(
     """
     out = Path(out)
     run = _Run(recipe, out, torch.device(device))
-    values = replace(data, values=data.values.to(device))
+    values = data.to(device)
     with _deferred_interrupt() as interrupted, _bar(recipe, run.step, progress) as tick:
         while run.step < recipe.steps and not interrupted():
             tick(run.update(values))
@@ -221,6 +224,8 @@ class _Run:
         self.names = [name for name, _ in self.net.named_parameters()]
         self.weights = [p for _, p in self.net.named_parameters()]
         self.average = [p.detach().clone() for p in self.weights]
+        kept = self.net.state_dict(keep_vars=True)
+        self.buffers = {k: v for k, v in kept.items() if k not in set(self.names)}
         self.optimizer = torch.optim.Adam(self.weights, lr=recipe.lr, betas=(0.9, 0.99))
         self.step = 0
         self.seconds = 0.0
@@ -239,9 +244,16 @@ class _Run:
         """One step; the mean loss of the latest ones, every so often."""
         began = time.perf_counter()
         generator = _generator(self.device, self.recipe.seed, 1, self.step)
-        x0 = data.batch(self._rows(len(data)), generator)
+        rows = self._rows(len(data))
+        x0 = data.batch(rows, generator)
+        classes = getattr(self.net, "classes", None) or 0
+        told = data.conditions(rows, generator, self.recipe.dropout, classes)
         loss = losses.score_matching_loss(
-            self.model, x0, generator=generator, weighting=self.weighting, times=self.times
+            self.model.bind(**told) if told else self.model,
+            x0,
+            generator=generator,
+            weighting=self.weighting,
+            times=self.times,
         ).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -292,6 +304,7 @@ class _Run:
             moments = self.optimizer.state[weight]
             tensors |= {f"net/{name}": weight, f"ema/{name}": average}
             tensors |= {f"adam/{key}/{name}": value for key, value in moments.items()}
+        tensors |= {f"buffer/{name}": value for name, value in self.buffers.items()}
         description = {
             "run": self.recipe.to_dict(),
             "step": self.step,
@@ -305,7 +318,7 @@ class _Run:
             self.model,
             pixels=self.recipe.pixels,
             recipe=report,
-            weights=dict(zip(self.names, self.average, strict=True)),
+            weights=dict(zip(self.names, self.average, strict=True)) | self.buffers,
         )
 
     def _resume(self) -> None:
@@ -325,6 +338,8 @@ class _Run:
                         else tensors[f"adam/{key}/{name}"]
                         for key in ("step", "exp_avg", "exp_avg_sq")
                     }  # fmt: skip
+                for name, value in self.buffers.items():
+                    value.copy_(tensors[f"buffer/{name}"])
             self.step, self.seconds = step, float(saved["seconds"])
             self.losses = [(int(k), float(v)) for k, v in saved["losses"]]
         except (KeyError, TypeError, RuntimeError) as error:

@@ -74,11 +74,7 @@ class ImageUNet(nn.Module):
         time_scale: float = 10.0,
     ) -> None:
         super().__init__()
-        if size % (patch * 2 ** (len(widths) - 1)):
-            raise ConfigError(
-                f"images of side {size} cannot be folded by {patch} and halved "
-                f"{len(widths) - 1} times"
-            )
+        _check_halving(size, patch, len(widths))
         self.config: dict[str, Any] = {
             "size": size, "channels": channels, "widths": list(widths), "layers": layers,
             "patch": patch, "frequencies": list(frequencies), "time_scale": time_scale,
@@ -88,17 +84,7 @@ class ImageUNet(nn.Module):
             "omega", 2 * math.pi * torch.tensor(list(frequencies)), persistent=False
         )
         inputs = channels * (1 + 2 * len(frequencies))
-        self.unet = require("diffusers", "diffusers").UNet2DModel(
-            sample_size=size // patch,
-            in_channels=inputs * patch**2,
-            out_channels=channels * patch**2,
-            block_out_channels=tuple(widths),
-            layers_per_block=layers,
-            down_block_types=("DownBlock2D",) * len(widths),
-            up_block_types=("UpBlock2D",) * len(widths),
-            norm_num_groups=8,
-            attention_head_dim=16,
-        )
+        self.unet = _unet(size // patch, inputs * patch**2, channels * patch**2, widths, layers)
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
 
@@ -110,6 +96,28 @@ class ImageUNet(nn.Module):
         out = self.unet(features, (self.time_scale * log_rho).to(x.dtype)).sample
         mixed: Tensor = angle.sin() * x + angle.cos() * functional.pixel_shuffle(out, self.patch)
         return mixed
+
+
+def _check_halving(size: int, patch: int, resolutions: int) -> None:
+    if size % (patch * 2 ** (resolutions - 1)):
+        raise ConfigError(
+            f"images of side {size} cannot be folded by {patch} and halved {resolutions - 1} times"
+        )
+
+
+def _unet(size: int, inputs: int, outputs: int, widths: Sequence[int], layers: int) -> Any:
+    """diffusers' `UNet2DModel` without attention but in its middle."""
+    return require("diffusers", "diffusers").UNet2DModel(
+        sample_size=size,
+        in_channels=inputs,
+        out_channels=outputs,
+        block_out_channels=tuple(widths),
+        layers_per_block=layers,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
+        norm_num_groups=8,
+        attention_head_dim=16,
+    )
 
 
 def unet_mnist() -> ImageUNet:
@@ -166,9 +174,93 @@ class FourierMLP(nn.Module):
         return mixed
 
 
-_BY_NAME: dict[str, type[ImageUNet] | type[FourierMLP]] = {
-    "ImageUNet": ImageUNet,
-    "FourierMLP": FourierMLP,
+class PatchUNet(nn.Module):
+    """A plain U-Net on images folded by `patch`, as most people's networks are: no skip of its own.
+
+    Args:
+        size: height and width of the images.
+        channels: of the images.
+        widths: channels at each resolution; each is half of the one before.
+        layers: residual blocks at each resolution.
+        patch: side of the pixel blocks that are folded into channels at the input.
+        classes: number of classes. The network then takes labels `y`, shape (B,), int64, and the
+            label `classes` stands for no class.
+    """
+
+    def __init__(
+        self,
+        size: int = 28,
+        channels: int = 1,
+        widths: Sequence[int] = (24, 48),
+        layers: int = 1,
+        patch: int = 2,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        _check_halving(size, patch, len(widths))
+        self.config: dict[str, Any] = {
+            "size": size, "channels": channels, "widths": list(widths), "layers": layers,
+            "patch": patch, "classes": classes,
+        }  # fmt: skip
+        self.patch, self.classes = patch, classes
+        self.unet = _unet(size // patch, channels * patch**2, channels * patch**2, widths, layers)
+        if classes is not None:
+            width = self.unet.time_embedding.linear_2.out_features
+            self.unet.class_embedding = nn.Embedding(classes + 1, width)
+            self.unet.config["class_embed_type"] = None
+
+    def forward(self, x: Tensor, time: Tensor, y: Tensor | None = None) -> Tensor:
+        """The raw output at x, shape (B, C, H, W), a time of shape (B,), and labels (B,)."""
+        features = functional.pixel_unshuffle(x, self.patch)
+        out = self.unet(features, time, class_labels=y).sample
+        return functional.pixel_shuffle(out, self.patch)
+
+
+class PlainMLP(nn.Module):
+    """An MLP of points and a sinusoidal embedding of the time, with or without batch norm.
+
+    Args:
+        dim: of the data.
+        width: of the hidden layers.
+        depth: number of hidden layers.
+        batch_norm: normalise each hidden layer over the batch. In training mode such a network
+            couples the samples of a batch.
+        period: longest period of the embedding; times up to about this number are told apart.
+    """
+
+    bands: Tensor
+
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        batch_norm: bool = False,
+        period: float = 1000.0,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "dim": dim, "width": width, "depth": depth, "batch_norm": batch_norm,
+            "period": period,
+        }  # fmt: skip
+        bands = math.pi / period * 2.0 ** torch.arange(10.0)
+        self.register_buffer("bands", bands, persistent=False)
+        layers: list[nn.Module] = []
+        for a, b in pairwise([dim + 2 * len(bands), *[width] * depth]):
+            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b)] if batch_norm else []), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """The raw output at x, shape (B, dim), and a time of shape (B,)."""
+        phase = (time.unsqueeze(1) * self.bands).to(x.dtype)
+        out: Tensor = self.layers(torch.cat([x, phase.sin(), phase.cos()], 1))
+        return out
+
+
+Network = ImageUNet | FourierMLP | PatchUNet | PlainMLP
+
+_BY_NAME: dict[str, type[Network]] = {
+    cls.__name__: cls for cls in (ImageUNet, FourierMLP, PatchUNet, PlainMLP)
 }
 
 
@@ -178,7 +270,7 @@ def describe(net: object) -> dict[str, Any]:
     Raises:
         ConfigError: for a network that is not one of this file.
     """
-    if not isinstance(net, ImageUNet | FourierMLP):
+    if not isinstance(net, Network):
         raise ConfigError(
             f"{type(net).__name__} is not a network of scoresde.training.networks and has no "
             "description; save its state_dict yourself"
@@ -186,7 +278,7 @@ def describe(net: object) -> dict[str, Any]:
     return {"name": type(net).__name__, **net.config}
 
 
-def from_dict(data: dict[str, Any], seed: int = 0) -> ImageUNet | FourierMLP:
+def from_dict(data: dict[str, Any], seed: int = 0) -> Network:
     """The network that `describe` wrote, freshly initialised.
 
     Args:
