@@ -55,7 +55,7 @@ def _recipe(name: str, sde: SDE, predicts: str, **settings: object) -> Recipe:
     """An MNIST recipe, unless the settings say otherwise."""
     usual = {
         "data": _MNIST, "network": {"name": "PatchUNet"}, "time": _INDEX, "weighting": _SIMPLE,
-        "times": _UNIFORM, "steps": 3000, "batch": 64, "lr": 2e-3, "warmup": 100, "decay": 2000,
+        "times": _UNIFORM, "steps": 2000, "batch": 64, "lr": 2e-3, "warmup": 100, "decay": 1500,
         "ema": 0.998, "pixels": "edges",
     }  # fmt: skip
     return Recipe(name=name, sde=sde.to_dict(), predicts=predicts, **{**usual, **settings})
@@ -67,7 +67,7 @@ def recipes() -> dict[str, Recipe]:
     cosine = DiscreteVPSDE.from_betas(cosine_betas(1000))
     zero = DiscreteVPSDE.from_betas(zero_snr(torch.as_tensor(linear_betas(1000))))
     cifar = {"data": _CIFAR, "network": {"name": "PatchUNet", "size": 32, "channels": 3}}
-    cosine_eps = _recipe("mnist_eps_cosine", cosine, "eps")
+    cosine_eps = _recipe("mnist_eps_cosine", cosine, "eps", steps=3000, decay=2000)
     found = [
         cosine_eps,
         replace(cosine_eps, name="mnist_eps_cosine_bad", steps=300, decay=200, seed=1),
