@@ -82,14 +82,18 @@ lock: $(UV)
 	  grep -Ev '$(CUDA)' build/lock.txt; } > constraints.txt
 
 # Every package must have a wheel, and a version that the lock names.
-resolve: $(UV)
-	@$(COMPILE); sed 's/ *;.*//' constraints.txt > build/pins.txt; \
-	for python in $(PYTHONS); do for system in $(SYSTEMS); do \
-	  compile pyproject.toml -c constraints.txt --only-binary :all: \
-	    --python-version $$python --python-platform $$system -o build/resolved.txt > /dev/null || exit 1; \
-	  if grep -Ev '$(CUDA)' build/resolved.txt | grep -vxF -f build/pins.txt; then \
-	    echo "constraints.txt does not name these, on Python $$python, $$system: write make lock"; exit 1; fi; \
-	done; echo "Python $$python: constraints.txt resolves on $(SYSTEMS)"; done
+resolve: $(PYTHONS:%=resolve-%)
+
+resolve-%: $(UV)
+	@$(COMPILE); mkdir -p build/$@; sed 's/ *;.*//' constraints.txt > build/$@/pins; \
+	for system in $(SYSTEMS); do \
+	  compile pyproject.toml -c constraints.txt --only-binary :all: --python-version $* \
+	    --python-platform $$system -o build/$@/$$system > /dev/null || exit 1; \
+	  if grep -Ev '$(CUDA)' build/$@/$$system | grep -vxF -f build/$@/pins; then \
+	    echo "constraints.txt does not name these, on Python $* and $$system: write make lock"; exit 1; \
+	  fi; \
+	  echo "Python $*, $$system: $$(wc -l < build/$@/$$system) packages"; \
+	done
 
 clean:
 	rm -rf out site build .mypy_cache .ruff_cache .pytest_cache
