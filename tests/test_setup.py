@@ -1,4 +1,4 @@
-"""The set-up: the lock is true to pyproject.toml, and make says in one line what Python it lacks."""
+"""The lock is true to pyproject.toml, and make says in one line what it lacks to set up."""
 
 from __future__ import annotations
 
