@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import scoresde as sd
+import scoresde.grid
 from scoresde._internal import specs
 from scoresde.cli import main, measuring
 from scoresde.cli.app import app
@@ -78,7 +79,7 @@ def test_every_solver_of_the_table_is_made(name):
 @pytest.mark.parametrize("name", ["uniform_t", "uniform_lambda", "karras", "power"])
 def test_every_grid_of_the_table_is_made(name):
     grid = specs.grid(name)(sd.VPSDE(), 7)
-    assert grid == getattr(sd, name)(sd.VPSDE(), 7)
+    assert grid == getattr(scoresde.grid, name)(sd.VPSDE(), 7)
     assert specs.grid("karras(exponent=5)")(sd.VPSDE(), 7) == sd.karras(sd.VPSDE(), 7, 5)
 
 
