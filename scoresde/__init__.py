@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .axis import Focus
+from .conditions import Shared
 from .errors import ScoreSDEError
 from .exact.mixtures import Covariance, Gaussian, GaussianMixture
 from .grid import (
@@ -33,7 +34,7 @@ from .likelihood import (
     nll_dataset,
 )
 from .likelihood.distribution import ScoreDistribution
-from .model import LearnedRange, Predictor, ScoreModel, Shared
+from .model import LearnedRange, Predictor, ScoreModel
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
 from .prediction import Parametrization, Prediction, PredictsF
@@ -95,6 +96,7 @@ from .solvers import (
 from .solvers.reverse_sde import ReverseSDE
 from .time_input import IndexTime, ScaledTime
 from .training.checkpoint import load_pretrained
+from .wrapper import Wrapper
 
 __version__ = "0.1.0"
 
@@ -177,6 +179,7 @@ __all__ = [
     "UniPC",
     "Uniform",
     "Whitened",
+    "Wrapper",
     "bits_per_dim",
     "calibrated_grid",
     "cosine_betas",

@@ -1,20 +1,22 @@
 """Models: anything that, given a state and a time, makes a `Prediction`.
 
 `Predictor` is the one type that solvers, likelihoods, guidance and caching meet in. `ScoreModel`
-makes one of any network; `scoresde.exact` has closed-form ones; wrappers in
-`scoresde.guidance` take one and are one.
+makes one of any network; `scoresde.exact` has closed-form ones; a `scoresde.wrapper.Wrapper` takes
+one and is one, as those of `scoresde.guidance` do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, PredictsFlow, parametrization
 from .scalar import Scalar, scale
@@ -42,30 +44,64 @@ class Predictor(Protocol):
         """
 
 
-def device_of(model: Predictor) -> torch.device:
-    """Where a network, or a closed-form model, computes; the CPU where that is not known."""
-    known = _first_number(model)
-    return torch.device("cpu") if known is None else known.device
+def device_of(model: Any) -> torch.device:
+    """Where a model computes; the CPU where that is not known."""
+    found: torch.device | None = known(model, "device")
+    return torch.device("cpu") if found is None else found
 
 
-def dtype_of(model: Predictor) -> torch.dtype:
-    """In what a network, or a closed-form model, computes; float32 where that is not known."""
-    known = _first_number(model)
-    given = getattr(model, "net_dtype", None)
-    return given or (torch.float32 if known is None else known.dtype)
+def dtype_of(model: Any) -> torch.dtype:
+    """The dtype in which a model computes; float32 where that is not known."""
+    found: torch.dtype | None = known(model, "dtype")
+    return torch.float32 if found is None else found
 
 
-def _first_number(model: Predictor) -> Tensor | None:
-    parameters = getattr(model, "parameters", None)
-    known = getattr(model, "means", None) if parameters is None else next(iter(parameters()), None)
-    return known if isinstance(known, Tensor) else None
+def event_shape_of(model: Any) -> tuple[int, ...] | None:
+    """The shape of one sample, for models that know it (closed forms); else None."""
+    shape = getattr(model, "event_shape", None)
+    return None if shape is None else tuple(shape)
 
 
-@dataclass(frozen=True, eq=False)
-class Shared:
-    """Marks a tensor condition that belongs to the whole batch, not to its samples."""
+def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
+    """All parameters that a predictor depends on, each once.
 
-    value: Any
+    Those of `model.parameters()`, or, for a predictor without that method, those of the modules and
+    predictors among its attributes, also in tuples, lists and dictionaries.
+    """
+    found: dict[int, nn.Parameter] = {}
+    seen: set[int] = set()
+
+    def look(owner: Any) -> None:
+        if id(owner) in seen:
+            return
+        seen.add(id(owner))
+        if isinstance(owner, nn.Parameter):
+            found[id(owner)] = owner
+        elif isinstance(owner, Mapping):
+            for part in owner.values():
+                look(part)
+        elif isinstance(owner, list | tuple):
+            for part in owner:
+                look(part)
+        elif isinstance(owner, nn.Module | Predictor) and not isinstance(owner, type):
+            own = getattr(owner, "parameters", None)
+            look(tuple(own()) if callable(own) else getattr(owner, "__dict__", None))
+
+    look(model)
+    return tuple(found.values())
+
+
+def known(model: Any, what: str) -> Any:
+    """The "device" or "dtype" of a model: its own attribute, or that of its first parameter or
+    buffer of floating point; None where there is neither.
+    """
+    given = getattr(model, what, None)
+    if given is not None:
+        return torch.device(given) if what == "device" else given
+    buffers = model.buffers() if isinstance(model, nn.Module) else ()
+    tensors = (t for t in (*parameters_of(model), *buffers) if t.is_floating_point())
+    first = next(tensors, None)
+    return None if first is None else getattr(first, what)
 
 
 class WithVariance(NamedTuple):
@@ -191,44 +227,27 @@ class ScoreModel(nn.Module):
             net_dtype=net_dtype,
         )
 
-    def bind(self, **conditions: Any) -> ScoreModel:
+    def bind(self, **conditions: Any) -> Self:
         """The same network with keyword conditions, passed at every call.
 
-        A tensor or array is per-sample, one row a sample, and follows its sample wherever a
-        driver changes the batch; wrap it as `Shared(tensor)` if it belongs to all samples.
-        Anything else (a number, a string, None) is shared.
+        - A tensor or array has one row a sample, and follows its sample wherever a driver changes
+          the batch. So do those inside a dictionary, list, tuple or dataclass.
+        - A whole number, as in `bind(y=3)`, is the label of all samples: the network receives a
+          LongTensor of shape (B,) full of it.
+        - `Shared(value)` passes the value as it is: a tensor for the batch as a whole, a number.
+        - Anything else (a float, bool, string, None) is passed as it is.
 
         Raises:
-            DtypeError: for a list or tuple, which could mean either.
+            DtypeError: for a list or tuple with numbers or strings in it, which could be one a
+                sample or one value for all.
+            ShapeError: for a tensor without a batch.
         """
-        model = ScoreModel(
-            self.net,
-            self._sde,
-            predicts=self.predicts,
-            time=self.time,
-            output=self.output,
-            net_dtype=self.net_dtype,
-        )
-        rows = {k: torch.as_tensor(v) for k, v in conditions.items() if isinstance(v, np.ndarray)}
-        for name, value in conditions.items():
-            if isinstance(value, list | tuple):
-                raise DtypeError(
-                    f"condition {name!r} is a {type(value).__name__}, which could be one row a "
-                    f"sample or one value for all; write torch.tensor(...) or Shared(...)"
-                )
-        model.conditions = {**self.conditions, **conditions, **rows}
-        return model
+        new = {name: checked(name, value) for name, value in conditions.items()}
+        return self._with({**self.conditions, **new})
 
-    def rows(self, index: Tensor) -> ScoreModel:
+    def rows(self, index: Tensor) -> Self:
         """See `Predictor`."""
-        if not self.conditions:
-            return self
-        return self.bind(
-            **{
-                name: value[index.to(value.device)] if isinstance(value, Tensor) else value
-                for name, value in self.conditions.items()
-            }
-        )
+        return self._with(rows_of(self.conditions, index)) if self.conditions else self
 
     def forward(self, x: Tensor, knot: Knot) -> Prediction:
         """One network evaluation: the prediction at x, shape (B, *), and a knot.
@@ -254,10 +273,8 @@ class ScoreModel(nn.Module):
                 "a network has nothing to say at sigma = 0, where there is no noise left; ask it "
                 f"at a time from t_min = {self._sde.t_min:g} upwards"
             )
-        dtype = self.net_dtype or self._own_dtype() or x.dtype
-        conditions = {
-            name: self._condition(name, value, x) for name, value in self.conditions.items()
-        }
+        dtype = self.dtype or x.dtype
+        conditions = {name: for_network(name, value, x) for name, value in self.conditions.items()}
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
         time = self._time_tensor(knot, x, dtype)
         try:
@@ -288,11 +305,25 @@ class ScoreModel(nn.Module):
         """What decides the meaning of the weights."""
         return f"sde={self._sde!r}, predicts={self.predicts!r}, time={self.time!r}"
 
-    def _own_dtype(self) -> torch.dtype | None:
-        if not isinstance(self.net, nn.Module):
-            return None
-        parameter = next(self.net.parameters(), None)
-        return None if parameter is None else parameter.dtype
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network's first parameter or buffer lies; None for a function."""
+        return known(self.net, "device") if isinstance(self.net, nn.Module) else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """`net_dtype`, or that of the network's parameters; None for a function without it."""
+        if self.net_dtype is not None or not isinstance(self.net, nn.Module):
+            return self.net_dtype
+        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
+        return next(kinds, None)
+
+    def _with(self, conditions: dict[str, Any]) -> Self:
+        model = copy.copy(self)
+        model._modules = self._modules.copy()  # the network itself is shared, its name is not
+        model.training = getattr(self.net, "training", False)
+        model.conditions = conditions
+        return model
 
     def _time_tensor(self, knot: Knot, x: Tensor, dtype: torch.dtype) -> Tensor:
         # At least float32: 999 t in bfloat16 would be told apart only in steps of 4.
@@ -307,7 +338,7 @@ class ScoreModel(nn.Module):
 
     def _explain(self, error: Exception, inputs: Tensor, time: Tensor) -> None:
         """Say in a note what the network was given; raise DtypeError where that is the reason."""
-        hidden = self.net_dtype is None and self._own_dtype() is None
+        hidden = self.dtype is None
         words = "dtype", "scalar type", "should be the same"
         if hidden and inputs.dtype != torch.float32 and any(word in str(error) for word in words):
             raise DtypeError(
@@ -320,17 +351,12 @@ class ScoreModel(nn.Module):
             f"{inputs.dtype}, and time of shape {tuple(time.shape)}, {time.dtype}"
             f"{', and ' if self.conditions else ''}{', '.join(self.conditions)}."
         )
-
-    @staticmethod
-    def _condition(name: str, value: Any, x: Tensor) -> Any:
-        if isinstance(value, Shared):
-            return value.value
-        if isinstance(value, Tensor) and value.shape[:1] != x.shape[:1]:
-            raise ShapeError(
-                f"condition {name!r} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
-                f"give one row a sample, or write bind({name}=Shared(...)) if all samples share it"
-            )
-        return value
+        for name, value in self.conditions.items():
+            if is_label(value):
+                error.add_note(
+                    f"The condition {name}={value} was passed as a LongTensor of shape (B,), a "
+                    f"label of all samples; write bind({name}=Shared({value})) to pass the number."
+                )
 
 
 def _plain_output(out: Any) -> Any:

@@ -298,8 +298,49 @@ class Prediction:
         """alpha_s x0 + sigma_s eps: the state at s if this prediction held all the way."""
         return self.mix(s.alpha, s.sigma)
 
+    def with_eps(self, eps: Tensor, cost: int | None = None) -> Prediction:
+        """The prediction at the same state and time whose noise is `eps`, shape (B, *).
+
+        All other views follow from it, whatever the network predicts; `predicts` is "eps" then.
+
+        Args:
+            eps: the noise.
+            cost: network evaluations per sample; this prediction's own by default.
+
+        Raises:
+            ShapeError: for another shape than that of the state.
+            ZeroSNRError: where alpha = 0, and the noise says nothing about the data.
+        """
+        return self._with(EPS, eps, cost)
+
+    def with_x0(self, x0: Tensor, cost: int | None = None) -> Prediction:
+        """The prediction whose clean data are `x0`, shape (B, *); see `with_eps`.
+
+        Where sigma is small, eps = (x - alpha x0) / sigma has few digits.
+        """
+        return self._with(X0, x0, cost)
+
+    def with_score(self, score: Tensor, cost: int | None = None) -> Prediction:
+        """The prediction whose score is `score`, shape (B, *); see `with_eps`."""
+        return self._with(_BY_NAME["score"], score, cost)
+
+    def with_v(self, v: Tensor, cost: int | None = None) -> Prediction:
+        """The prediction whose v is `v`, shape (B, *); see `with_eps`. It exists at alpha = 0."""
+        return self._with(_BY_NAME["v"], v, cost)
+
     def replace(self, raw: Tensor, cost: int | None = None) -> Prediction:
-        """The same state, time and meaning with another output, for wrappers."""
-        return Prediction(
-            self.x, self.knot, raw, self.predicts, self.cost if cost is None else cost, self.share
-        )
+        """The same state, time and meaning with another raw output, shape (B, *).
+
+        `raw` is what the network predicts, which `predicts` says; to set the noise of any
+        prediction, write `with_eps`, and `with_x0` for the clean data.
+        """
+        return self._with(self.predicts, raw, cost)
+
+    def _with(self, predicts: Parametrization, raw: Tensor, cost: int | None) -> Prediction:
+        if raw.shape != self.x.shape:
+            raise ShapeError(
+                f"a prediction for a state of shape {tuple(self.x.shape)} got a value of shape "
+                f"{tuple(raw.shape)}; write value.expand_as(prediction.x) if that is meant"
+            )
+        cost = self.cost if cost is None else cost
+        return Prediction(self.x, self.knot, raw.to(self.x.dtype), predicts, cost, self.share)

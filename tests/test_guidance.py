@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from scoresde._internal.counted import Counted
+from scoresde.conditions import Shared
 from scoresde.errors import ConfigError, ShapeError
 from scoresde.exact.mixtures import Covariance, Gaussian, GaussianMixture
 from scoresde.grid import uniform_lambda
 from scoresde.guidance import CFG
 from scoresde.likelihood import Exact as Exactly
 from scoresde.likelihood import log_likelihood
-from scoresde.model import Predictor, ScoreModel, Shared
+from scoresde.model import Predictor, ScoreModel
 from scoresde.ode import TorchDiffEq
 from scoresde.prediction import parametrization
 from scoresde.sampling.run import sample

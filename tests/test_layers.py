@@ -16,8 +16,8 @@ import rooms
 LAYERS = [
     {"errors", "scalar", "_internal.files", "_internal.fingerprint"},
     {"sde"},
-    {"axis", "noise", "prediction", "time_input"},
-    {"grid", "model", "exact"},
+    {"axis", "conditions", "noise", "prediction", "time_input"},
+    {"grid", "model", "wrapper", "exact"},
     {"guidance", "adapters", "ode", "_internal.counted", "_internal.checked"},
     {"solvers"},
     {"_internal.specs", "_internal.checks"},

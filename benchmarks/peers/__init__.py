@@ -20,7 +20,8 @@ from torch import Tensor
 from scoresde._internal.counted import Counted
 from scoresde.model import Predictor
 from scoresde.prediction import Prediction
-from scoresde.sde.knot import Knot
+from scoresde.sde import SDE
+from scoresde.wrapper import Observer
 
 from .source import Absent
 
@@ -99,17 +100,19 @@ class Peer:
         return named, (self.name,)
 
 
-class _Until:
+class _Until(Observer):
     """A model that may be asked down to another t_min."""
 
     def __init__(self, model: Predictor, t_min: float) -> None:
-        self.model, self.sde = model, replace(model.sde, t_min=t_min)
+        super().__init__(model)
+        self._sde = replace(model.sde, t_min=t_min)
 
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        return self.model(x, knot)
+    @property
+    def sde(self) -> SDE:
+        return self._sde
 
-    def rows(self, index: Tensor) -> _Until:
-        return _Until(self.model.rows(index), self.sde.t_min)
+    def observe(self, prediction: Prediction) -> None:
+        pass
 
 
 def available(kind: str = "deterministic") -> list[Peer]:

@@ -7,6 +7,7 @@ with checks on, which its seeds make exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,40 +16,26 @@ from ..errors import NonFiniteError, ScoreSDEError
 from ..model import Predictor
 from ..noise import NoiseSource
 from ..prediction import Prediction
-from ..sde import SDE
-from ..sde.knot import Knot
+from ..wrapper import Observer
 
 Rerun = Callable[[Predictor, Tensor | None, NoiseSource, int], Iterator[object]]
 """(model, start or None, noise, batch size) -> the run, one item a step, the start first."""
 
 
-class Checked:
+class Checked(Observer):
     """A predictor that raises at the first value that is not finite, naming the time."""
 
-    def __init__(self, model: Predictor) -> None:
-        self._model = model
-
-    @property
-    def sde(self) -> SDE:
-        """The model's process."""
-        return self._model.sde
-
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """The model's prediction.
+    def observe(self, prediction: Prediction) -> None:
+        """Look for NaN and infinity.
 
         Raises:
             NonFiniteError: if the state or the network's output is not finite.
         """
-        prediction = self._model(x, knot)
-        t = float(torch.as_tensor(knot.t).flatten()[0])
-        for what, value in (("the solver's state", x), ("the network's output", prediction.raw)):
+        t = float(torch.as_tensor(prediction.knot.t).flatten()[0])
+        seen = {"the solver's state": prediction.x, "the network's output": prediction.raw}
+        for what, value in seen.items():
             if not bool(torch.isfinite(value).all()):
                 raise NonFiniteError(f"{what} is not finite at t = {t:.6g}")
-        return prediction
-
-    def rows(self, index: Tensor) -> Checked:
-        """See `Predictor`."""
-        return Checked(self._model.rows(index))
 
 
 def bad_rows(x: Tensor) -> list[int]:
@@ -78,18 +65,32 @@ def explain(
         if alone is not None:
             index = torch.tensor([place], device=None if x is None else x.device)
             start = None if x is None else x[place : place + 1]
-            reasons[place] = _reason(rerun(Checked(model.rows(index)), start, alone, 1))
+            one = partial(_again, rerun, model, index, start, alone)
+            reasons[place] = _reason(one)
         else:
-            together = together or _reason(rerun(Checked(model), x, noise, batch))
+            together = together or _reason(lambda: rerun(Checked(model), x, noise, batch))
             reasons[place] = together
     return reasons
 
 
-def _reason(run: Iterator[object]) -> str:
+def _again(
+    rerun: Rerun, model: Predictor, index: Tensor, x: Tensor | None, noise: NoiseSource
+) -> Iterator[object]:
+    return rerun(Checked(model.rows(index)), x, noise, 1)
+
+
+def _reason(start: Callable[[], Iterator[object]]) -> str:
     done = 0
     try:
-        for _ in run:
+        for _ in start():
             done += 1
     except ScoreSDEError as error:
         return f"step {done}: {error}"
+    except Exception as error:  # whatever a network raises; it must not replace the warning
+        return f"not finite; run again to find out where, {crash(error)} in step {done}"
     return f"not finite after step {done - 1}, though every output of the network was finite"
+
+
+def crash(error: Exception) -> str:
+    """What a network raised while a failed sample was run again."""
+    return f"it raised {type(error).__name__}: {error}"

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TimeRangeError
 from ..model import Predictor
 from ..prediction import Prediction
-from ..sde import SDE
 from ..sde.knot import Knot
+from ..wrapper import Observer
 
 
-class Counted:
+class Counted(Observer):
     """A predictor that counts the network evaluations of one run.
 
     The driver puts it round the model for that run alone; the model itself is never touched.
     Where a solver asks for a part of the batch, the count is kept for each sample.
+
+    Args:
+        model: what predicts.
+        remember: keep the last prediction, see `last`.
     """
 
-    def __init__(self, model: Predictor, index: Tensor | None = None, tally: _Tally | None = None):
-        self._model, self._index = model, index
-        self._tally = tally if tally is not None else _Tally()
-
-    @property
-    def sde(self) -> SDE:
-        """The model's process."""
-        return self._model.sde
+    def __init__(self, model: Predictor, remember: bool = False) -> None:
+        super().__init__(model)
+        self._index: Tensor | None = None
+        self._tally = _Tally(remember)
 
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
         """The model's prediction, counted.
@@ -41,18 +41,25 @@ class Counted:
                 "the solver asked the network at sigma = 0; where s.is_clean, step to s from the "
                 "prediction at t, such as model(x, t).x0"
             )
-        prediction = self._model(x, knot)
+        self._tally.last = None  # before the call, so that two are never held at once
+        return super().__call__(x, knot)
+
+    def observe(self, prediction: Prediction) -> None:
+        """Count it."""
         self._tally.add(prediction.cost, self._index)
-        return prediction
+        if self._tally.remember and self._index is None:
+            self._tally.last = prediction
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the model, for adjoints; none where it has none."""
-        yield from getattr(self._model, "parameters", tuple)()
-
-    def rows(self, index: Tensor) -> Counted:
+    def rows(self, index: Tensor) -> Self:
         """See `Predictor`; samples keep their place in the count."""
-        places = index if self._index is None else self._index[index]
-        return Counted(self._model.rows(index), places, self._tally)
+        part = super().rows(index)
+        part._index = index if self._index is None else self._index[index]
+        return part
+
+    @property
+    def last(self) -> Prediction | None:
+        """The last prediction, if it was remembered and made for the whole batch."""
+        return self._tally.last
 
     def nfe(self, batch: int) -> int | Tensor:
         """Evaluations per sample: a number, or shape (batch,) where they differ."""
@@ -68,7 +75,9 @@ def told(nfe: int | Tensor) -> str:
 
 
 class _Tally:
-    def __init__(self) -> None:
+    def __init__(self, remember: bool) -> None:
+        self.remember = remember
+        self.last: Prediction | None = None
         self.common = 0
         self.single: list[tuple[Tensor, int]] = []
 

@@ -21,7 +21,7 @@ from .._internal.fingerprint import fingerprint
 from ..errors import ConfigError, ShapeError
 from ..metrics import EndpointError, Metric
 from ..metrics.features import Features
-from ..model import Predictor
+from ..model import Predictor, event_shape_of
 from ..noise import SampleSeeds
 from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
@@ -228,7 +228,7 @@ def _truth(model: Any, truth: Tensor | None, samples: int) -> tuple[Tensor | Non
 
 
 def _shape(model: Any, shape: Sequence[int] | None, truth: Tensor | None) -> tuple[int, ...]:
-    known = truth.shape[1:] if truth is not None else getattr(model, "event_shape", None)
+    known = truth.shape[1:] if truth is not None else event_shape_of(model)
     if shape is None:
         if known is None:
             raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")

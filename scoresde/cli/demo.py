@@ -34,11 +34,10 @@ from ..likelihood import Hutchinson, Uniform, bits_per_dim, calibrated_grid, est
 from ..model import Predictor
 from ..prediction import Prediction
 from ..sampling.run import SampleResult, sample
-from ..sde import SDE
-from ..sde.knot import Knot
 from ..solvers.solver import Solver
 from ..training.checkpoint import load_pretrained
 from ..training.data import dequantize, heldout_digits
+from ..wrapper import Observer
 
 _LEVELS = (10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05)
 """Values of sigma/alpha at which a trajectory is shown, besides its two ends."""
@@ -277,11 +276,12 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
     }
 
 
-class _Ticking:
+class _Ticking(Observer):
     """A predictor that moves a progress bar at every call."""
 
-    def __init__(self, model: Predictor, progress: bool, total: int = 0, bar: Any = None) -> None:
-        self._model, self._progress, self._total, self._bar = model, progress, total, bar
+    def __init__(self, model: Predictor, progress: bool, total: int) -> None:
+        super().__init__(model)
+        self._progress, self._total, self._bar = progress, total, None
 
     def __enter__(self) -> _Ticking:
         if self._progress:
@@ -293,17 +293,9 @@ class _Ticking:
         if self._bar is not None:
             self._bar.close()
 
-    @property
-    def sde(self) -> SDE:
-        return self._model.sde
-
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
+    def observe(self, prediction: Prediction) -> None:
         if self._bar is not None:
             self._bar.update()
-        return self._model(x, knot)
-
-    def rows(self, index: Tensor) -> _Ticking:
-        return _Ticking(self._model.rows(index), False, bar=self._bar)
 
 
 # -- tables ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from .._internal import specs
 from ..adapters.diffusers import from_diffusers
 from ..errors import ConfigError, unknown_name
-from ..model import Predictor, ScoreModel
+from ..model import Predictor, ScoreModel, event_shape_of
 from ..training.checkpoint import Checkpoint, load_model, pretrained, pretrained_names
 
 PROCESS = "VPSDE(t_min=1e-5)"
@@ -98,11 +98,11 @@ def _of_network(model: Any) -> Named:
             f"{model!r} is not a model; wrap the network: ScoreModel(net, sde, predicts=..., "
             "time=...)"
         )
-    shape = getattr(model, "event_shape", None)
+    shape = event_shape_of(model)
     config = getattr(getattr(model, "net", None), "config", {})
     if shape is None and "in_channels" in config and isinstance(config.get("sample_size"), int):
         shape = (config["in_channels"], config["sample_size"], config["sample_size"])
-    return Named(model, None if shape is None else tuple(shape), {"class": type(model).__name__})
+    return Named(model, shape, {"class": type(model).__name__})
 
 
 def _own(spec: str, device: str) -> Any:

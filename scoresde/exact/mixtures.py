@@ -139,6 +139,16 @@ class GaussianMixture:
         return self._sde
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._log_weights.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype in which it computes, float64."""
+        return self._log_weights.dtype
+
+    @property
     def means(self) -> Tensor:
         """Means of the components, shape (K, *event), float64."""
         return self._family.means.reshape(-1, *self.event_shape)

@@ -10,19 +10,19 @@ sum to one, so that the raw outputs may be combined, whatever the network predic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..conditions import Labels, Shared, batch_of, checked, is_label, tree_map
 from ..errors import ConfigError, ShapeError
-from ..model import Predictor, Shared
+from ..model import Predictor
 from ..prediction import Prediction
 from ..scalar import affine
-from ..sde import SDE
 from ..sde.knot import Knot
+from ..wrapper import Wrapper
 
 
 class Bindable(Predictor, Protocol):
@@ -35,7 +35,7 @@ class Bindable(Predictor, Protocol):
         """See `Predictor`."""
 
 
-class CFG:
+class CFG(Wrapper):
     """A model under classifier-free guidance; itself a `Predictor`.
 
     Any solver takes it, and so does any likelihood: what they then follow is the *guided flow*,
@@ -49,8 +49,9 @@ class CFG:
     Args:
         model: what takes the conditions by `bind`, such as a `ScoreModel`; conditions that both
             sides share may be bound before.
-        cond: conditions of the guided side. As in `ScoreModel.bind`, a tensor or array has one
-            row a sample, and `Shared(tensor)` belongs to the whole batch.
+        cond: conditions of the guided side, as in `ScoreModel.bind`: a tensor or array has one
+            row a sample, a whole number is the label of all samples, and `Shared(tensor)` belongs
+            to the whole batch.
         uncond: conditions of the side without. A number that faces a tensor in `cond` stands
             for a tensor full of it: `cond=dict(y=labels), uncond=dict(y=10)`.
         scale: how far to go from `uncond` (0) to `cond` (1) and beyond.
@@ -59,6 +60,7 @@ class CFG:
 
     Raises:
         ConfigError: if the two sides cannot go through one call.
+        DtypeError: for a list of numbers, see `ScoreModel.bind`.
         ShapeError: if their rows differ.
     """
 
@@ -71,14 +73,19 @@ class CFG:
         scale: float,
         batched: bool = True,
     ) -> None:
+        cond, uncond = ({k: checked(k, v) for k, v in side.items()} for side in (cond, uncond))
         cond, uncond = _filled(cond, uncond), _filled(uncond, cond)
-        self.scale = float(scale)
+        self.scale, self._one_call = float(scale), batched
+        # Samples that the conditions of one call are for; None where they fit any number.
         self._batch: int | None = None
-        self._calls: tuple[Predictor, ...] = (model.bind(**cond), model.bind(**uncond))
-        if batched:
-            joined, self._batch = _joined(cond, uncond)
-            twice = torch.arange(self._batch).repeat(2)
-            self._calls = (model.rows(twice).bind(**joined),)
+        if not batched:
+            super().__init__(model.bind(**cond), model.bind(**uncond))
+            return
+        joined = _joined(cond, uncond)
+        self._batch = _batch(cond, uncond, getattr(model, "conditions", {}))
+        if self._batch is not None:
+            model = model.rows(torch.arange(self._batch).repeat(2))
+        super().__init__(model.bind(**joined))
 
     @classmethod
     def pair(cls, conditional: Predictor, unconditional: Predictor, *, scale: float) -> CFG:
@@ -90,35 +97,20 @@ class CFG:
         Raises:
             ConfigError: if their processes differ.
         """
-        if conditional.sde != unconditional.sde:
-            raise ConfigError(
-                f"guidance needs one process, got {conditional.sde!r} and {unconditional.sde!r}"
-            )
-        return cls._of((conditional, unconditional), float(scale))
-
-    @classmethod
-    def _of(cls, calls: tuple[Predictor, ...], scale: float, batch: int | None = None) -> CFG:
         guided = cls.__new__(cls)
-        guided._calls, guided.scale, guided._batch = calls, scale, batch
+        Wrapper.__init__(guided, conditional, unconditional)
+        guided.scale, guided._one_call, guided._batch = float(scale), False, None
         return guided
 
-    @property
-    def sde(self) -> SDE:
-        """The process, one for both sides."""
-        return self._calls[0].sde
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the networks, so that a driver finds their device."""
-        for call in self._calls:
-            if isinstance(call, nn.Module | CFG):
-                yield from call.parameters()
-
-    def rows(self, index: Tensor) -> CFG:
+    def rows(self, index: Tensor) -> Self:
         """See `Predictor`; the conditions of both sides follow."""
-        if self._batch is None:
-            return self._of(tuple(call.rows(index) for call in self._calls), self.scale)
-        twice = torch.cat([index, index + self._batch])
-        return self._of((self._calls[0].rows(twice),), self.scale, len(index))
+        if not self._one_call:
+            return super().rows(index)
+        if self._batch is None:  # nothing in it belongs to a sample
+            return self
+        part = super().rows(torch.cat([index, index + self._batch]))
+        part._batch = len(index)
+        return part
 
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
         """The guided prediction at x, shape (B, *), and a knot.
@@ -126,10 +118,10 @@ class CFG:
         Raises:
             ShapeError: if the conditions are of another batch than x.
         """
-        if self._batch is None:
-            cond, uncond = (call(x, knot) for call in self._calls)
-        elif len(x) == self._batch:
-            both = self._calls[0](torch.cat([x, x]), Knot(*map(_twice, knot)))
+        if not self._one_call:
+            cond, uncond = (model(x, knot) for model in self.models)
+        elif self._batch is None or len(x) == self._batch:
+            both = self.models[0](torch.cat([x, x]), Knot(*map(_twice, knot)))
             cond, uncond = (
                 Prediction(
                     x, knot, both.raw[part], both.predicts, both.cost,
@@ -157,52 +149,68 @@ def _twice(value: Any) -> Any:
 
 
 def _filled(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Conditions with arrays as tensors, and numbers that face a tensor as tensors too."""
-    filled = {}
-    for name, value in mine.items():
-        facing = other.get(name)
-        if isinstance(facing, np.ndarray):
-            facing = torch.as_tensor(facing)
-        if isinstance(value, np.ndarray):
-            value = torch.as_tensor(value)
-        elif isinstance(facing, Tensor) and isinstance(value, _kinds(facing)):
-            value = torch.full_like(facing, value)
-        filled[name] = value
-    return filled
+    """Conditions in which numbers that face a tensor are tensors full of them."""
+
+    def leaf(path: str, value: Any, facing: Any) -> Any:
+        if isinstance(facing, Tensor) and isinstance(value, _kinds(facing)):
+            return torch.full_like(facing, value)
+        return value
+
+    return {name: tree_map(leaf, name, value, other.get(name)) for name, value in mine.items()}
 
 
 def _kinds(tensor: Tensor) -> Any:
     return int | float if tensor.is_floating_point() else int
 
 
-def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """The conditions of one call for both sides, `cond` first, and the size of the batch."""
-    joined: dict[str, Any] = {}
-    batches: set[int] = set()
-    for name in [*cond, *(name for name in uncond if name not in cond)]:
-        c, u = cond.get(name), uncond.get(name)
+def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> dict[str, Any]:
+    """The conditions of one call for both sides, `cond` first."""
+
+    def leaf(path: str, c: Any, u: Any) -> Any:
         if isinstance(c, Tensor) and isinstance(u, Tensor):
             if c.shape != u.shape:
                 raise ShapeError(
-                    f"condition {name!r} has shape {tuple(c.shape)} in cond and {tuple(u.shape)} "
+                    f"condition {path} has shape {tuple(c.shape)} in cond and {tuple(u.shape)} "
                     "in uncond; give both one row a sample, such as null.expand_as(labels)"
                 )
-            joined[name] = torch.cat([c, u])
-            batches.add(len(c))
-        elif name in cond and name in uncond and _same(c, u):
-            joined[name] = c
-        else:
-            raise ConfigError(
-                f"condition {name!r} is {_brief(cond, name)} in cond and {_brief(uncond, name)} in "
-                "uncond, which cannot go through one call; give both one row a sample, or write "
-                "batched=False"
-            )
-    if len(batches) != 1:
+            return torch.cat([c, u])
+        if _same(c, u):
+            return c
+        if is_label(c) and is_label(u) and path in map(repr, cond):
+            return Labels((c, u))
+        raise _apart(path, _brief(c), _brief(u))
+
+    for name in cond.keys() ^ uncond.keys():
+        sides = (_brief(side[name]) if name in side else "absent" for side in (cond, uncond))
+        raise _apart(repr(name), *sides)
+    if not cond:
         raise ConfigError(
-            f"one call for both sides needs conditions with one row a sample, got batches of "
-            f"{sorted(batches)}; write batched=False for two calls"
+            "guidance in one call needs conditions, such as cond=dict(y=labels), "
+            "uncond=dict(y=10), got none; write batched=False for two calls"
         )
-    return joined, batches.pop()
+    return {name: tree_map(leaf, repr(name), value, uncond[name]) for name, value in cond.items()}
+
+
+def _apart(path: str, cond: str, uncond: str) -> ConfigError:
+    return ConfigError(
+        f"condition {path} is {cond} in cond and {uncond} in uncond, which cannot go through one "
+        "call; give both one row a sample, or write batched=False"
+    )
+
+
+def _batch(*sides: Mapping[str, Any]) -> int | None:
+    """The number of samples that conditions are for; None if they are for any number.
+
+    Raises:
+        ShapeError: if they differ.
+    """
+    sizes = set().union(*map(batch_of, sides))
+    if len(sizes) > 1:
+        raise ShapeError(
+            f"conditions under guidance have one row a sample, got batches of {sorted(sizes)}; "
+            "write Shared(tensor) for one that all samples share"
+        )
+    return next(iter(sizes), None)
 
 
 def _same(c: Any, u: Any) -> bool:
@@ -211,10 +219,7 @@ def _same(c: Any, u: Any) -> bool:
     return c is u or (isinstance(c, int | float | str) and type(c) is type(u) and c == u)
 
 
-def _brief(conditions: dict[str, Any], name: str) -> str:
-    if name not in conditions:
-        return "absent"
-    value = conditions[name]
+def _brief(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return "shared" if isinstance(value, Shared) else repr(value)

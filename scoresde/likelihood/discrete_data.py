@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._internal.checks import check_model
 from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
-from ..model import Predictor
+from ..model import Predictor, event_shape_of
 from ..sampling.run import NonFiniteWarning
 from ..sde.knot import Knot
 from .dequantization import Dequantization, Uniform
@@ -119,10 +119,10 @@ class Evaluation:
             )
         if images.ndim < 2:
             raise ShapeError(f"images must have shape (B, *), got {tuple(images.shape)}")
-        event = getattr(model, "event_shape", None)
-        if event is not None and images.shape[1:] != tuple(event):
+        event = event_shape_of(model)
+        if event is not None and images.shape[1:] != event:
             wanted = ", ".join(map(str, event))
-            raise _misshapen(images, f"the model takes (B, {wanted})", tuple(event))
+            raise _misshapen(images, f"the model takes (B, {wanted})", event)
         layout.check(images)
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, constraints
 from .._internal.checks import as_flow, check_dtype, check_model, check_shape, check_tensor
 from ..errors import NonFiniteError, ShapeError
 from ..grid import uniform_lambda
-from ..model import Predictor
+from ..model import Predictor, parameters_of
 from ..ode import Backend, TorchDiffEq
 from ..sampling.run import NonFiniteWarning, sample
 from ..solvers.probability_flow import ProbabilityFlow
@@ -101,6 +101,9 @@ class ScoreDistribution(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) in nats, shape (*sample_shape,).
 
+        As with every distribution of PyTorch, gradients reach the value and the model's parameters
+        unless it is called under `torch.no_grad()`, which saves the memory of the graph.
+
         Raises:
             ShapeError: for a value that does not end in the event's shape.
             NonFiniteError: if the integration failed for some values, with the reason.
@@ -113,7 +116,8 @@ class ScoreDistribution(Distribution):
                 f"{tuple(value.shape)}"
             )
         flat = value.reshape(-1, *self.event_shape)
-        grad = torch.is_grad_enabled() and value.requires_grad
+        learns = value.requires_grad or any(p.requires_grad for p in parameters_of(self.model))
+        grad = torch.is_grad_enabled() and learns
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonFiniteWarning)  # an error here
             found = log_likelihood(self.model, flat, grad=grad, **self.settings)

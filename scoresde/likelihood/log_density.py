@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._internal.checked import Checked
+from .._internal.checked import Checked, crash
 from .._internal.checks import check_model, check_tensor
 from .._internal.counted import Counted, told
 from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
@@ -27,6 +27,7 @@ from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
 from ..sde import SDE
 from ..sde.knot import Knot
+from ..wrapper import begin
 from .density_flow import DensityFlow, closed_form
 from .divergence import Divergence
 from .frame import Frame
@@ -179,6 +180,7 @@ def density_flow(
     divergence = check_divergence(divergence, x.shape[1:].numel())
     frame = check_frame(frame)
     x = x.to(torch.float64)
+    model = begin(model)
     counted = Counted(model)
     flow = DensityFlow(
         model=counted,
@@ -241,6 +243,8 @@ def _name_the_times(
                 rule.run(flow, flow.start(one))
         except NonFiniteError as error:
             failures[place] = str(error)
+        except Exception as error:  # whatever a network raises; it must not replace the warning
+            failures[place] += f"; run again to find out where, {crash(error)}"
 
 
 def _density(flow: DensityFlow, prior: Any, z: Tensor, log_det: Tensor) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import SolverError, ZeroSNRError
-from ..model import Predictor
+from ..model import Predictor, parameters_of
 from ..prediction import Prediction
 from ..scalar import Scalar, scale
 from ..sde.knot import Knot
@@ -83,8 +82,8 @@ class VectorField:
         return (self.velocity(tau, parts[0]),)
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """What the field depends on beside the state, for the adjoint: see `learnable`."""
-        return learnable(self.model)
+        """What the field depends on beside the state, for the adjoint: parameters that learn."""
+        return tuple(p for p in parameters_of(self.model) if p.requires_grad)
 
     def rows(self, index: Tensor) -> VectorField:
         """The field of these samples."""
@@ -97,24 +96,3 @@ class VectorField:
     def to_x(self, u: Tensor, knot: Knot) -> Tensor:
         """x from u, in `dtype`."""
         return scale(self.clock.scale(knot), u).to(self.dtype)
-
-
-def learnable(model: Any) -> tuple[Tensor, ...]:
-    """The parameters that require gradients, of every module that a predictor holds, itself or
-    through the predictors that it wraps.
-    """
-    found: dict[int, Tensor] = {}
-    seen: set[int] = set()
-
-    def look(owner: Any) -> None:
-        if id(owner) in seen:
-            return
-        seen.add(id(owner))
-        if isinstance(owner, nn.Module):
-            found.update({id(p): p for p in owner.parameters() if p.requires_grad})
-        elif isinstance(owner, Predictor):
-            for part in vars(owner).values():
-                look(part)
-
-    look(model)
-    return tuple(found.values())

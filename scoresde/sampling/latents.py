@@ -11,6 +11,7 @@ from .._internal.checks import as_flow, check_batch, check_model
 from ..errors import ShapeError
 from ..model import Predictor
 from ..solvers.probability_flow import ProbabilityFlow
+from ..wrapper import begin
 
 
 def encode(
@@ -52,7 +53,7 @@ def _follow(model: Predictor, x: Tensor, solver: Any, t_min: float | None, *, up
     check_batch(x, "the data" if up else "the latent")
     flow, sde = as_flow(solver), model.sde
     ends = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
-    return flow.solve(model, x, *(ends if up else ends[::-1]))[0]
+    return flow.solve(begin(model), x, *(ends if up else ends[::-1]))[0]
 
 
 def round_trip_error(

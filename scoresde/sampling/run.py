@@ -30,12 +30,14 @@ from .._internal.checks import (
 from .._internal.counted import Counted, told
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
-from ..model import Predictor, device_of
+from ..model import Predictor, device_of, event_shape_of
 from ..noise import NoiseSource, NoiseStream, source
+from ..prediction import Prediction
 from ..scalar import scale
 from ..sde.knot import Knot
 from ..solvers.legs import parts
 from ..solvers.solver import Solver
+from ..wrapper import begin
 from .choose import choose
 
 
@@ -49,6 +51,9 @@ class StepInfo(NamedTuple):
     Attributes:
         x: the state at `knot`, shape (B, *).
         nfe: network evaluations per sample so far: a number, or shape (B,) where they differ.
+        prediction: the model's last prediction so far. Solvers of one evaluation a step made it
+            where the step began; others at their last stage. None at the start, and where the
+            last evaluation was of a part of the batch.
     """
 
     step: int
@@ -56,6 +61,14 @@ class StepInfo(NamedTuple):
     knot: Knot
     x: Tensor
     nfe: int | Tensor
+    prediction: Prediction | None = None
+
+    @property
+    def x0(self) -> Tensor | None:
+        """The clean data that `prediction` expects, shape (B, *), computed when it is read; None
+        where there is no prediction. Under guidance the guided one.
+        """
+        return None if self.prediction is None else self.prediction.x0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +82,8 @@ class SampleResult:
         grid: the grid that was followed.
         noise: where the noise came from; the same source gives the same samples.
         seconds: wall-clock time.
-        trajectory: states kept, the start first, with `keep`; else empty.
+        trajectory: states kept, the start first, with `keep`; else empty. Each holds its
+            prediction too, about twice the memory of the state.
         failures: for samples that are not finite, their place in the batch and the reason.
     """
 
@@ -131,39 +145,109 @@ def iterate(
     check_model(model)
     solver = as_solver(solver)
     check_grid(grid)
+    run = _checked(model, solver, grid, shape, seeds, noise, dtype, device, final, grad)
+    return run.follow(model, x, run.noise)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The settings of a run, checked: those that stay when some of its samples are run again.
+
+    Attributes:
+        legs: the solvers, each with the grid of its own steps.
+        shape: (B, *) of the start that is drawn; None where one is given.
+    """
+
+    legs: tuple[tuple[Solver, Grid], ...]
+    noise: NoiseSource
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+    grad: bool
+
+    @property
+    def steps(self) -> int:
+        return sum(part.steps for _, part in self.legs)
+
+    def follow(
+        self, model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int | None = None
+    ) -> Iterator[StepInfo]:
+        """The run from x, or from a drawn start of `batch` samples; by default as many as asked."""
+        shape = self.shape if self.shape is None or batch is None else (batch, *self.shape[1:])
+        x, stream = self._start(model, x, shape, noise)
+        return self._steps(model, x, stream)
+
+    def _start(
+        self,
+        model: Predictor,
+        x: Tensor | None,
+        shape: tuple[int, ...] | None,
+        noise: NoiseSource,
+    ) -> tuple[Tensor, NoiseStream]:
+        if (x is None) == (shape is None):
+            raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
+        if x is not None:
+            check_batch(x, "the start")
+            _check_event(model, x.shape)
+            x = x.to(device=self.device, dtype=self.dtype)
+            # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
+            if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
+                raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
+            return x, noise.open(x.shape, x.dtype, x.device)
+        assert shape is not None  # for the type checker: exactly one of the two is given
+        _check_event(model, shape)
+        device = device_of(model) if self.device is None else self.device
+        stream = noise.open(shape, self.dtype or torch.float32, device)
+        return scale(self.legs[0][1].knots[0].sigma, stream.start()), stream
+
+    def _steps(self, model: Predictor, x: Tensor, stream: NoiseStream) -> Iterator[StepInfo]:
+        counted, size, done = Counted(begin(model), remember=True), x.shape[0], 0
+        yield StepInfo(0, self.steps, self.legs[0][1].knots[0], x, 0)
+        for solver, part in self.legs:
+            with torch.set_grad_enabled(self.grad):
+                carry = solver.init(counted, part)
+            for t, s in pairwise(part.knots):
+                with torch.set_grad_enabled(self.grad):
+                    moved = solver.step(counted, x, t, s, carry, stream)
+                if not isinstance(moved, tuple) or len(moved) != 2:
+                    raise ConfigError(
+                        f"{type(solver).__name__}.step must return the state and the carry, got "
+                        f"{type(moved).__name__}; write `return x, None` where nothing is carried"
+                    )
+                x, carry = moved
+                done += 1
+                yield StepInfo(done, self.steps, s, x, counted.nfe(size), counted.last)
+
+
+def _checked(
+    model: Predictor,
+    solver: Solver,
+    grid: Grid,
+    shape: Sequence[int] | None,
+    seeds: int | Iterable[int],
+    noise: NoiseSource | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    final: str,
+    grad: bool,
+) -> _Run:
+    """Everything that is given but the start, checked once; see `iterate`."""
     check_noise(noise, seeds)
     check_dtype(dtype)
     check_device(device)
-    _check_process(grid, model)
-    relay = parts(solver, grid, final)
-    x, stream = _start(model, grid, x, shape, noise or source(seeds), dtype, device)
-    return _follow(model, relay, x, stream, grad)
-
-
-def _follow(
-    model: Predictor,
-    relay: tuple[tuple[Solver, Grid], ...],
-    x: Tensor,
-    stream: NoiseStream,
-    grad: bool,
-) -> Iterator[StepInfo]:
-    counted, batch, done = Counted(model), x.shape[0], 0
-    steps = sum(part.steps for _, part in relay)
-    yield StepInfo(0, steps, relay[0][1].knots[0], x, 0)
-    for solver, part in relay:
-        with torch.set_grad_enabled(grad):
-            carry = solver.init(counted, part)
-        for t, s in pairwise(part.knots):
-            with torch.set_grad_enabled(grad):
-                moved = solver.step(counted, x, t, s, carry, stream)
-            if not isinstance(moved, tuple) or len(moved) != 2:
-                raise ConfigError(
-                    f"{type(solver).__name__}.step must return the state and the carry, got "
-                    f"{type(moved).__name__}; write `return x, None` where nothing is carried"
-                )
-            x, carry = moved
-            done += 1
-            yield StepInfo(done, steps, s, x, counted.nfe(batch))
+    if grid.sde != model.sde:
+        raise ConfigError(
+            f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
+            "make the grid from model.sde"
+        )
+    return _Run(
+        legs=parts(solver, grid, final),
+        noise=noise or source(seeds),
+        shape=None if shape is None else check_shape(shape, "(B, ...)"),
+        dtype=dtype,
+        device=device,
+        grad=grad,
+    )
 
 
 def sample(
@@ -207,27 +291,13 @@ def sample(
     began = time.perf_counter()
     check_model(model)
     rule, path = choose(model.sde, solver, grid, nfe)
-    check_noise(noise, seeds)
-    noise = noise or source(seeds)
-    _check_process(path, model)
-    count = sum(part.steps for _, part in parts(rule, path, final))
+    run = _checked(model, rule, path, shape, seeds, noise, dtype, device, final, grad)
+    count = run.steps
     if not isinstance(keep, bool) and (
         not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
     ):
         raise ConfigError(f"keep={keep!r} must be True, or steps from 0 (start) to {count} (end)")
-    if shape is not None:
-        shape = check_shape(shape, "(B, ...)")
-
-    def run(
-        model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
-    ) -> Iterator[StepInfo]:
-        own = None if shape is None else (batch, *shape[1:])
-        return iterate(
-            model, rule, path, x=x, shape=own, noise=noise,
-            dtype=dtype, device=device, final=final, grad=grad,
-        )  # fmt: skip
-
-    steps = run(model, x, noise, shape[0] if shape else 0)
+    steps = run.follow(model, x, run.noise)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
         steps = bar(steps, total=count + 1, desc=type(rule).__name__)
@@ -239,7 +309,7 @@ def sample(
             callback(info)
     failures: dict[int, str] = {}
     if bad := bad_rows(info.x):
-        failures = explain(run, model, x, noise, bad, info.x.shape[0])
+        failures = explain(run.follow, model, x, run.noise, bad, info.x.shape[0])
         warnings.warn(
             f"{len(bad)} of {info.x.shape[0]} samples are not finite (the others are kept); "
             f"sample {bad[0]}: {failures[bad[0]]}; see result.failures",
@@ -251,58 +321,19 @@ def sample(
         nfe=info.nfe,
         steps=info.step,
         grid=path,
-        noise=noise,
+        noise=run.noise,
         seconds=time.perf_counter() - began,
         trajectory=tuple(kept),
         failures=failures,
     )
 
 
-# -- at the door -------------------------------------------------------------------------------
-
-
-def _check_process(grid: Grid, model: Predictor) -> None:
-    if grid.sde != model.sde:
-        raise ConfigError(
-            f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
-            "make the grid from model.sde"
-        )
-
-
 def _check_event(model: Predictor, shape: Sequence[int]) -> None:
     """Closed-form models know the shape of their samples."""
-    event = getattr(model, "event_shape", None)
-    if event is not None and tuple(shape[1:]) != tuple(event):
+    event = event_shape_of(model)
+    if event is not None and tuple(shape[1:]) != event:
         wanted = ", ".join(map(str, event))
         raise ShapeError(
-            f"the model's samples have shape {tuple(event)}, got a batch of shape {tuple(shape)}; "
+            f"the model's samples have shape {event}, got a batch of shape {tuple(shape)}; "
             f"write shape=({shape[0]}, {wanted})"
         )
-
-
-def _start(
-    model: Predictor,
-    grid: Grid,
-    x: Tensor | None,
-    shape: Sequence[int] | None,
-    noise: NoiseSource,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-) -> tuple[Tensor, NoiseStream]:
-    if (x is None) == (shape is None):
-        raise ConfigError("give either x, a start of shape (B, *), or shape=(B, ...)")
-    if x is not None:
-        check_batch(x, "the start")
-        _check_event(model, x.shape)
-        x = x.to(device=device, dtype=dtype)
-        # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
-        if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
-            raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
-        return x, noise.open(x.shape, x.dtype, x.device)
-    assert shape is not None  # for the type checker: exactly one of the two is given
-    shape = check_shape(shape, "(B, ...)")
-    _check_event(model, shape)
-    if device is None:
-        device = device_of(model)
-    stream = noise.open(shape, dtype or torch.float32, device)
-    return scale(grid.knots[0].sigma, stream.start()), stream

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, require, unknown_name
 from ..grid import Grid
-from ..model import Predictor
+from ..model import Predictor, parameters_of
 from ..noise import NoiseStream
 from ..scalar import scale
 from ..sde.knot import Knot
@@ -191,8 +191,8 @@ class _Paths:
         return tuple(None if row[0] is None else torch.cat(row) for row in zip(*drawn, strict=True))
 
 
-def _parameters(model: Predictor) -> Any:
-    found = list(getattr(model, "parameters", tuple)())
+def _parameters(model: Predictor) -> tuple[Tensor, ...]:
+    found = parameters_of(model)
     if not found:
         raise ConfigError(
             f"adjoint=True needs a model with parameters, not {type(model).__name__}; "

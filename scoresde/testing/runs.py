@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..sampling.run import StepInfo, iterate
 from ..sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 from ..sde.knot import Knot
 from ..solvers.solver import Solver
+from ..wrapper import Observer
 
 PROCESSES: tuple[SDE, ...] = (
     VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(), FlowSDE(),
@@ -44,28 +45,23 @@ def to_clean(sde: SDE, n: int, last_rho: float = 0.02) -> Grid:
     return from_lambdas(sde, lams.tolist())
 
 
-@dataclass(eq=False)
-class Watched:
-    """A predictor that keeps note of where it was asked."""
+class Watched(Observer):
+    """A predictor that keeps note of where it was asked.
 
-    model: Predictor
-    asked: list[Knot] = field(default_factory=list)
-    dtypes: set[torch.dtype] = field(default_factory=set)
+    Attributes:
+        asked: the knots.
+        dtypes: those of the states.
+    """
 
-    @property
-    def sde(self) -> SDE:
-        """See `Predictor`."""
-        return self.model.sde
+    def __init__(self, model: Predictor) -> None:
+        super().__init__(model)
+        self.asked: list[Knot] = []
+        self.dtypes: set[torch.dtype] = set()
 
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """See `Predictor`."""
-        self.asked.append(knot)
-        self.dtypes.add(x.dtype)
-        return self.model(x, knot)
-
-    def rows(self, index: Tensor) -> Watched:
-        """See `Predictor`."""
-        return Watched(self.model.rows(index), self.asked, self.dtypes)
+    def observe(self, prediction: Prediction) -> None:
+        """Note where it was made."""
+        self.asked.append(prediction.knot)
+        self.dtypes.add(prediction.x.dtype)
 
     def outside(self) -> list[float]:
         """Times at which the network was asked outside the range that it was trained on."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from ..errors import require
-from ..model import Predictor, device_of
+from ..model import Predictor
 from ..prediction import Prediction
-from ..sde import SDE
-from ..sde.knot import Knot
+from ..wrapper import Observer
 
 
 class Bar:
@@ -37,57 +33,26 @@ class Bar:
             self._bar.update(evaluations)
 
 
-class Metered:
+class Metered(Observer):
     """A predictor that counts evaluations of one sample: all calls, each by its batch.
 
-    Attributes:
+    Args:
+        model: what predicts.
         bar: where the count is shown.
-        spent: how many so far.
     """
 
     def __init__(self, model: Predictor, bar: Bar | None = None) -> None:
-        self._model, self.spent = model, 0
+        super().__init__(model)
         self.bar = Bar(False) if bar is None else bar
+        self._spent = [0]  # one count for all copies
 
     @property
-    def sde(self) -> SDE:
-        """The process."""
-        return self._model.sde
+    def spent(self) -> int:
+        """Evaluations so far."""
+        return self._spent[0]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return device_of(self._model)
-
-    def rows(self, index: Tensor) -> Predictor:
-        """See `Predictor`."""
-        return _Part(self, self._model.rows(index))
-
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """The model's answer, counted."""
-        return self.ask(self._model, x, knot)
-
-    def ask(self, model: Predictor, x: Tensor, knot: Knot) -> Prediction:
-        """The answer of the model, or of some of its rows."""
-        found = model(x, knot)
-        spent = found.cost * len(x)
-        self.spent += spent
-        self.bar.add(spent)
-        return found
-
-
-class _Part:
-    """Some rows of a model, on the same count."""
-
-    def __init__(self, meter: Metered, model: Predictor) -> None:
-        self._meter, self._model = meter, model
-
-    @property
-    def sde(self) -> SDE:
-        return self._meter.sde
-
-    def rows(self, index: Tensor) -> Predictor:
-        return _Part(self._meter, self._model.rows(index))
-
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        return self._meter.ask(self._model, x, knot)
+    def observe(self, prediction: Prediction) -> None:
+        """Count it."""
+        evaluations = prediction.cost * len(prediction.x)
+        self._spent[0] += evaluations
+        self.bar.add(evaluations)

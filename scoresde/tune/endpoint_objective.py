@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ScoreSDEError
 from ..grid import Grid
 from ..metrics import Estimate
+from ..model import device_of
 from ..sampling.run import sample
 from ..solvers.solver import Solver
 from .cost import Metered
@@ -62,12 +63,13 @@ def samples(model: Metered, x: Tensor, candidate: Candidate, noise: int = 0) -> 
         ScoreSDEError: for a candidate that cannot be run.
     """
     _, solver, grid = candidate
-    most = _CACHED if model.device.type == "cpu" else _ELEMENTS
+    device = device_of(model)
+    most = _CACHED if device.type == "cpu" else _ELEMENTS
     parts = torch.split(x, max(1, most // x[0].numel()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
         ends = [
-            sample(model, solver, grid, x=part, seeds=_APART * noise + k, device=model.device).x
+            sample(model, solver, grid, x=part, seeds=_APART * noise + k, device=device).x
             for k, part in enumerate(parts)
         ]
     return torch.cat([end.cpu() for end in ends])

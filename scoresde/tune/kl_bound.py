@@ -26,12 +26,13 @@ from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
 from ..metrics import Estimate, bootstrap
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..prediction import Prediction
 from ..sampling.run import sample
-from ..sde import CLEAN, SDE
+from ..sde import CLEAN
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
+from ..wrapper import Observer
 from .cost import Metered
 from .shortest_path import shortest
 
@@ -55,7 +56,7 @@ class Signal:
         listener = _Listener(model)
         # One evaluation a step; the last knot is met by a step to sigma = 0 that is thrown away.
         whole = Grid(fine.sde, (*fine.knots, CLEAN))
-        sample(listener, ExponentialMultistep(4), whole, x=x.to(model.device))
+        sample(listener, ExponentialMultistep(4), whole, x=x.to(device_of(model)))
         self.knots = fine.knots
         self.values: Array = np.stack(listener.heard, 1)
 
@@ -104,28 +105,17 @@ def between(grid: Grid, other: Grid, share: float) -> Grid:
     return Grid(grid.sde, (grid.knots[0], *inner, CLEAN))
 
 
-class _Listener:
-    """A `Predictor` that notes |x0|^2 of every answer."""
+class _Listener(Observer):
+    """A predictor that notes |x0|^2 of every answer."""
 
     def __init__(self, model: Predictor) -> None:
-        self._model = model
+        super().__init__(model)
         self.heard: list[Array] = []
 
-    @property
-    def sde(self) -> SDE:
-        """The process."""
-        return self._model.sde
-
-    def rows(self, index: Tensor) -> Predictor:
-        """See `Predictor`."""
-        return self._model.rows(index)
-
-    def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """The model's answer."""
-        found = self._model(x, knot)
-        square = found.x0.to(torch.float64).flatten(1).square().mean(1)
+    def observe(self, prediction: Prediction) -> None:
+        """Note it."""
+        square = prediction.x0.to(torch.float64).flatten(1).square().mean(1)
         self.heard.append(square.cpu().numpy())
-        return found
 
 
 def _snr(knots: tuple[Knot, ...]) -> Array:

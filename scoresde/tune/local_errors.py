@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,15 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..grid import Grid, uniform_lambda
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..noise import source
 from ..prediction import Prediction
 from ..sampling.run import iterate
-from ..sde import CLEAN, SDE
+from ..sde import CLEAN
 from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.legs import parts
 from ..solvers.solver import Solver
+from ..wrapper import Wrapper
 from .cost import Metered
 
 Array = NDArray[np.float64]
@@ -41,18 +43,14 @@ _PAST = 3  # knots before the step, whose predictions a multistep rule may use
 _LAST = 0.003  # rho of the last fine knot
 
 
-class _Memory:
-    """A `Predictor` that records what the network says, and then answers from the record."""
+class _Memory(Wrapper):
+    """A predictor that records what the network says, and then answers from the record."""
 
     def __init__(self, model: Predictor) -> None:
-        self._model, self.record, self.full = model, dict[Knot, Prediction](), False
+        super().__init__(model)
+        self.record, self.full = dict[Knot, Prediction](), False
 
-    @property
-    def sde(self) -> SDE:
-        """The process."""
-        return self._model.sde
-
-    def rows(self, index: Tensor) -> Predictor:
+    def rows(self, index: Tensor) -> Self:
         """See `Predictor`: trajectories stay together here."""
         raise NotImplementedError
 
@@ -60,7 +58,7 @@ class _Memory:
         """What was said at the knot, whatever x; the network's answer where there is none."""
         if knot in self.record:
             return self.record[knot]
-        found = self._model(x, knot)
+        found = self.model(x, knot)
         if not self.full:
             self.record[knot] = found
         return found
@@ -81,7 +79,7 @@ class Pilot:
         fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * sde.t_max))
         # Without a corrector, predictions are made at the very states that are stored.
         path = iterate(
-            self._memory, ExponentialMultistep(4), fine, x=x.to(model.device, torch.float64)
+            self._memory, ExponentialMultistep(4), fine, x=x.to(device_of(model), torch.float64)
         )
         info = list(path)
         self._memory.full = True

@@ -10,7 +10,7 @@ import torch
 from .._internal.fingerprint import fingerprint
 from ..errors import ConfigError
 from ..metrics import Metric
-from ..model import Predictor
+from ..model import Predictor, event_shape_of
 from ..noise import SampleSeeds
 from ..sampling.choose import choose
 from ..solvers.legs import evaluations
@@ -77,7 +77,7 @@ def tune(
     rule, default = choose(model.sde, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
-    closed: Sequence[int] = getattr(model, "event_shape", ())
+    closed: Sequence[int] = event_shape_of(model) or ()
     event = tuple(closed if shape is None else shape)
     if not event:
         raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
