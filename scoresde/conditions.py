@@ -95,13 +95,13 @@ def checked(name: str, value: Any) -> Any:
             value = value.item()
         if isinstance(value, Tensor) and value.ndim == 0:
             raise ShapeError(
-                f"condition {path} is a tensor without a batch; give one row a sample, or write "
+                f"condition {path!r} is a tensor without a batch; give one row a sample, or write "
                 f"bind({name}=Shared(...)) if all samples share it"
             )
         return value
 
     _check_lists(name, name, value)
-    return tree_map(leaf, repr(name), value)
+    return tree_map(leaf, name, value)
 
 
 def _check_lists(name: str, path: str, value: Any) -> None:
@@ -110,9 +110,9 @@ def _check_lists(name: str, path: str, value: Any) -> None:
             whole = isinstance(item, Tensor | np.ndarray | Shared) or _children(item) is not None
             if item is not None and not whole:
                 raise DtypeError(
-                    f"condition {path!r} is a {type(value).__name__} with a "
-                    f"{type(item).__name__} in it, which could be one a sample or one value for "
-                    "all; write torch.tensor(...) or Shared(...)"
+                    f"condition {path!r} is a {type(value).__name__} of {type(item).__name__}, "
+                    "which could be one a sample or one value for all; write torch.tensor(...) or "
+                    "Shared(...)"
                 )
     for key, child in (_children(value) or {}).items():
         _check_lists(name, _place(value, path, key), child)
@@ -139,7 +139,7 @@ def for_network(name: str, value: Any, x: Tensor) -> Any:
             return value.value
         if isinstance(value, Tensor) and value.shape[:1] != x.shape[:1]:
             raise ShapeError(
-                f"condition {path} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
+                f"condition {path!r} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
                 f"give one row a sample, or write bind({name}=Shared(...)) if all samples share it"
             )
         return value
@@ -148,7 +148,7 @@ def for_network(name: str, value: Any, x: Tensor) -> Any:
         value = Labels((value,))
     if isinstance(value, Labels):
         return value.tensor(x)
-    return tree_map(leaf, repr(name), value)
+    return tree_map(leaf, name, value)
 
 
 def batch_of(conditions: Mapping[str, Any]) -> set[int]:

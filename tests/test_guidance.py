@@ -188,6 +188,16 @@ def test_guides_from_a_start_without_signal():
     assert torch.allclose(x0, (2.0 * MEANS[:2] - MEANS[2])[LABELS], atol=1e-12)
 
 
+def test_a_guided_model_has_a_score_and_an_event_shape():
+    x, t = states(), torch.tensor([0.02, 0.3, 0.9, 0.5, 1e-3], dtype=torch.float64)
+    assert torch.allclose(guided().score(x, t), truth(x, t), rtol=1e-9, atol=0)
+    assert torch.allclose(guided().score(x, 0.3), truth(x, 0.3), rtol=1e-9, atol=0)
+    paired = CFG.pair(CLASSES[0], CLASSES[NONE], scale=2.0)
+    assert paired.event_shape == (2,)
+    with pytest.raises(ShapeError, match=r"write shape=\(5, 2\)"):
+        sample(paired, DDIM(), uniform_lambda(SDE, 3), shape=(5, 3))
+
+
 def test_parameters_are_found():
     assert len(set(guided().parameters())) == 1
     assert len(set(guided(batched=False).parameters())) == 1
@@ -207,9 +217,9 @@ def test_errors_say_what_to_write():
     model = ScoreModel(Exact("eps"), SDE, time="t")
     with pytest.raises(ConfigError, match=r"absent in uncond.*batched=False"):
         CFG(model, cond={"y": LABELS}, uncond={}, scale=2.0)
-    with pytest.raises(ConfigError, match=r"'y' is 0 in cond and 2 in uncond"):
-        CFG(model, cond={"y": 0}, uncond={"y": 2}, scale=2.0)
-    with pytest.raises(ConfigError, match="one row a sample"):
+    with pytest.raises(ConfigError, match=r"'y' is 'a' in cond and 2 in uncond"):
+        CFG(model, cond={"y": "a"}, uncond={"y": 2}, scale=2.0)
+    with pytest.raises(ConfigError, match="got none"):
         CFG(model, cond={}, uncond={}, scale=2.0)
     with pytest.raises(ShapeError, match=r"\(5,\) in cond and \(1,\) in uncond"):
         CFG(model, cond={"y": LABELS}, uncond={"y": torch.tensor([2])}, scale=2.0)

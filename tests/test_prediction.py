@@ -9,7 +9,7 @@ import torch
 from support import CONTINUOUS, PROCESSES, randn
 
 from scoresde import VPSDE, FlowSDE, Prediction, PredictsF
-from scoresde.errors import ConfigError, ZeroSNRError
+from scoresde.errors import ConfigError, ShapeError, ZeroSNRError
 from scoresde.prediction import Parametrization, PredictsFlow, parametrization
 
 NAMES = ["eps", "x0", "score", "v", "F", "flow"]
@@ -149,6 +149,50 @@ def test_costs_and_replacement():
     assert (second.cost, second.knot, second.predicts) == (2, knot, first.predicts)
     assert torch.equal(second.eps, 2 * x)
     assert second.replace(x).cost == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("each", [False, True])
+def test_any_view_may_be_set_whatever_the_network_predicts(name, each):
+    """The one value and the state decide the others: x = alpha x0 + sigma eps."""
+    sde = CONTINUOUS["flow"] if name == "flow" else CONTINUOUS["subvp"]
+    x, raw, new = (randn(3, 2, seed=k) for k in range(3))
+    t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+    knot = sde.at(t, like=x) if each else sde.at(0.4)
+    alpha, sigma, r = knot.alpha, knot.sigma, knot.radius
+    old = Prediction(x, knot, raw, parametrization(name), cost=2, share=raw)
+    for view, made, x0, eps in (
+        ("x0", old.with_x0(new), new, (x - alpha * new) / sigma),
+        ("eps", old.with_eps(new, cost=5), (x - sigma * new) / alpha, new),
+        ("score", old.with_score(new), (x + sigma**2 * new) / alpha, -sigma * new),
+        (
+            "v",
+            old.with_v(new),
+            (alpha * x - sigma * r * new) / r**2,
+            (sigma * x + alpha * r * new) / r**2,
+        ),
+    ):
+        assert torch.equal(getattr(made, view), new)
+        close = {"rtol": 1e-11, "atol": 1e-11}
+        torch.testing.assert_close(made.x0, x0, **close)
+        torch.testing.assert_close(made.eps, eps, **close)
+        torch.testing.assert_close(made.score, -eps / sigma, **close)
+        torch.testing.assert_close(made.v, (alpha * eps - sigma * x0) / r, **close)
+        torch.testing.assert_close(made.at(knot), x, **close)
+        assert made.cost == (5 if view == "eps" else 2)
+        assert (made.knot, made.share is raw) == (knot, True)
+
+
+def test_a_value_that_is_set_has_the_shape_and_the_dtype_of_the_state():
+    x = randn(3, 2, dtype=torch.float32)
+    old = Prediction(x, VPSDE().at(0.5), x, parametrization("v"))
+    assert old.with_x0(randn(3, 2)).eps.dtype == torch.float32
+    with pytest.raises(ShapeError, match=r"state of shape \(3, 2\) got a value of shape \(1, 2\)"):
+        old.with_x0(randn(1, 2))
+    end = Prediction(x, FlowSDE().at(1.0), x, parametrization("flow"))
+    assert torch.equal(end.with_x0(2 * x).x0, 2 * x)
+    with pytest.raises(ZeroSNRError, match="alpha = 0"):
+        end.with_eps(x)
 
 
 def test_names():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ from scoresde.errors import (
     ZeroSNRError,
 )
 from scoresde.sampling.run import NonFiniteWarning
-from scoresde.solvers import evaluations
+from scoresde.solvers import DPMSolverAdaptive, evaluations
 
 SDE = VPSDE()
 MODEL = mixture(SDE)
@@ -333,6 +334,50 @@ def test_evaluations_of_single_samples():
     doubled = Counted(Doubled(MODEL))
     doubled.rows(torch.tensor([2]))(x[:1], knot)
     assert doubled.nfe(4).tolist() == [0, 0, 2, 0]
+
+
+# -- the prediction of a step --------------------------------------------------------------------
+
+
+def test_a_step_shows_the_clean_data_that_it_expected():
+    """DDIM asks once, where its step begins; nothing is asked anew to show x0."""
+    calls = []
+
+    class Counting(Doubled):
+        def __call__(self, x, knot):
+            calls.append(float(knot.t))
+            return super().__call__(x, knot)
+
+    infos = list(iterate(Counting(MODEL), DDIM(), GRID, x=randn(4, 2)))
+    assert infos[0].x0 is None
+    for before, info in pairwise(infos):
+        assert torch.equal(info.x0, MODEL(before.x, before.knot).x0)
+        assert info.prediction.knot == before.knot
+    assert len(calls) == 6
+
+
+def test_a_solver_of_two_stages_shows_the_last_of_them():
+    infos = list(iterate(MODEL, Heun(), GRID, x=randn(4, 2)))
+    for before, info in pairwise(infos[:-1]):
+        assert info.prediction.knot == info.knot
+        assert torch.equal(info.x0, MODEL(info.prediction.x, info.knot).x0)
+        assert float((info.prediction.x - before.x).abs().max()) > 0
+    assert infos[-1].prediction.knot == infos[-2].knot  # no model is asked at sigma = 0
+
+
+def test_a_part_of_the_batch_has_no_prediction_of_the_step():
+    out = sample(MODEL, DPMSolverAdaptive(), uniform_lambda(SDE, 2), shape=(4, 2), keep=True)
+    assert all(info.x0 is None for info in out.trajectory[:2])
+
+
+def test_the_kept_states_keep_their_predictions_and_no_graph():
+    out = _draw(keep=[0, 3])
+    assert out.trajectory[0].x0 is None
+    assert out.trajectory[1].x0.shape == (4, 2)
+    x = randn(2, 2).requires_grad_()
+    assert not sample(MODEL, DDIM(), GRID, x=x, keep=True).trajectory[2].x0.requires_grad
+    kept = sample(MODEL, DDIM(), GRID, x=x, keep=True, grad=True).trajectory
+    assert kept[2].x0.requires_grad
 
 
 # -- the noisy end without signal ----------------------------------------------------------------

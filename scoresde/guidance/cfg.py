@@ -170,30 +170,30 @@ def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> dict[str, Any]:
         if isinstance(c, Tensor) and isinstance(u, Tensor):
             if c.shape != u.shape:
                 raise ShapeError(
-                    f"condition {path} has shape {tuple(c.shape)} in cond and {tuple(u.shape)} "
+                    f"condition {path!r} has shape {tuple(c.shape)} in cond and {tuple(u.shape)} "
                     "in uncond; give both one row a sample, such as null.expand_as(labels)"
                 )
             return torch.cat([c, u])
         if _same(c, u):
             return c
-        if is_label(c) and is_label(u) and path in map(repr, cond):
+        if is_label(c) and is_label(u) and path in cond:
             return Labels((c, u))
         raise _apart(path, _brief(c), _brief(u))
 
     for name in cond.keys() ^ uncond.keys():
         sides = (_brief(side[name]) if name in side else "absent" for side in (cond, uncond))
-        raise _apart(repr(name), *sides)
+        raise _apart(name, *sides)
     if not cond:
         raise ConfigError(
             "guidance in one call needs conditions, such as cond=dict(y=labels), "
             "uncond=dict(y=10), got none; write batched=False for two calls"
         )
-    return {name: tree_map(leaf, repr(name), value, uncond[name]) for name, value in cond.items()}
+    return {name: tree_map(leaf, name, value, uncond[name]) for name, value in cond.items()}
 
 
 def _apart(path: str, cond: str, uncond: str) -> ConfigError:
     return ConfigError(
-        f"condition {path} is {cond} in cond and {uncond} in uncond, which cannot go through one "
+        f"condition {path!r} is {cond} in cond and {uncond} in uncond, which cannot go through one "
         "call; give both one row a sample, or write batched=False"
     )
 

@@ -235,8 +235,8 @@ def _name_the_times(
         if "not finite" not in failures[place] or not bool(torch.isfinite(x[place]).all()):
             continue
         index = torch.tensor([place], device=x.device)
-        checked = Checked(model.rows(index))
         try:
+            checked = Checked(model.rows(index))
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", TimeRangeWarning)  # told before
                 flow, _, one = density_flow(checked, x[index], seeds=[seeds[place]], **settings)
