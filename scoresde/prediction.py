@@ -230,7 +230,7 @@ class Prediction:
         x: the state, shape (B, *).
         knot: the time.
         raw: the network's output, shape (B, *).
-        predicts: what `raw` means.
+        predicts: what `raw` means, a `Parametrization` or the name of one, such as "eps".
         cost: network evaluations per sample that it took (2 under guidance).
         share: for networks that learned the variance of a step back, shape (B, *): where its log
             lies between that of the posterior (0) and that of the forward transition (1); else
@@ -247,10 +247,11 @@ class Prediction:
         x: Tensor,
         knot: Knot,
         raw: Tensor,
-        predicts: Parametrization,
+        predicts: Parametrization | str,
         cost: int = 1,
         share: Tensor | None = None,
     ) -> None:
+        predicts = parametrization(predicts)
         if isinstance(knot.log_sigma, Tensor):
             _check_times(knot.log_sigma, x)
         self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
