@@ -69,12 +69,12 @@ def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
     predictors among its attributes, also in tuples, lists and dictionaries.
     """
     found: dict[int, nn.Parameter] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given away twice
 
     def look(owner: Any) -> None:
         if id(owner) in seen:
             return
-        seen.add(id(owner))
+        seen[id(owner)] = owner
         if isinstance(owner, nn.Parameter):
             found[id(owner)] = owner
         elif isinstance(owner, Mapping):

@@ -45,8 +45,9 @@ class Wrapper(ABC):
         if not models:
             raise ConfigError(f"{type(self).__name__} needs a model to wrap")
         for model in models:
-            # The base is asked first: it is faster than a protocol, and torch.compile follows it.
-            if isinstance(model, type) or not isinstance(model, Wrapper | Predictor):
+            # By its members: torch.compile does not follow isinstance(model, Predictor) everywhere.
+            whole = callable(model) and hasattr(model, "sde") and hasattr(model, "rows")
+            if isinstance(model, type) or not whole:
                 kind = model.__name__ if isinstance(model, type) else type(model).__name__
                 raise ConfigError(
                     f"{type(self).__name__} wraps models, got {kind}; wrap a network first: "
