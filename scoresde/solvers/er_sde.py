@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..axis import Array
 from ..errors import ConfigError, unknown_name
 from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
 from ..sde.knot import Knot
-from .exponential.forms import GAUSS
+from .exponential.quadrature import GAUSS, Array
 from .last_step import count_evals, to_clean
 from .solver import Carry, Solver
 
