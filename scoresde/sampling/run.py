@@ -63,7 +63,7 @@ class SampleResult:
     """What `sample` returns.
 
     Attributes:
-        x: samples, shape (B, *), in the dtype of the state.
+        x: samples, shape (B, *), in the dtype that was asked for.
         nfe: network evaluations per sample: a number, or shape (B,) where they differ.
         steps: steps taken.
         grid: the grid that was followed.
@@ -115,7 +115,8 @@ def iterate(
         shape: (B, *), needed where x is not given.
         seeds: one number for the batch, or one a sample.
         noise: another source of noise, instead of `seeds`.
-        dtype: of the state; x's own, else float32.
+        dtype: of the state; x's own, else float32. Half precision is for the network alone: a
+            state in float16 or bfloat16 is followed in float32.
         device: of the state; x's own, else the model's where it has parameters, else the CPU.
         final: "solver" takes a grid's step to sigma = 0 with the solver's own rule, "none" stops
             before it, "denoise" ends with the first-order Tweedie step.
@@ -247,7 +248,7 @@ def sample(
             stacklevel=2,
         )
     return SampleResult(
-        x=info.x,
+        x=_in_dtype(info.x, dtype or (None if x is None else x.dtype), failures),
         nfe=info.nfe,
         steps=info.step,
         grid=path,
@@ -267,6 +268,22 @@ def _check_process(grid: Grid, model: Predictor) -> None:
             f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
             "make the grid from model.sde"
         )
+
+
+def _working(dtype: torch.dtype) -> torch.dtype:
+    """At least float32: 3 digits are too few where alpha is small and eps is what is read."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _in_dtype(x: Tensor, dtype: torch.dtype | None, failures: dict[int, str]) -> Tensor:
+    """The samples in a dtype; those that it cannot hold are added to the failures."""
+    if dtype is None or dtype == x.dtype:
+        return x
+    out = x.to(dtype)
+    for row in set(bad_rows(out)) - set(failures):
+        failures[row] = f"its values are larger than {dtype} can hold; write dtype=torch.float32"
+        warnings.warn(f"sample {row}: {failures[row]}", NonFiniteWarning, stacklevel=3)
+    return out
 
 
 def _check_event(model: Predictor, shape: Sequence[int]) -> None:
@@ -294,7 +311,7 @@ def _start(
     if x is not None:
         check_batch(x, "the start")
         _check_event(model, x.shape)
-        x = x.to(device=device, dtype=dtype)
+        x = x.to(device=device, dtype=_working(dtype or x.dtype))
         # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
         if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
             raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
@@ -304,5 +321,5 @@ def _start(
     _check_event(model, shape)
     if device is None:
         device = device_of(model)
-    stream = noise.open(shape, dtype or torch.float32, device)
+    stream = noise.open(shape, _working(dtype or torch.float32), device)
     return scale(grid.knots[0].sigma, stream.start()), stream

@@ -263,7 +263,9 @@ def _plans(solver: ExponentialMultistep, sde: SDE, knots: tuple[Knot, ...]) -> t
             plans.append(Plan(*times, start.last, start.inner))
         elif s.is_clean and solver.stochastic:
             # `to_clean` goes on from the state at t as it was predicted.
-            due = Rule(1.0, (), 0.0).after(correction, 1.0 / float(t.alpha))
+            due = Rule(1.0, (), 0.0)
+            if correction:  # never at alpha = 0, where a first and only step may start
+                due = due.after(correction, 1.0 / float(t.alpha))
             plans.append(Plan(*times, due))
         else:
             rule = solver._predict(grid, k)
