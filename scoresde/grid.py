@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from .axis import LAMBDA, RHO, TIME, Axis, Focus, LevelAxis
+from .axis import LAMBDA, LOG_RHO, RHO, TIME, Axis, Focus, LevelAxis
 from .errors import ConfigError, TimeRangeError
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
 
 _RHO_CAP = 160.0
+_RESOLUTION = 1e-6  # in log rho: nearer knots are taken for one that was given twice
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Grid:
     Attributes:
         sde: the process whose times these are.
         knots: one more than there are steps, noisiest first.
+
+    Raises:
+        TimeRangeError: for noise levels that do not fall, or that are nearer to each other than
+            1e-6 in log(sigma/alpha).
     """
 
     sde: SDE
@@ -41,13 +46,21 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.knots) < 2:
             raise ConfigError(f"a grid needs at least 2 knots, got {len(self.knots)}")
-        angles = [knot.log_sigma - knot.log_alpha for knot in self.knots]
-        if any(not b < a for a, b in pairwise(angles)):
-            times = [float(knot.t) for knot in self.knots if not knot.is_clean]
+        levels = [float(LOG_RHO.read(knot)) for knot in self.knots]
+        times = [float(knot.t) for knot in self.knots if not knot.is_clean]
+        if any(not b < a for a, b in pairwise(levels)):
             raise TimeRangeError(
                 "a sampling grid runs from noise to data: its noise levels must fall strictly, "
                 f"got times {_short(times)}; write sorted(times, reverse=True) without repeats"
             )
+        for k, (a, b) in enumerate(pairwise(levels)):
+            if a - b < _RESOLUTION:
+                # Multistep rules divide differences of predictions by the distance of knots.
+                raise TimeRangeError(
+                    f"knots {k} and {k + 1} of the grid, t = {float(self.knots[k].t):.9g} and "
+                    f"{float(self.knots[k + 1].t):.9g}, differ by {a - b:.2g} in log(sigma/alpha), "
+                    f"less than {_RESOLUTION:g}: solvers would magnify round-off; leave one out"
+                )
 
     @property
     def steps(self) -> int:

@@ -33,8 +33,9 @@ class StepControl:
         smallest: step at which a sample is given up, relative to the whole interval.
         largest: longest step.
         hold: do not lengthen a step right after a rejection.
-        lattice: round the factor to a whole power of 2^(1/lattice); 0 for no rounding. Positions
-            are then the same where errors differ by round-off, unless one lies at a boundary.
+        lattice: round the factor down to a whole power of 2^(1/lattice); 0 for no rounding.
+            Positions are then the same where errors differ by round-off, unless one lies at a
+            boundary.
     """
 
     safety: float
@@ -49,7 +50,7 @@ class StepControl:
         """What the step is multiplied by after an attempt; the smallest factor for NaN."""
         wanted = self.safety * error.clamp_min(1e-12) ** -self.exponent
         if self.lattice:
-            wanted = ((wanted.log2() * self.lattice).round() / self.lattice).exp2()
+            wanted = ((wanted.log2() * self.lattice).floor() / self.lattice).exp2()
         return wanted.clamp(SHRINK, GROW).nan_to_num(nan=SHRINK)
 
 

@@ -115,8 +115,7 @@ def iterate(
         shape: (B, *), needed where x is not given.
         seeds: one number for the batch, or one a sample.
         noise: another source of noise, instead of `seeds`.
-        dtype: of the state; x's own, else float32. Half precision is for the network alone: a
-            state in float16 or bfloat16 is followed in float32.
+        dtype: of the state; x's own, else float32.
         device: of the state; x's own, else the model's where it has parameters, else the CPU.
         final: "solver" takes a grid's step to sigma = 0 with the solver's own rule, "none" stops
             before it, "denoise" ends with the first-order Tweedie step.
@@ -188,7 +187,9 @@ def sample(
     """Draw samples: `iterate`, run to its end.
 
     Args:
-        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`. A
+            state in float16 or bfloat16 is followed in float32, and the samples are cast: three
+            digits are too few where alpha is small and eps is what the solver reads.
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
             `nfe`.
@@ -219,13 +220,16 @@ def sample(
     if shape is not None:
         shape = check_shape(shape, "(B, ...)")
 
+    asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
+    working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype
+
     def run(
         model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int
     ) -> Iterator[StepInfo]:
         own = None if shape is None else (batch, *shape[1:])
         return iterate(
             model, rule, path, x=x, shape=own, noise=noise,
-            dtype=dtype, device=device, final=final, grad=grad,
+            dtype=working, device=device, final=final, grad=grad,
         )  # fmt: skip
 
     steps = run(model, x, noise, shape[0] if shape else 0)
@@ -248,7 +252,7 @@ def sample(
             stacklevel=2,
         )
     return SampleResult(
-        x=_in_dtype(info.x, dtype or (None if x is None else x.dtype), failures),
+        x=_in_dtype(info.x, asked, failures),
         nfe=info.nfe,
         steps=info.step,
         grid=path,
@@ -268,11 +272,6 @@ def _check_process(grid: Grid, model: Predictor) -> None:
             f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
             "make the grid from model.sde"
         )
-
-
-def _working(dtype: torch.dtype) -> torch.dtype:
-    """At least float32: 3 digits are too few where alpha is small and eps is what is read."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype | None, failures: dict[int, str]) -> Tensor:
@@ -311,7 +310,7 @@ def _start(
     if x is not None:
         check_batch(x, "the start")
         _check_event(model, x.shape)
-        x = x.to(device=device, dtype=_working(dtype or x.dtype))
+        x = x.to(device=device, dtype=dtype)
         # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
         if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
             raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
@@ -321,5 +320,5 @@ def _start(
     _check_event(model, shape)
     if device is None:
         device = device_of(model)
-    stream = noise.open(shape, _working(dtype or torch.float32), device)
+    stream = noise.open(shape, dtype or torch.float32, device)
     return scale(grid.knots[0].sigma, stream.start()), stream

@@ -32,7 +32,7 @@ from .forms import Form, form
 from .rule import Rule, apply
 from .single_step import stages, through
 from .tableaus import tableau
-from .weights import PUBLISHED, Coordinate, step_weights
+from .weights import PUBLISHED, Coordinate, apart, step_weights
 
 
 class Plan(NamedTuple):
@@ -242,11 +242,15 @@ class ExponentialMultistep(Solver):
             # A value at alpha = 0 has no place on such an axis; only t itself may be there.
             nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
             nodes = nodes[:1] if t.is_zero_snr else nodes
+        used = nodes if self.coordinate == "index" else apart(nodes, t, s)
         tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
         kind = self._form
         weights = step_weights(
-            kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
+            kind, grid.sde, t, s, used, coordinate=self.coordinate, rule=self.weights, tau=tau
         )
+        if len(used) < len(nodes):
+            known = {i: weight for (i, _), weight in zip(used, weights, strict=False)}
+            weights = tuple(known.get(i, 0.0) for i, _ in nodes)
         return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
 
 

@@ -44,6 +44,7 @@ term is weighted as if the kernel were constant (B_1(h) = h of UniPC, and SA-Sol
 
 
 _LARGEST = 16.0  # sum of absolute weights of the last step
+_NEAR = 0.01  # of the step: an earlier knot that is nearer says nothing new
 
 
 def step_weights(
@@ -96,6 +97,21 @@ def step_weights(
         gaps = at[:, None] - at + np.eye(count)
         weights -= 0.5 * ((c - start) ** 2 @ measure) / gaps.prod(1)  # a divided difference
     return _floats(weights)
+
+
+def apart(nodes: Sequence[tuple[int, Knot]], t: Knot, s: Knot) -> list[tuple[int, Knot]]:
+    """The nodes without those that lie within 1 % of the step of one before them, in lambda.
+
+    Weights of two such nodes are large and of opposite sign. They would magnify round-off, and
+    more so that the predictions are of two states: one as it was predicted, one as it was
+    corrected.
+    """
+    least = _NEAR * abs(float(s.lam - t.lam)) if not s.is_clean else 0.0
+    kept: list[tuple[int, Knot]] = []
+    for place, knot in nodes:
+        if all(abs(float(knot.lam - other.lam)) >= least for _, other in kept):
+            kept.append((place, knot))
+    return kept
 
 
 def lagrange(x: Array, nodes: Array) -> Array:
