@@ -11,20 +11,20 @@ level then count from rho = 160, which is where EDM starts (sigma_max / sigma_da
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .axis import Focus
+from .axis import LAMBDA, LOG_RHO, RHO, TIME, Axis, Focus, LevelAxis
 from .errors import ConfigError, TimeRangeError
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
 
 _RHO_CAP = 160.0
+_RESOLUTION = 1e-6  # in log rho: nearer knots are taken for one that was given twice
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Grid:
     Attributes:
         sde: the process whose times these are.
         knots: one more than there are steps, noisiest first.
+
+    Raises:
+        TimeRangeError: for noise levels that do not fall, or that are nearer to each other than
+            1e-6 in log(sigma/alpha).
     """
 
     sde: SDE
@@ -42,13 +46,21 @@ class Grid:
     def __post_init__(self) -> None:
         if len(self.knots) < 2:
             raise ConfigError(f"a grid needs at least 2 knots, got {len(self.knots)}")
-        angles = [knot.log_sigma - knot.log_alpha for knot in self.knots]
-        if any(not b < a for a, b in pairwise(angles)):
-            times = [float(knot.t) for knot in self.knots if not knot.is_clean]
+        levels = [float(LOG_RHO.read(knot)) for knot in self.knots]
+        times = [float(knot.t) for knot in self.knots if not knot.is_clean]
+        if any(not b < a for a, b in pairwise(levels)):
             raise TimeRangeError(
                 "a sampling grid runs from noise to data: its noise levels must fall strictly, "
                 f"got times {_short(times)}; write sorted(times, reverse=True) without repeats"
             )
+        for k, (a, b) in enumerate(pairwise(levels)):
+            if a - b < _RESOLUTION:
+                # Multistep rules divide differences of predictions by the distance of knots.
+                raise TimeRangeError(
+                    f"knots {k} and {k + 1} of the grid, t = {float(self.knots[k].t):.9g} and "
+                    f"{float(self.knots[k + 1].t):.9g}, differ by {a - b:.2g} in log(sigma/alpha), "
+                    f"less than {_RESOLUTION:g}: solvers would magnify round-off; leave one out"
+                )
 
     @property
     def steps(self) -> int:
@@ -122,11 +134,7 @@ def power(
     clean: bool = True,
 ) -> Grid:
     """n steps, evenly spaced in t^(1/exponent); 2 is the "quadratic" grid of DDIM (2021, D.2)."""
-    low, high = _range(sde, t_min, t_max)
-    times = _spaced(
-        high, low, _count(n, clean), lambda t: t ** (1 / exponent), lambda u: u**exponent
-    )
-    return _close(sde, [sde.at(t) for t in times], clean)
+    return _even(sde, n, TIME, exponent, t_min, t_max, clean)
 
 
 def uniform_lambda(
@@ -138,7 +146,7 @@ def uniform_lambda(
     clean: bool = True,
 ) -> Grid:
     """n steps, evenly spaced in half log-SNR (Lu et al., "DPM-Solver", 2022, section 3.4)."""
-    return _by_rho(sde, n, t_min, t_max, clean, partial(_spaced, to=math.log, back=math.exp))
+    return _even(sde, n, LAMBDA, 1.0, t_min, t_max, clean)
 
 
 def karras(
@@ -151,8 +159,7 @@ def karras(
     clean: bool = True,
 ) -> Grid:
     """n steps, evenly spaced in rho^(1/exponent) (Karras et al. 2022, eq. 5)."""
-    even = partial(_spaced, to=lambda r: r ** (1 / exponent), back=lambda u: u**exponent)
-    return _by_rho(sde, n, t_min, t_max, clean, even)
+    return _even(sde, n, RHO, exponent, t_min, t_max, clean)
 
 
 def focused(
@@ -168,14 +175,7 @@ def focused(
 
     A multistep solver with `coordinate=focus` takes its polynomials in the same coordinate.
     """
-    scale = focus or Focus()
-
-    def even(first: float, last: float, count: int) -> list[float]:
-        ends = scale(np.log(np.array([first, last])))
-        inner = np.linspace(ends[0], ends[1], count)
-        return [float(r) for r in np.exp(scale.inverse(inner, math.log(last), math.log(first)))]
-
-    return _by_rho(sde, n, t_min, t_max, clean, even)
+    return _even(sde, n, focus or Focus(), 1.0, t_min, t_max, clean)
 
 
 def trailing(sde: SDE, n: int, *, clean: bool = True) -> Grid:
@@ -220,40 +220,29 @@ def _count(n: int, clean: bool) -> int:
     return int(n) if clean else int(n) + 1
 
 
-def _spaced(
-    first: float,
-    last: float,
-    count: int,
-    to: Callable[[float], float],
-    back: Callable[[float], float],
-) -> list[float]:
-    """`count` values from first to last, even under `to`; the two ends are exact."""
-    inner = np.linspace(to(first), to(last), count)[1:-1]
-    ends = [first] if count == 1 else [first, last]
-    return [first, *(back(float(u)) for u in inner), *ends[1:]]
-
-
-def _by_rho(
+def _even(
     sde: SDE,
     n: int,
+    along: Axis,
+    exponent: float,
     t_min: float | None,
     t_max: float | None,
     clean: bool,
-    even: Callable[[float, float, int], list[float]],
 ) -> Grid:
+    """Knots evenly spaced in value^(1/exponent) on an axis; the two ends are exact."""
     low, high = _range(sde, t_min, t_max)
     start, end = sde.at(high), sde.at(low)
-    if end.is_clean:
+    if end.is_clean and isinstance(along, LevelAxis):
         raise TimeRangeError(
             f"{type(sde).__name__} has no noise at t = {low:g}, so knots cannot be spaced by noise "
             "level down to it; write a t_min > 0"
         )
-    rho_max = _RHO_CAP if start.is_zero_snr else float(start.rho)
-    rhos = even(rho_max, float(end.rho), _count(n, clean))
-    knots = [start, *(sde.at_lambda(-math.log(rho)) for rho in rhos[1:])]
-    if len(knots) > 1:
-        knots[-1] = end
-    return _close(sde, knots, clean)
+    count = _count(n, clean)
+    capped = start.is_zero_snr and not along.at_zero_snr
+    first = float(along.at(sde, math.log(_RHO_CAP)) if capped else along.read(start))
+    values = np.linspace(first ** (1 / exponent), float(along.read(end)) ** (1 / exponent), count)
+    inner = [along.knot(sde, float(value) ** exponent) for value in values[1:-1]]
+    return _close(sde, [start, *inner, *[end] * (count > 1)], clean)
 
 
 def _close(sde: SDE, knots: list[Knot], clean: bool) -> Grid:

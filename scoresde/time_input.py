@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .axis import AXES
 from .errors import ConfigError, unknown_name
 from .scalar import Scalar
 from .sde import EDMSDE, SDE, DiscreteVPSDE, FlowSDE
@@ -22,7 +23,8 @@ TimeInput = Callable[[Knot], Scalar]
 
 @dataclass(frozen=True)
 class ScaledTime:
-    """`factor` times a quantity of the knot: t, sigma, rho, lam, log_sigma or log_rho.
+    """`factor` times a quantity of the knot: one of the axes "t", "lambda", "log_rho", "rho" and
+    "angle" (see `scoresde.axis`), or "sigma" or "log_sigma".
 
     `ScaledTime(999)` is what networks of score_sde expect for VP and sub-VP.
     """
@@ -61,12 +63,9 @@ class IndexTime:
 
 
 _QUANTITIES: dict[str, Callable[[Knot], Scalar]] = {
-    "t": lambda k: k.t,
+    **{name: along.read for name, along in AXES.items()},
     "sigma": lambda k: k.sigma,
-    "rho": lambda k: k.rho,
-    "lam": lambda k: k.lam,
     "log_sigma": lambda k: k.log_sigma,
-    "log_rho": lambda k: k.log_sigma - k.log_alpha,
 }
 
 _LARGEST = 1e4  # networks that know a table's times by another unit count to 1000 at most

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -132,8 +132,9 @@ def test_finished_samples_leave_the_batch_with_their_conditions(solver):
     model = Labelled(VPSDE(), means)
     out = sample(model, solver, uniform_t(model.sde, 2), shape=(5, 64), seeds=range(5), dtype=F64)
     assert min(model.sizes) < 5
-    # Every sample finds its own mean: 64 coordinates of deviation 1/2.
-    torch.testing.assert_close(out.x.mean(1), means, rtol=0.02, atol=0.3)
+    # Every sample finds its own mean, 64 coordinates of deviation 1/2, to under half of the rtol
+    # that the coarsest of these solvers has.
+    torch.testing.assert_close(out.x.mean(1), means, rtol=0.04, atol=0.3)
     # What is counted is what was asked.
     assert sum(model.sizes) == int(out.nfe.sum())
 
@@ -183,6 +184,52 @@ def test_a_cap_on_evaluations():
     solver = DPMSolverAdaptive(atol=1e-7, rtol=1e-7, max_evals=40)
     with pytest.raises(SolverError, match="max_evals"):
         sample(model, solver, uniform_lambda(model.sde, 2), shape=(2, 2), dtype=F64)
+
+
+@pytest.mark.parametrize("solver", [DPMSolverAdaptive(order=2), DPMSolverAdaptive(), ALL[-1]])
+def test_the_cap_is_never_exceeded(solver):
+    model = Labelled(VPSDE(), torch.tensor([0.0, 30.0, 3000.0], dtype=F64))
+    grid = uniform_t(model.sde, 1, clean=False)
+    free = sample(model, solver, grid, shape=(3, 2), seeds=range(3), dtype=F64).nfe
+    cap = int(free.max()) - 1
+    capped = Labelled(model.sde, model.means)
+    with pytest.warns(NonFiniteWarning):
+        out = sample(
+            capped, replace(solver, max_evals=cap), grid, shape=(3, 2), seeds=range(3), dtype=F64
+        )
+    assert int(out.nfe.max()) <= cap
+    assert set(out.failures) == set((free > cap).nonzero().flatten().tolist())
+
+
+@dataclass(eq=False)
+class RoundOff:
+    """Answers that depend on the size of the batch in their last bits, as in float32."""
+
+    model: GaussianMixture
+    size: float
+
+    @property
+    def sde(self):
+        return self.model.sde
+
+    def __call__(self, x, knot):
+        prediction = self.model(x, knot)
+        return prediction.replace(prediction.raw * (1 + self.size * math.sin(len(x))))
+
+    def rows(self, index):
+        return self
+
+
+@pytest.mark.parametrize("solver", ALL, ids=str)
+def test_round_off_of_the_network_does_not_part_the_paths(solver):
+    """Without the rounding of steps 12 of 16 samples of GottaGoFast differ by more than 1e-4."""
+    model = RoundOff(mixture(VPSDE()), 1e-7)
+    grid = uniform_t(model.sde, 2)
+    whole = sample(model, solver, grid, shape=(16, 2), seeds=range(16), dtype=F64)
+    for k in range(16):
+        alone = sample(model, solver, grid, shape=(1, 2), seeds=(k,), dtype=F64)
+        assert int(alone.nfe) == int(whole.nfe[k])
+        torch.testing.assert_close(alone.x[0], whole.x[k], rtol=1e-5, atol=1e-5)
 
 
 # -- the SDE ---------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ ROWS = {
         output=lambda out: -out,
     ),
     "rectified flow": ScoreModel(rectified_1000, FlowSDE(), predicts="flow", time=ScaledTime(1000)),
-    "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=ScaledTime(2, "lam")),
+    "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=ScaledTime(2, "lambda")),
 }
 
 

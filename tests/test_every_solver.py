@@ -7,11 +7,25 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from support import DISCRETE
 
 import scoresde.solvers
-from scoresde import DDIM, VESDE, VPSDE, EulerMaruyama, Heun, SubVPSDE
+from scoresde import (
+    DDIM,
+    VESDE,
+    VPSDE,
+    Covariance,
+    EulerMaruyama,
+    FlowSDE,
+    Gaussian,
+    Heun,
+    SubVPSDE,
+    sample,
+    uniform_lambda,
+    uniform_t,
+)  # fmt: skip
 from scoresde._internal import specs
-from scoresde.errors import ContractError
+from scoresde.errors import ContractError, ZeroSNRError
 from scoresde.scalar import affine, sqrt
 from scoresde.solvers import (
     SEEDS2,
@@ -437,3 +451,19 @@ def test_a_report_reads_well():
     assert "order, VPSDE, even" in text
     assert 0.9 < report.measured["order, VPSDE, even"] < 1.1
     report.raise_if_failed()
+
+
+@pytest.mark.parametrize("name", specs.SOLVERS)
+@pytest.mark.parametrize("sde", [FlowSDE(), DISCRETE["zero-SNR table"]], ids=["flow", "table"])
+def test_few_steps_from_no_signal_run_or_say_why_not(sde, name):
+    mean = torch.tensor([0.7, -0.2], dtype=torch.float64)
+    model, solver = Gaussian(sde, mean, Covariance.isotropic(0.25)), specs.solver(name)
+    for maker in (uniform_lambda, uniform_t):
+        for n in (1, 2, 3):
+            try:
+                out = sample(model, solver, maker(sde, n), shape=(3, 2), dtype=torch.float64)
+            except ZeroSNRError:
+                continue
+            assert bool(out.x.isfinite().all()), n
+            if n == 1 and solver.stochastic:  # the denoised x0, which is the mean at pure noise
+                torch.testing.assert_close(out.x, mean.expand(3, 2), rtol=1e-12, atol=1e-12)

@@ -178,3 +178,11 @@ def test_bad_input_is_explained(make, error, says):
     with pytest.raises(error) as caught:
         make()
     assert says in str(caught.value)
+
+
+def test_knots_that_are_one_up_to_round_off_are_refused():
+    sde = VPSDE()
+    times = [0.9, 0.5, 0.5 - 1e-12, 0.2]
+    with pytest.raises(TimeRangeError, match=r"knots 1 and 2 .* leave one out"):
+        from_times(sde, times)
+    assert from_times(sde, [0.9, 0.5, 0.5 - 1e-6, 0.2]).steps == 4

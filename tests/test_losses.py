@@ -325,3 +325,18 @@ def test_the_loss_says_what_to_write(given, error, says):
     }
     with pytest.raises(error, match=says):
         score_matching_loss(settings.pop("model"), settings.pop("x0"), **settings)
+
+
+@pytest.mark.parametrize("of", ["x0", "v", "flow", "eps"])
+@pytest.mark.parametrize("predicts", ["x0", "v", "flow"])
+def test_weights_of_one_variable_have_their_limit_where_no_signal_is_left(predicts, of):
+    """At alpha = 0 and sigma = 1, errors of x0, v and the flow are one; eps has none."""
+    sde, rule = FlowSDE(), Simple(of)
+    want = 0.0 if of == "eps" else 1.0
+    knot = sde.at(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    near, at = rule(parametrization(predicts), knot, 1.0) * torch.ones(2, dtype=torch.float64)
+    assert float(at) == want
+    c, o = (parametrization(name).coefficients(sde.at(0.5)) for name in (predicts, of))
+    assert float(near) == pytest.approx((c.eps_raw / o.eps_raw) ** 2, rel=1e-12)
+    if of != "eps":
+        assert float(rule(parametrization(predicts), sde.at(1.0), 1.0)) == want

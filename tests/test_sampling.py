@@ -42,6 +42,7 @@ from scoresde.errors import (
     ZeroSNRError,
 )
 from scoresde.sampling.run import NonFiniteWarning
+from scoresde.sde import DiscreteVPSDE, cosine_betas
 from scoresde.solvers import DPMSolverAdaptive, evaluations
 
 SDE = VPSDE()
@@ -552,3 +553,26 @@ def test_bad_input_is_refused_at_the_call_and_not_at_the_first_step():
         iterate(MODEL, DDIM, GRID, shape=(4, 2))
     with pytest.raises(ConfigError, match="2 steps or more"):
         iterate(MODEL, DDIM(), uniform_t(SDE, 1), shape=(4, 2), final="none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["SEEDS2", "SEEDS3", "StochasticHeun", "DEIS", "Heun", "PNDM"])
+def test_a_state_in_half_precision_is_followed_in_float32(name, dtype):
+    """alpha = 5e-5 where a cosine table ends: eps in half precision was NaN, or off by 1000."""
+    sde = DiscreteVPSDE.from_betas(cosine_betas())
+    model = Gaussian(sde, torch.tensor([0.7, -0.2]), Covariance.isotropic(0.25))
+    settings = {"grid": uniform_t(sde, 100), "shape": (16, 2), "seeds": range(16)}
+    want = sample(model, name, **settings)
+    got = sample(model, name, **settings, dtype=dtype)
+    assert got.x.dtype == dtype
+    torch.testing.assert_close(got.x, want.x.to(dtype), rtol=0.0, atol=0.0)
+    again = sample(model, name, grid=settings["grid"], x=torch.ones(2, 2, dtype=dtype), seeds=0)
+    assert again.x.dtype == dtype
+
+
+def test_what_half_precision_cannot_hold_is_a_failure_with_its_reason():
+    sde = VPSDE()
+    model = Gaussian(sde, torch.tensor([1e5, 0.0]), Covariance.isotropic(0.25))
+    with pytest.warns(NonFiniteWarning, match="can hold; write dtype=torch.float32"):
+        out = sample(model, "DDIM", nfe=5, shape=(1, 2), dtype=torch.float16)
+    assert list(out.failures) == [0]

@@ -36,7 +36,7 @@ from scoresde import (
     SampleSeeds,
     ScoreModel,
 )
-from scoresde.errors import ConfigError
+from scoresde.errors import ConfigError, SolverError
 from scoresde.exact.mixtures import Covariance
 from scoresde.grid import karras, uniform_lambda, uniform_t
 from scoresde.sampling.run import sample
@@ -571,3 +571,13 @@ def test_float64_as_the_default_dtype():
 def test_settings_that_mean_nothing_are_refused(make):
     with pytest.raises(ConfigError):
         make()
+
+
+def test_torchsde_gives_up_samples_that_take_too_long():
+    pytest.importorskip("torchsde")
+    sde = VPSDE()
+    solver = TorchSDE("srk", adaptive=True, rtol=1e-14, atol=1e-14, max_evals=200)
+    with pytest.raises(SolverError, match="not done after 200 evaluations"):
+        sample(LinearModel(sde), solver, uniform_lambda(sde, 2), shape=(2, 2))
+    with pytest.raises(ConfigError, match="max_evals"):
+        TorchSDE(adaptive=True, max_evals=0)

@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks.peers.noise_schedule import noise, schedule
 from benchmarks.peers.source import clone, double
 from scoresde import from_times
-from scoresde.solvers import DPMSolverAdaptive, per_sample
+from scoresde._internal import step_control
+from scoresde.solvers import DPMSolverAdaptive
 from scoresde.solvers.exponential import DPMSolver, DPMSolverMultistep, DPMSolverPP, UniPC
 
 from . import MODEL, SDE, START, STEPS, TIMES, UNIFORM, Group, Pair, label, ours, silent
@@ -63,11 +64,11 @@ def dpm_solver() -> Group:
                                       atol=1e-4, rtol=1e-3)
                     )  # fmt: skip
             grid = from_times(SDE, [1.0, SDE.t_min], clean=False)
-            before, per_sample._GROW = per_sample._GROW, math.inf
+            before, step_control.GROW = step_control.GROW, math.inf
             try:
                 return ours(preset, grid, (), x=START[:4]), torch.cat(rows)
             finally:
-                per_sample._GROW = before
+                step_control.GROW = before
 
         return Pair(
             label(preset), f"adaptive {order}, one sample at a time", run, 1e-4,

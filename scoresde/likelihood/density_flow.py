@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..axis import LOG_RHO
 from ..model import Predictor
-from ..ode import Parts, VectorField
-from ..ode.clock import LOG_RHO
+from ..ode import Parts, VectorField, clock
 from ..prediction import Prediction
 from ..scalar import Scalar, scale
 from ..sde.knot import Knot
@@ -47,12 +47,12 @@ class DensityFlow:
     @property
     def field(self) -> VectorField:
         """The flow of y = x/alpha without the density."""
-        return VectorField(self.model, LOG_RHO, self.low, self.high)
+        return VectorField(self.model, clock("log_rho"), self.low, self.high)
 
     @property
     def ends(self) -> tuple[float, float]:
         """tau at the clean and at the noisy end."""
-        return LOG_RHO.read(self.low), LOG_RHO.read(self.high)
+        return float(LOG_RHO.read(self.low)), float(LOG_RHO.read(self.high))
 
     def start(self, x: Tensor) -> Tensor:
         """z at the clean end from x there."""

@@ -1,9 +1,8 @@
 r"""Adaptive integration with a step size of its own for every sample.
 
 Dormand & Prince, "A family of embedded Runge-Kutta formulae", 1980 (table 2, order 5 with an
-embedded 4); Hairer, Norsett & Wanner, "Solving Ordinary Differential Equations I", 1993, II.4 for
-the control of the step. Steps are accepted or rejected sample by sample, and samples that are done
-leave the batch, so that no result depends on the company.
+embedded 4). Steps are accepted or rejected sample by sample, and samples that are done leave the
+batch (`_internal.step_control`), so that no result depends on the company.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._internal.step_control import StepControl, Walk, wide
 from ..errors import ConfigError
 from .density_flow import DensityFlow
 from .method import Method, Path, variance_of_mean
@@ -106,26 +106,23 @@ class Run:
             torch.full_like(z, math.nan), nan, nan.clone(), nan.clone(),
             traced=torch.zeros(batch, dtype=torch.long),
         )  # fmt: skip
-        self.first, self.last = flow.ends
         self.size = z[0].numel() if batch else 1
-        self.index = torch.arange(batch, device=z.device)
+        control = StepControl(0.9, 0.2, rule.max_evals, 1e-12, rule.max_step, hold=True)
+        first, last = flow.ends
+        self.walk = Walk(control, batch, first, last, 0.02 * (last - first), z)
         self.z = z
-        self.tau = z.new_full((batch,), self.first)
-        self.h = z.new_full((batch,), 0.02 * (self.last - self.first))
         self.traces = z.new_zeros(batch, columns)
         self.spread = z.new_zeros(batch)
         self.square = z.new_zeros(batch)  # of the local errors
-        self.evals = z.new_zeros(batch)
-        self.rejected = torch.zeros(batch, dtype=torch.bool, device=z.device)
 
     def finish(self) -> Path:
         """Go on until every sample has arrived or is given up."""
         whole = torch.isfinite(self.z.flatten(1)).all(1)
         self._leave(~whole, "not finite at the start")
-        if len(self.index):
+        if len(self.walk):
             self.probes = self._draw()
-            self.k1, self.t1 = self._evaluate(self.tau, self.z, self.probes)
-        while len(self.index):
+            self.k1, self.t1 = self._evaluate(self.walk.at, self.z, self.probes)
+        while len(self.walk):
             self._step()
         return self.out
 
@@ -133,27 +130,26 @@ class Run:
         return self.flow.stream.draw() if self.fresh else self.flow.probes
 
     def _evaluate(self, tau: Tensor, z: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
-        self.evals = self.evals + 1
+        self.walk.used = self.walk.used + 1
         assert self.out.traced is not None  # for the type checker
-        self.out.traced[self.index.cpu()] += 1
+        self.out.traced[self.walk.index.cpu()] += 1
         return self.flow.velocity_and_traces(tau, z, probes)
 
     def _step(self) -> None:
-        h = torch.minimum(self.h, self.last - self.tau)
-        wide = h.reshape(-1, *[1] * (self.z.ndim - 1))
+        tau, (h, end) = self.walk.at, self.walk.attempt()
+        length = wide(h, self.z)
         ks, ts = [self.k1], [self.t1]
         for c, row in zip(_C[1:], _A[1:], strict=True):
-            at = self.z + wide * _combine(row, ks)
+            at = self.z + length * _combine(row, ks)
             if c == _C[1]:  # this stage has no weight in the log-density
-                self.evals = self.evals + 1
-                k, t = self.flow.velocity(self.tau + c * h, at), torch.zeros_like(self.t1)
+                self.walk.used = self.walk.used + 1
+                k, t = self.flow.velocity(tau + c * h, at), torch.zeros_like(self.t1)
             else:
-                k, t = self._evaluate(self.tau + c * h, at, self.probes)
+                k, t = self._evaluate(tau + c * h, at, self.probes)
             ks.append(k)
             ts.append(t)
-        z = self.z + wide * _combine(_B[:6], ks)
+        z = self.z + length * _combine(_B[:6], ks)
         # The last stage is the next step's first: it meets this step's probes and the next one's.
-        end = torch.where(h < self.last - self.tau, self.tau + h, self.last)
         following, both = self.probes, self.probes
         columns = self.t1.shape[1]
         if self.fresh and self.probes is not None:
@@ -164,7 +160,7 @@ class Run:
         ks.append(k7)
         ts.append(t7[:, :columns])
         gain = h[:, None] * _combine(_B, ts)
-        off = wide * _combine(_E, ks)
+        off = length * _combine(_E, ks)
         wrong = off.flatten(1).square().mean(1).sqrt()
         drift = (self.flow.frame.score(k7, z, end) * off).flatten(1).sum(1)
         slip = drift.abs()  # no comfort from errors that cancel by chance
@@ -173,13 +169,12 @@ class Run:
         scale = 1.0 + z.flatten(1).square().mean(1).sqrt()
         ratio = wrong / (self.rule.tol * scale)
         ratio = torch.maximum(ratio, slip / (self.rule.tol * self.size)).detach()
-        good = ratio <= 1.0
-        self.h = (h * self._factor(ratio)).clamp_max(self.rule.max_step)
-        pick = good.reshape(wide.shape)
+        good = self.walk.judge(ratio, h, end)
+        pick = wide(good, z)
         if self.fractions and bool(good.any()):
             rows = good.nonzero().flatten()
-            inside = [(self.z + wide * _combine(_dense(c), ks))[rows] for c in self.fractions]
-            self.steps.append(Step(self.index[rows], self.tau[rows], h[rows], inside))
+            inside = [(self.z + length * _combine(_dense(c), ks))[rows] for c in self.fractions]
+            self.steps.append(Step(self.walk.index[rows], tau[rows], h[rows], inside))
         self.z = torch.where(pick, z, self.z)
         self.k1 = torch.where(pick, k7, self.k1)
         self.t1 = torch.where(good[:, None], t7[:, -columns:], self.t1)
@@ -190,51 +185,42 @@ class Run:
             self.probes = torch.where(good.reshape(1, *pick.shape), following, self.probes)
             spread = variance_of_mean(gain, exact=False)
             self.spread = torch.where(good, self.spread + spread, self.spread)
-        self.tau = torch.where(good, end, self.tau)
-        self.rejected = ~good
         self._sort_out()
-
-    def _factor(self, ratio: Tensor) -> Tensor:
-        """How the step changes; not upwards right after a rejection."""
-        factor = (0.9 * ratio.clamp_min(1e-10) ** -0.2).clamp(0.2, 5.0)
-        factor = torch.where(self.rejected & (ratio <= 1.0), factor.clamp_max(1.0), factor)
-        return factor.nan_to_num(nan=0.2)
 
     def _sort_out(self) -> None:
         """Samples that are done, or beyond help, leave the batch."""
-        done = self.tau >= self.last
-        late = ~done & (self.evals + 6 > self.rule.max_evals)
-        tiny = ~done & (self.h <= 1e-12 * (self.last - self.first))
-        if not bool((done | late | tiny).any()):
+        walk, verdict = self.walk, self.walk.verdict(6)
+        if not bool(verdict.leave.any()):
             return
-        out, index = self.out, self.index[done]
+        done, late = verdict.done, verdict.late
+        out, index = self.out, walk.index[done]
         variance = self.spread if self.fresh else variance_of_mean(self.traces, exact=self.exact)
         out.z = out.z.index_copy(0, index, self.z[done])
         out.log_det = out.log_det.index_copy(0, index, self.traces[done].mean(1))
         out.variance = out.variance.index_copy(0, index, variance[done])
         out.error = out.error.index_copy(0, index, _CAUTION * self.square[done].sqrt())
-        at = self.tau.tolist()
-        for k in (late | tiny).nonzero().flatten().tolist():
-            way = (at[k] - self.first) / (self.last - self.first)
+        at = walk.at.tolist()
+        for k in (late | verdict.stuck).nonzero().flatten().tolist():
+            way = (at[k] - walk.start) / (walk.stop - walk.start)
             why = (
                 f"not done after {self.rule.max_evals} evaluations"
                 if bool(late[k])
                 else "not finite, however small the step"
             )
             hint = "; write PerSample(...) with a larger tol or max_evals" if bool(late[k]) else ""
-            out.failures[int(self.index[k])] = (
+            out.failures[int(walk.index[k])] = (
                 f"{why}, at log rho = {at[k]:.6g}, {way:.0%} of the way{hint}"
             )
-        self._keep(~(done | late | tiny))
+        self._keep(~verdict.leave)
 
     def _leave(self, gone: Tensor, reason: str) -> None:
         if bool(gone.any()):
-            self.out.failures |= {int(i): reason for i in self.index[gone]}
+            self.out.failures |= {int(i): reason for i in self.walk.index[gone]}
             self._keep(~gone)
 
     def _keep(self, rows: Tensor) -> None:
-        places = rows.nonzero().flatten()
-        self.index, self.flow = self.index[places], self.flow.rows(places)
+        places = self.walk.keep(rows)
+        self.flow = self.flow.rows(places)
         for name in _ROWS:
             if hasattr(self, name):
                 setattr(self, name, getattr(self, name)[places])
@@ -265,7 +251,7 @@ _DENSE = (
     (74144470 / 29380423, 8293050 / 29380423),
 )
 
-_ROWS = ("z", "tau", "h", "traces", "spread", "square", "evals", "rejected", "k1", "t1")
+_ROWS = ("z", "traces", "spread", "square", "k1", "t1")
 
 
 def _combine(weights: tuple[float, ...], terms: list[Tensor]) -> Tensor:

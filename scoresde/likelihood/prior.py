@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,10 +55,7 @@ def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
         ShapeError: if the prior's answer is not one number a sample.
     """
     if prior is None:
-        flat = x.reshape(len(x), x[0].numel() if len(x) else 0)
-        log_sigma = float(knot.log_sigma)
-        square = flat.square().sum(1) * math.exp(-2 * log_sigma)
-        return -0.5 * square - flat.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
+        return sde.prior_log_prob(x, knot)
     if isinstance(prior, MomentMatched):
         prior = prior.at(sde)
     if isinstance(prior, GaussianMixture):

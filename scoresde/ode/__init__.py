@@ -1,7 +1,7 @@
 """The probability flow as an ODE, and what integrates it."""
 
 from .backend import Backend, Field, Parts, Solved, integrate_rows
-from .clock import Clock, clock
+from .clocks import Clock, clock
 from .scipy_backend import SciPy
 from .torchdiffeq_backend import TorchDiffEq
 from .vector_field import VectorField

@@ -14,7 +14,7 @@ from ..scalar import Scalar, scale
 from ..sde.knot import Knot
 from ..sde.process import per_sample
 from .backend import Parts
-from .clock import Clock
+from .clocks import Clock
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class VectorField:
 
     Attributes:
         model: what predicts.
-        clock: variable and state, see `scoresde.ode.clock`.
+        clock: variable and state, see `scoresde.ode.clocks`.
         low, high: the cleaner and the noisier end, knots of floats.
         dtype: of the state that the model sees; the solver's own state may be finer.
 
@@ -42,7 +42,7 @@ class VectorField:
     dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
-        if self.high.is_zero_snr and not self.clock.at_zero_snr:
+        if self.high.is_zero_snr and not self.clock.axis.at_zero_snr:
             raise ZeroSNRError(
                 f"x / alpha does not exist at t = {self.high.t:g}, where alpha = 0; write "
                 "solver=ProbabilityFlow(clock='angle'), or a process with a smaller t_max"
@@ -50,9 +50,11 @@ class VectorField:
 
     def knot(self, tau: Scalar, like: Tensor) -> Knot:
         """The knot at tau: a float, or one number a sample, shape (B,)."""
-        first, last = self.clock.read(self.low), self.clock.read(self.high)
+        along = self.clock.axis
+        ends = sorted((float(along.read(knot)), knot) for knot in (self.low, self.high))
+        (first, start), (last, stop) = ends
         if isinstance(tau, Tensor):  # only the library's own integrators, which stay inside
-            t = self.clock.time(self.model.sde, per_sample(tau.clamp(first, last), like))
+            t = along.time(self.model.sde, per_sample(tau.clamp(first, last), like))
             assert isinstance(t, Tensor)  # for the type checker
             return self.model.sde.at(t.clamp(float(self.low.t), float(self.high.t)), like=like)
         slack = 1e-9 * (last - first)
@@ -62,10 +64,10 @@ class VectorField:
                 f"at {tau:.6g}; shorten its first or largest step"
             )
         if tau <= first:
-            return self.low
+            return start
         if tau >= last:
-            return self.high
-        t = float(self.clock.time(self.model.sde, tau))
+            return stop
+        t = float(along.time(self.model.sde, tau))
         return self.model.sde.at(min(max(t, float(self.low.t)), float(self.high.t)))
 
     def predict(self, tau: Scalar, u: Tensor) -> Prediction:

@@ -76,7 +76,7 @@ class SampleResult:
     """What `sample` returns.
 
     Attributes:
-        x: samples, shape (B, *), in the dtype of the state.
+        x: samples, shape (B, *), in the dtype that was asked for.
         nfe: network evaluations per sample: a number, or shape (B,) where they differ.
         steps: steps taken.
         grid: the grid that was followed.
@@ -271,7 +271,9 @@ def sample(
     """Draw samples: `iterate`, run to its end.
 
     Args:
-        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`. A
+            state in float16 or bfloat16 is followed in float32, and the samples are cast: three
+            digits are too few where alpha is small and eps is what the solver reads.
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
             `nfe`.
@@ -291,7 +293,9 @@ def sample(
     began = time.perf_counter()
     check_model(model)
     rule, path = choose(model.sde, solver, grid, nfe)
-    run = _checked(model, rule, path, shape, seeds, noise, dtype, device, final, grad)
+    asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
+    working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype
+    run = _checked(model, rule, path, shape, seeds, noise, working, device, final, grad)
     count = run.steps
     if not isinstance(keep, bool) and (
         not isinstance(keep, Collection) or any(not 0 <= step <= count for step in keep)
@@ -317,7 +321,7 @@ def sample(
             stacklevel=2,
         )
     return SampleResult(
-        x=info.x,
+        x=_in_dtype(info.x, asked, failures),
         nfe=info.nfe,
         steps=info.step,
         grid=path,
@@ -326,6 +330,17 @@ def sample(
         trajectory=tuple(kept),
         failures=failures,
     )
+
+
+def _in_dtype(x: Tensor, dtype: torch.dtype | None, failures: dict[int, str]) -> Tensor:
+    """The samples in a dtype; those that it cannot hold are added to the failures."""
+    if dtype is None or dtype == x.dtype:
+        return x
+    out = x.to(dtype)
+    for row in set(bad_rows(out)) - set(failures):
+        failures[row] = f"its values are larger than {dtype} can hold; write dtype=torch.float32"
+        warnings.warn(f"sample {row}: {failures[row]}", NonFiniteWarning, stacklevel=3)
+    return out
 
 
 def _check_event(model: Predictor, shape: Sequence[int]) -> None:

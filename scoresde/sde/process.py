@@ -222,10 +222,15 @@ class SDE(ABC):
         """A draw from N(0, sigma(t_max)^2 I) of the stream's shape."""
         return scale(self.at(self.t_max).sigma, noise.start())
 
-    def prior_log_prob(self, z: Tensor) -> Tensor:
-        """log N(z; 0, sigma(t_max)^2 I) in nats, shape (B,), for z of shape (B, *)."""
-        log_sigma = float(self.log_sigma(self.t_max))
-        flat = z.reshape(z.shape[0], -1) if z.numel() else z.reshape(z.shape[0], 0)
+    def prior_log_prob(self, z: Tensor, knot: Knot | None = None) -> Tensor:
+        """log N(z; 0, sigma^2 I) in nats, shape (B,), for z of shape (B, *).
+
+        Args:
+            z: the state.
+            knot: where sigma is taken, a knot of floats; t_max by default.
+        """
+        log_sigma = float((knot or self.at(self.t_max)).log_sigma)
+        flat = z.reshape(len(z), z.shape[1:].numel())
         square = (flat * flat).sum(1) * math.exp(-2 * log_sigma)
         return -0.5 * square - flat.shape[1] * (log_sigma + 0.5 * math.log(2 * math.pi))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .._internal.step_control import StepControl
 from ..errors import ConfigError
 from ..grid import Grid
 from ..model import Predictor
@@ -13,9 +14,9 @@ from ..noise import NoiseStream
 from ..scalar import affine, scale
 from ..sde import SDE
 from ..sde.knot import Knot
+from .adaptive import Tolerance, check_max_evals, integrate
 from .last_step import to_clean
 from .solver import Carry, Solver
-from .step_control import Control, integrate
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class DPMSolverAdaptive(Solver):
     Lu et al., "DPM-Solver", 2022, appendix C and algorithms 1-2: the flow in half log-SNR, a step
     from t to s accepted where the root mean square of (high - low) / max(atol, rtol |x|) is at
     most 1, the next one 0.9 error^(-1/order) times as long; but each sample has its own steps
-    (`per_sample`). States are compared as x / sqrt(alpha^2 + sigma^2), which for
+    (`adaptive`). States are compared as x / sqrt(alpha^2 + sigma^2), which for
     variance-preserving processes is x, so that all processes with the same noise levels are solved
     by the same steps. The first evaluation of a step is kept when it is rejected.
 
@@ -51,10 +52,8 @@ class DPMSolverAdaptive(Solver):
             raise ConfigError(f"order must be 2 or 3, got {self.order!r}")
         if not self.first > 0:
             raise ConfigError(f"the first step must be positive, got {self.first!r}")
-        self._control()
-
-    def _control(self) -> Control:
-        return Control(self.atol, self.rtol, 0.9, 1 / self.order, self.max_evals)
+        Tolerance(self.atol, self.rtol)
+        check_max_evals(self.max_evals)
 
     def evals(self, grid: Grid) -> None:
         """It depends on the data."""
@@ -69,7 +68,9 @@ class DPMSolverAdaptive(Solver):
         method = _Flow(model.sde, t, s, self.order)
         frame = scale(1.0 / t.radius, x)
         start, stop = float(t.lam), float(s.lam)
-        out = integrate(method, model, frame, start, stop, self.first, self._control())
+        tolerance = Tolerance(self.atol, self.rtol)
+        control = StepControl(0.9, 1 / self.order, self.max_evals)
+        out = integrate(method, model, frame, start, stop, self.first, tolerance, control)
         return scale(s.radius, out), None
 
 

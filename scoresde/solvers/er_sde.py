@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ..axis import Array
 from ..errors import ConfigError, unknown_name
 from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
 from ..sde.knot import Knot
-from .exponential.forms import GAUSS
+from .exponential.quadrature import GAUSS, Array
 from .last_step import count_evals, to_clean
 from .solver import Carry, Solver
 
@@ -82,7 +81,9 @@ class ERSDE(Solver):
             return to_clean(model, prediction), None
         past: tuple[tuple[float, Tensor], ...] = carry or ()
         high, low, alpha = float(t.rho), float(s.rho), float(s.alpha)
-        known = ((high, prediction.x0), *past)[: self.history]
+        # As in `exponential.weights.apart`: a value within 1 % of the step says nothing new.
+        far = [value for value in past if math.log(value[0] / high) >= 0.01 * math.log(high / low)]
+        known = ((high, prediction.x0), *far)[: self.history]
         phi = SCALES[self.scale]
         q = float(phi(np.asarray(low)) / phi(np.asarray(high)))
         out = x * (alpha / t.alpha * q)

@@ -13,7 +13,6 @@ from ..grid import Grid
 from ..model import Predictor
 from ..noise import NoiseStream
 from ..ode import Backend, TorchDiffEq, VectorField, clock, integrate_rows
-from ..ode.clock import LOG_RHO
 from ..sde import SDE
 from ..sde.knot import Knot
 from .solver import Carry, Solver
@@ -25,8 +24,8 @@ _POINTS = 4  # of the extrapolation to sigma = 0
 class ProbabilityFlow(Solver):
     r"""Solves du/dtau between the knots of a grid to the backend's own accuracy.
 
-    Song et al. 2021, eq. 13, in one of the variables of `scoresde.ode.clock`. The step to sigma = 0
-    goes to the process's t_min and from there extrapolates the denoised x0, which is an even
+    Song et al. 2021, eq. 13, in one of the variables of `scoresde.ode.clocks`. The step to sigma
+    = 0 goes to the process's t_min and from there extrapolates the denoised x0, which is an even
     function of rho along the flow of a smooth density and equals the state at rho = 0: with rho^2
     at 1, 2, 3 and 4 times that of t_min, x(0) = 4 x0(1) - 6 x0(2) + 4 x0(3) - x0(4) + O(rho^8).
     The states at the further points come from three Runge-Kutta steps.
@@ -35,7 +34,7 @@ class ProbabilityFlow(Solver):
 
     Attributes:
         backend: `TorchDiffEq(...)` or `SciPy(...)`.
-        clock: "t", "lambda", "rho" or "angle"; only the last starts at alpha = 0.
+        clock: "t", "lambda", "log_rho", "rho" or "angle"; only the last starts at alpha = 0.
     """
 
     backend: Backend = field(default_factory=TorchDiffEq)
@@ -84,7 +83,7 @@ class ProbabilityFlow(Solver):
         """
         low, high = (t, s) if t.lam > s.lam else (s, t)
         flow = VectorField(model, clock(self.clock), low, high, x.dtype)
-        tau = [flow.clock.read(knot) for knot in (t, s)]
+        tau = [float(flow.clock.axis.read(knot)) for knot in (t, s)]
         solved = integrate_rows(self.backend, flow, (flow.to_state(x, t),), *tau)
         return flow.to_x(solved.parts[0], s), solved.failures
 
@@ -106,7 +105,7 @@ def _to_clean(model: Predictor, x: Tensor, t: Knot) -> Tensor:
         return model(x, t).x0
     first = -float(t.lam)
     taus = [first + 0.5 * math.log1p(k * h) for k in range(_POINTS)]
-    flow = VectorField(model, LOG_RHO, t, sde.at_lambda(-taus[-1]), x.dtype)
+    flow = VectorField(model, clock("log_rho"), t, sde.at_lambda(-taus[-1]), x.dtype)
     y = flow.to_state(x, t)
     denoised = []
     for here, there in pairwise(taus):

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, require, unknown_name
+from ..errors import ConfigError, SolverError, require, unknown_name
 from ..grid import Grid
 from ..model import Predictor, parameters_of
 from ..noise import NoiseStream
 from ..scalar import scale
 from ..sde.knot import Knot
+from .adaptive import check_max_evals
 from .bridge import seed_from
 from .last_step import to_clean
 from .solver import Carry, Solver
@@ -49,6 +50,8 @@ class TorchSDE(Solver):
         adaptive: let torchsde choose its steps, `substeps` being the first guess. Since it chooses
             one step for all samples that it is given, it is given one at a time.
         rtol, atol: tolerances of adaptive steps.
+        max_evals: evaluations per sample and step of the grid, after which it is given up and
+            becomes NaN, where steps are adaptive.
         adjoint: gradients by the adjoint SDE, without the graph of the whole run; the model must be
             a module, and `sample(..., grad=True)` keeps what is needed.
     """
@@ -60,6 +63,7 @@ class TorchSDE(Solver):
     rtol: float = 1e-3
     atol: float = 1e-3
     adjoint: bool = False
+    max_evals: int = 10_000
 
     stochastic = True
 
@@ -71,7 +75,7 @@ class TorchSDE(Solver):
                 "need tau > 0 and a whole number of substeps, 1 or more, got "
                 f"tau={self.tau!r}, substeps={self.substeps!r}"
             )
-
+        check_max_evals(self.max_evals)
         if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise ConfigError(
                 f"tolerances must be 0 or more and not both 0, got rtol={self.rtol!r}, "
@@ -98,8 +102,17 @@ class TorchSDE(Solver):
         z = noise.normal()
         if not self.adaptive:
             return self._solve(model, x, t, s, z), None
-        alone = torch.arange(len(x), device=x.device)[:, None]
-        return torch.cat([self._solve(model.rows(i), x[i], t, s, z[i]) for i in alone]), None
+        rows, solved = [], 0
+        for i in torch.arange(len(x), device=x.device)[:, None]:
+            try:
+                rows.append(self._solve(model.rows(i), x[i], t, s, z[i]))
+                solved += 1
+            except SolverError as error:
+                reason = error
+                rows.append(torch.full_like(x[i], math.nan))
+        if not solved:
+            raise reason
+        return torch.cat(rows), None
 
     def _solve(self, model: Predictor, x: Tensor, t: Knot, s: Knot, z: Tensor) -> Tensor:
         torchsde = require("torchsde", "torchsde")
@@ -111,7 +124,8 @@ class TorchSDE(Solver):
         }
         if self.adaptive:
             settings |= {"adaptive": True, "rtol": self.rtol, "atol": self.atol}
-        reverse = _Reverse(model, x.shape, self.tau, t, s, _METHODS[self.method][1])
+        cap = self.max_evals if self.adaptive else None
+        reverse = _Reverse(model, x.shape, self.tau, t, s, _METHODS[self.method][1], cap)
         times = torch.tensor([start, stop], dtype=torch.float64, device=y.device)
         if self.adjoint:
             settings["adjoint_params"] = tuple(p for p in _parameters(model) if p.requires_grad)
@@ -128,9 +142,11 @@ class _Reverse(nn.Module):
     noise_type = "diagonal"
 
     def __init__(
-        self, model: Predictor, shape: torch.Size, tau: float, t: Knot, s: Knot, sde_type: str
-    ) -> None:
+        self, model: Predictor, shape: torch.Size, tau: float, t: Knot, s: Knot, sde_type: str,
+        cap: int | None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.cap, self.calls = cap, 0
         self.model, self.shape, self.tau = model, shape, tau
         self.ends, self.sde_type = (t, s), sde_type
         self.last: tuple[float, Tensor, Tensor] | None = None
@@ -144,6 +160,12 @@ class _Reverse(nn.Module):
         at = float(lam)
         if self.last is not None and self.last[0] == at and self.last[1] is y:
             return self.last[2]
+        self.calls += 1
+        if self.cap is not None and self.calls > self.cap:
+            raise SolverError(
+                f"not done after {self.cap} evaluations, at half log-SNR {at:.6g} of "
+                f"{float(self.ends[1].lam):.6g}; write a larger rtol, atol or max_evals"
+            )
         knot = self._knot(at)
         eps = self.model(scale(knot.alpha, y.reshape(self.shape)), knot).eps
         drift = eps.reshape(y.shape) * (-(1 + self.tau**2) * float(knot.rho))

@@ -69,12 +69,21 @@ class Simple(Weighting):
             parametrization(self.of)
 
     def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
-        """(raw of one / raw of the other)^2, from the coefficient of eps that both have."""
+        """(raw of one / raw of the other)^2, from the coefficient of eps that both have; from that
+        of x0 at alpha = 0, where an error of x0 is none of eps.
+        """
         if self.of is None:
             return 1.0
-        ours = predicts.coefficients(knot).eps_raw
-        theirs = parametrization(self.of).coefficients(knot).eps_raw
-        return (ours / theirs) ** 2
+        ours = predicts.coefficients(knot)
+        theirs = parametrization(self.of).coefficients(knot)
+        if isinstance(theirs.eps_raw, Tensor) or isinstance(theirs.x0_raw, Tensor):
+            blind = torch.as_tensor(theirs.eps_raw) == 0
+            whole = torch.where(blind, 1.0, torch.as_tensor(theirs.eps_raw))
+            of_x0 = torch.where(blind, torch.as_tensor(theirs.x0_raw), 1.0)
+            return torch.where(blind, ours.x0_raw / of_x0, ours.eps_raw / whole) ** 2
+        if theirs.eps_raw == 0:
+            return (ours.x0_raw / theirs.x0_raw) ** 2
+        return (ours.eps_raw / theirs.eps_raw) ** 2
 
 
 @dataclass(frozen=True)

@@ -30,28 +30,26 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from ...axis import Array
+from ...axis import LAMBDA, AngleAxis, Axis
 from ...errors import unknown_name
 from ...prediction import Prediction
 from ...sde.knot import Knot
+from .quadrature import GAUSS, Array
 
 
 class Form(ABC):
     """One row of the table above; knots have float fields."""
 
     stiffness: int
-    """L of w' = L w + u in the form's own clock: lambda, or an angle where it is 0."""
+    """L of w' = L w + u on the form's own axis."""
 
     sigma_data: float = 1.0
-    """In what rho is counted where the step to sigma = 0 takes its angle."""
+    """Scale d of the angle atan(rho / d), for the step to sigma = 0."""
 
-    def clock(self, knot: Knot) -> float:
-        """The form's own clock."""
-        return float(knot.lam)
-
-    def at_clock(self, clock: float) -> float:
-        """The half log-SNR at a value of the clock."""
-        return clock
+    @property
+    def axis(self) -> Axis:
+        """The variable of that equation: lambda, or an angle."""
+        return LAMBDA
 
     @abstractmethod
     def scale(self, s: Knot) -> float:
@@ -158,13 +156,10 @@ class VForm(Form):
     sigma_data: float = 1.0
     stiffness = 0
 
-    def clock(self, knot: Knot) -> float:
-        """See `Form`."""
-        return math.atan2(float(knot.sigma), self.sigma_data * float(knot.alpha))
-
-    def at_clock(self, clock: float) -> float:
-        """See `Form`."""
-        return -math.log(math.tan(clock) * self.sigma_data)
+    @property
+    def axis(self) -> Axis:
+        """atan(rho / d)."""
+        return AngleAxis(self.sigma_data)
 
     def scale(self, s: Knot) -> float:
         """See `Form`."""
@@ -185,7 +180,7 @@ class VForm(Form):
 
     def total(self, t: Knot, s: Knot, tau: float) -> float:
         """See `Form`."""
-        start, end = self.clock(t), self.clock(s)
+        start, end = (float(self.axis.read(knot)) for knot in (t, s))
         if tau == 0:
             return self.scale(s) * (end - start)
         nodes, weights = GAUSS
@@ -211,14 +206,6 @@ class VForm(Form):
         d = self.sigma_data
         return 0.0 if t.is_zero_snr else math.hypot(d, s.rho) / math.hypot(d, t.rho)
 
-
-def _gauss(count: int) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes and weights on (0, 1)."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return 0.5 * (nodes + 1), 0.5 * weights
-
-
-GAUSS = _gauss(24)
 
 FORMS: dict[str, Form] = {"eps": EpsForm(), "x0": X0Form(), "v": VForm()}
 

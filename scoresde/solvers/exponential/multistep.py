@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...axis import Coordinate, check
+from ...axis import AXES, Axis, axis
 from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
@@ -32,7 +32,7 @@ from .forms import Form, form
 from .rule import Rule, apply
 from .single_step import stages, through
 from .tableaus import tableau
-from .weights import PUBLISHED, step_weights
+from .weights import PUBLISHED, Coordinate, apart, step_weights
 
 
 class Plan(NamedTuple):
@@ -84,8 +84,8 @@ class ExponentialMultistep(Solver):
     Attributes:
         values: number of predictions in the polynomial, 1 or more.
         prediction: u, one of "eps", "x0" and "v".
-        coordinate: in which u is a polynomial: "t", "lambda", "rho", "angle", "index" of the grid,
-            or a `Focus`.
+        coordinate: in which u is a polynomial: an axis by its name (see `scoresde.axis`), a
+            `Focus` or another `Axis`, or "index", the place in the grid.
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
         start: a Runge-Kutta method of `tableaus` for the first values - 1 steps; "" for none.
         corrector: values in the corrector's polynomial besides the new one; 0 for none.
@@ -114,7 +114,8 @@ class ExponentialMultistep(Solver):
         form(self.prediction)
         if not 0 < self.sigma_data < math.inf:
             raise ConfigError(f"sigma_data must be positive, got {self.sigma_data!r}")
-        check(self.coordinate)
+        if not isinstance(self.coordinate, Axis) and self.coordinate not in (*AXES, "index"):
+            raise unknown_name("coordinate", self.coordinate, (*AXES, "index"))
         if self.start:
             tableau(self.start)
             if self.tau > 0:
@@ -237,15 +238,19 @@ class ExponentialMultistep(Solver):
 
     def _rule(self, grid: Grid, t: Knot, s: Knot, places: Iterable[int]) -> Rule:
         nodes = [(i, grid.knots[i]) for i in places]
-        if self.coordinate not in ("t", "angle", "index"):
-            # A value at alpha = 0 has no place on the other axes; only t itself may be there.
+        if self.coordinate != "index" and not axis(self.coordinate).at_zero_snr:
+            # A value at alpha = 0 has no place on such an axis; only t itself may be there.
             nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
             nodes = nodes[:1] if t.is_zero_snr else nodes
+        used = nodes if self.coordinate == "index" else apart(nodes, t, s)
         tau = self.tau if self.tau_min <= t.rho <= self.tau_max and not s.is_clean else 0.0
         kind = self._form
         weights = step_weights(
-            kind, grid.sde, t, s, nodes, coordinate=self.coordinate, rule=self.weights, tau=tau
+            kind, grid.sde, t, s, used, coordinate=self.coordinate, rule=self.weights, tau=tau
         )
+        if len(used) < len(nodes):
+            known = {i: weight for (i, _), weight in zip(used, weights, strict=False)}
+            weights = tuple(known.get(i, 0.0) for i, _ in nodes)
         return Rule(kind.decay(t, s, tau), weights, kind.spread(t, s, tau) if tau else 0.0)
 
 
@@ -262,7 +267,9 @@ def _plans(solver: ExponentialMultistep, sde: SDE, knots: tuple[Knot, ...]) -> t
             plans.append(Plan(*times, start.last, start.inner))
         elif s.is_clean and solver.stochastic:
             # `to_clean` goes on from the state at t as it was predicted.
-            due = Rule(1.0, (), 0.0).after(correction, 1.0 / float(t.alpha))
+            due = Rule(1.0, (), 0.0)
+            if correction:  # never at alpha = 0, where a first and only step may start
+                due = due.after(correction, 1.0 / float(t.alpha))
             plans.append(Plan(*times, due))
         else:
             rule = solver._predict(grid, k)

@@ -104,14 +104,13 @@ def _plans(solver: ExponentialRK, sde: SDE, knots: tuple[Knot, ...]) -> tuple[St
 
 def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
     """The rules of one Runge-Kutta step from t to s, neither of them the clean end."""
-    start, h = kind.clock(t), kind.clock(s) - kind.clock(t)
+    start, end = (float(kind.axis.read(knot)) for knot in (t, s))
+    h = end - start
     if table.coordinate == "t":
         inner = [_copy(s) if c == 1 else sde.at(t.t + c * (s.t - t.t)) for c in table.nodes]
     else:
-        inner = [
-            _copy(s) if c == 1 else sde.at_lambda(kind.at_clock(start + c * h)) for c in table.nodes
-        ]
-    fractions = [(kind.clock(knot) - start) / h for knot in (t, *inner)]
+        inner = [_copy(s) if c == 1 else kind.axis.knot(sde, start + c * h) for c in table.nodes]
+    fractions = [(float(kind.axis.read(knot)) - start) / h for knot in (t, *inner)]
     rules = [
         Rule(kind.decay(t, to, 0.0), tuple(h * kind.scale(to) * a for a in row), 0.0)
         for to, row in zip((*inner, s), table.rows(kind.stiffness * h, fractions), strict=True)

@@ -15,11 +15,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from ...axis import Array, Coordinate, along, at_knot
+from ...axis import AngleAxis, Axis, axis
 from ...sde import SDE
 from ...sde.knot import Knot
-from .forms import GAUSS, Form, X0Form
+from .forms import Form, X0Form
+from .quadrature import GAUSS, Array
+
+Coordinate = str | Axis
+"""Name of an axis, an `Axis`, or "index": the place in the grid, known at its knots alone."""
 
 PUBLISHED: dict[str, dict[int, str]] = {
     "exact": {},
@@ -39,6 +44,7 @@ term is weighted as if the kernel were constant (B_1(h) = h of UniPC, and SA-Sol
 
 
 _LARGEST = 16.0  # sum of absolute weights of the last step
+_NEAR = 0.01  # of the step: an earlier knot that is nearer says nothing new
 
 
 def step_weights(
@@ -73,8 +79,9 @@ def step_weights(
         at = np.array([float(index) for index, _ in nodes])
         start, end = at[0], at[0] + 1.0
     else:
-        at = np.array([at_knot(coordinate, sde, knot) for _, knot in nodes])
-        start, end = at[0], at_knot(coordinate, sde, s)
+        along = axis(coordinate)
+        at = np.array([float(along.read(knot)) for _, knot in nodes])
+        start, end = at[0], float(along.read(s))
     treated = PUBLISHED[rule].get(count, "exact")
     if treated == "mean":
         u, du = GAUSS
@@ -84,12 +91,27 @@ def step_weights(
         linear = 0.5 * total * float(h / math.expm1(h)) * (end - start) / (at[1] - at[0])
         return float(total - linear), float(linear)
     rho, measure = _quadrature(form, t, s, tau)
-    c = along(coordinate, sde, np.log(rho))
+    c = np.asarray(torch.as_tensor(along.at(sde, torch.from_numpy(np.log(rho)))))
     weights = lagrange(c, at) @ measure
     if treated == "halved":
         gaps = at[:, None] - at + np.eye(count)
         weights -= 0.5 * ((c - start) ** 2 @ measure) / gaps.prod(1)  # a divided difference
     return _floats(weights)
+
+
+def apart(nodes: Sequence[tuple[int, Knot]], t: Knot, s: Knot) -> list[tuple[int, Knot]]:
+    """The nodes without those that lie within 1 % of the step of one before them, in lambda.
+
+    Weights of two such nodes are large and of opposite sign. They would magnify round-off, and
+    more so that the predictions are of two states: one as it was predicted, one as it was
+    corrected.
+    """
+    least = _NEAR * abs(float(s.lam - t.lam)) if not s.is_clean else 0.0
+    kept: list[tuple[int, Knot]] = []
+    for place, knot in nodes:
+        if all(abs(float(knot.lam - other.lam)) >= least for _, other in kept):
+            kept.append((place, knot))
+    return kept
 
 
 def lagrange(x: Array, nodes: Array) -> Array:
@@ -110,7 +132,8 @@ def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[floa
     fewer values are used.
     """
     total = form.total(t, s, 0.0)
-    at = np.arctan(np.array([float(knot.rho) for knot in nodes]) / form.sigma_data)
+    along = AngleAxis(form.sigma_data)
+    at = np.array([float(along.read(knot)) for knot in nodes])
     angle, measure = np.zeros(1), np.array([total])  # the kernel of x0 is concentrated at the end
     if not isinstance(form, X0Form):
         rho, measure = _quadrature(form, t, s, 0.0)

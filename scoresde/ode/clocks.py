@@ -1,13 +1,14 @@
 r"""Variables in which the probability-flow ODE is integrated.
 
-With rho = sigma/alpha, r = sqrt(alpha^2 + sigma^2) and angle = atan2(sigma, alpha):
+With rho = sigma/alpha, r = sqrt(alpha^2 + sigma^2), and the axes of `scoresde.axis`:
 
-| clock | variable tau | state u | du/dtau |
+| clock | axis tau | state u | du/dtau |
 | --- | --- | --- | --- |
 | "t" | t | x | f x - g^2/2 score |
-| "lambda" | log rho = -lambda | x / alpha | rho eps |
+| "lambda" | half log-SNR | x / alpha | -rho eps |
+| "log_rho" | log rho | x / alpha | rho eps |
 | "rho" | rho | x / alpha | eps |
-| "angle" | angle | x / r | v |
+| "angle" | atan(rho) | x / r | v |
 
 The first is Song et al. 2021, eq. 13; the others follow from it by the change of variables. In all
 but the first the linear part of the drift is gone. Only the angle is regular where alpha = 0.
@@ -15,14 +16,15 @@ but the first the linear part of the drift is gone. Only the angle is regular wh
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
+from ..axis import ANGLE, LAMBDA, LOG_RHO, RHO, TIME, Axis
 from ..errors import ZeroSNRError, unknown_name
 from ..prediction import Prediction
-from ..scalar import Scalar, log
+from ..scalar import Scalar
 from ..sde import SDE
 from ..sde.knot import Knot
 
@@ -30,20 +32,12 @@ from ..sde.knot import Knot
 class Clock(ABC):
     """One row of the table: a value without fields."""
 
-    at_zero_snr = False
-    """Whether the variable and the state exist where alpha = 0."""
+    axis: ClassVar[Axis]
+    """The variable tau."""
 
-    @abstractmethod
-    def read(self, knot: Knot) -> float:
-        """tau at a knot of floats."""
-
-    @abstractmethod
-    def time(self, sde: SDE, tau: Scalar) -> Scalar:
-        """t at tau."""
-
-    @abstractmethod
     def scale(self, knot: Knot) -> Scalar:
         """x / u."""
+        return knot.alpha
 
     @abstractmethod
     def velocity(self, prediction: Prediction, sde: SDE) -> Tensor:
@@ -51,13 +45,7 @@ class Clock(ABC):
 
 
 class _Time(Clock):
-    at_zero_snr = True
-
-    def read(self, knot: Knot) -> float:
-        return float(knot.t)
-
-    def time(self, sde: SDE, tau: Scalar) -> Scalar:
-        return tau
+    axis = TIME
 
     def scale(self, knot: Knot) -> Scalar:
         return 1.0
@@ -74,41 +62,29 @@ class _Time(Clock):
         return prediction.mix(f * knot.alpha, f * knot.sigma + 0.5 * g2 / knot.sigma)
 
 
+class _Lambda(Clock):
+    axis = LAMBDA
+
+    def velocity(self, prediction: Prediction, sde: SDE) -> Tensor:
+        return prediction.mix(0.0, -prediction.knot.rho)
+
+
 class _LogRho(Clock):
-    def read(self, knot: Knot) -> float:
-        return -float(knot.lam)
-
-    def time(self, sde: SDE, tau: Scalar) -> Scalar:
-        return sde.t_at_lambda(-tau)
-
-    def scale(self, knot: Knot) -> Scalar:
-        return knot.alpha
+    axis = LOG_RHO
 
     def velocity(self, prediction: Prediction, sde: SDE) -> Tensor:
         return prediction.mix(0.0, prediction.knot.rho)
 
 
-class _Rho(_LogRho):
-    def read(self, knot: Knot) -> float:
-        return float(knot.rho)
-
-    def time(self, sde: SDE, tau: Scalar) -> Scalar:
-        return sde.t_at_lambda(-log(tau))
+class _Rho(Clock):
+    axis = RHO
 
     def velocity(self, prediction: Prediction, sde: SDE) -> Tensor:
         return prediction.eps
 
 
 class _Angle(Clock):
-    at_zero_snr = True
-
-    def read(self, knot: Knot) -> float:
-        return float(knot.angle)
-
-    def time(self, sde: SDE, tau: Scalar) -> Scalar:
-        # tan(pi/2) is finite in floating point; such angles are the noisy end to round-off.
-        rho = tau.tan() if isinstance(tau, Tensor) else math.tan(tau)
-        return sde.t_at_lambda(-log(rho))
+    axis = ANGLE
 
     def scale(self, knot: Knot) -> Scalar:
         return knot.radius
@@ -117,9 +93,13 @@ class _Angle(Clock):
         return prediction.v
 
 
-LOG_RHO = _LogRho()
-
-_BY_NAME: dict[str, Clock] = {"t": _Time(), "lambda": LOG_RHO, "rho": _Rho(), "angle": _Angle()}
+_BY_NAME: dict[str, Clock] = {
+    "t": _Time(),
+    "lambda": _Lambda(),
+    "log_rho": _LogRho(),
+    "rho": _Rho(),
+    "angle": _Angle(),
+}
 
 
 def clock(name: str) -> Clock:

@@ -1,0 +1,121 @@
+"""The loop of adaptive solvers, whose samples choose their own steps (`_internal.step_control`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .._internal.step_control import StepControl, Walk, wide
+from ..errors import ConfigError, SolverError
+from ..model import Predictor
+
+
+class Method(Protocol):
+    """One attempt at a step. Positions `at` and steps `h` are float64, shape (B, 1, ...)."""
+
+    def slope(self, model: Predictor, x: Tensor, at: Tensor) -> Tensor:
+        """The evaluation at the step's start, shape (B, *): kept while attempts are rejected."""
+
+    def attempt(
+        self, model: Predictor, x: Tensor, slope: Tensor, at: Tensor, h: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The state at `at + h` by the lower and by the higher order, each of shape (B, *).
+
+        `rows` says which samples these are, shape (B,).
+        """
+
+    @property
+    def evals(self) -> int:
+        """Network evaluations of an attempt, without the slope."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The error of an attempt is the root mean square over a sample's coordinates of
+
+        (high - low) / max(atol, rtol |x|)
+
+    where |x| is the larger of the lower-order results of this step and of the last accepted one.
+    """
+
+    atol: float
+    rtol: float
+
+    def __post_init__(self) -> None:
+        if not (self.atol >= 0 and self.rtol >= 0 and self.atol + self.rtol > 0):
+            raise ConfigError(
+                f"tolerances must be 0 or more and not both 0, got atol={self.atol!r}, "
+                f"rtol={self.rtol!r}; write for example atol=0.0078, rtol=0.05"
+            )
+
+    def error(self, low: Tensor, high: Tensor, last: Tensor) -> Tensor:
+        """Shape (B,), float64; NaN where any coordinate is."""
+        size = torch.maximum(low.abs(), last.abs()).double()
+        ratio = (high.double() - low.double()) / (self.rtol * size).clamp_min(self.atol)
+        flat = ratio.reshape(len(ratio), ratio.shape[1:].numel())
+        return torch.where(flat.isnan().any(1), torch.nan, flat.square().mean(1).sqrt())
+
+
+def check_max_evals(max_evals: int) -> None:
+    """Raise ConfigError for a cap that allows no evaluation."""
+    if not isinstance(max_evals, int) or max_evals < 1:
+        raise ConfigError(f"max_evals must be a whole number, 1 or more, got {max_evals!r}")
+
+
+def integrate(
+    method: Method,
+    model: Predictor,
+    x: Tensor,
+    start: float,
+    stop: float,
+    first: float,
+    tolerance: Tolerance,
+    control: StepControl,
+) -> Tensor:
+    """The states at `stop`, shape (B, *), from x at `start` < `stop`.
+
+    A sample that cannot be solved, for want of finite values or of evaluations, becomes NaN; the
+    others go on.
+
+    Raises:
+        SolverError: if no sample could be solved.
+    """
+    like = torch.empty(0, dtype=torch.float64, device=x.device)
+    walk = Walk(control, len(x), start, stop, min(first, stop - start), like)
+    out, last, part = torch.full_like(x, torch.nan), x, model
+    slope = method.slope(model, x, wide(walk.at, x)) if len(x) else x
+    walk.used = walk.used + 1
+    solved = 0
+    while len(walk):
+        h, end = walk.attempt()
+        low, high = method.attempt(part, x, slope, wide(walk.at, x), wide(h, x), walk.index)
+        error = tolerance.error(low, high, last)
+        good = walk.judge(error, h, end)
+        walk.used = walk.used + method.evals
+        pick = wide(good, x)
+        x, last = torch.where(pick, high, x), torch.where(pick, low, last)
+        verdict = walk.verdict(method.evals + good.long())
+        leave = verdict.leave | error.isnan()
+        if bool(leave.any()):
+            out[walk.index[verdict.done]] = x[verdict.done]
+            solved += int(verdict.done.sum())
+            places = walk.keep(~leave)
+            x, last, slope = x[places], last[places], slope[places]
+            part = model.rows(walk.index)
+        fresh = walk.good.nonzero().flatten()
+        if len(fresh) == len(walk) > 0:
+            slope = method.slope(part, x, wide(walk.at, x))
+        elif len(fresh) > 0:
+            slope = slope.clone()
+            slope[fresh] = method.slope(part.rows(fresh), x[fresh], wide(walk.at[fresh], x))
+        walk.used = walk.used + walk.good
+    if len(out) and not solved:
+        raise SolverError(
+            f"no sample arrived: values were not finite, or {control.max_evals} evaluations did "
+            f"not suffice for atol={tolerance.atol:g}, rtol={tolerance.rtol:g}; write a larger "
+            "tolerance or max_evals, or a float64 state"
+        )
+    return out
