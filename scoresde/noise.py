@@ -11,12 +11,18 @@ global generator.
 | `BrownianPath((4, 7))` | one Brownian path a sample, the same for any number of steps |
 | `Predrawn((z0, z1, ...))` | tensors drawn elsewhere, handed out in order |
 
+A seed means one path: normals are drawn in float32 and then cast, so that the same seed gives the
+same noise in float64, float32 and half precision, up to the rounding of the cast. Every bit of a
+seed counts. Each kind of device (CPU, CUDA, ...) has streams of its own, since noise is drawn
+where the state is.
+
 The clock of the Brownian motion is rho^2 = (sigma/alpha)^2: in it the reverse SDE's stochastic
 integral for x/alpha is a plain increment, whatever the process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -25,11 +31,64 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ConfigError, ShapeError
 from .sde.knot import Knot
+
+_WORDS = 624  # of 32 bits: the state of the Mersenne twister, torch's generator on the CPU
+_STATE = slice(24, 24 + 8 * _WORDS)  # where torch's `get_state` has them, each in 64 bits
+
+
+def mix(*keys: int | str) -> int:
+    """A seed of 64 bits made of whole numbers (of any size) and names.
+
+    It is the beginning of SHAKE-128 (FIPS 202) of the keys' `repr` as a tuple, so that order,
+    number and kind of the keys count: (1, 2), (2, 1), (12,) and ("12",) have nothing in common.
+    """
+    return int.from_bytes(_digest(keys, 8), "little")
+
+
+def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random generator of these keys: the one way in which the library seeds anything.
+
+    On the CPU, the keys' SHAKE-128 digest fills the whole state of the generator, because
+    `manual_seed` uses 32 bits of a seed there and drops the rest. Elsewhere the seed is
+    `mix(*keys)`.
+    """
+    made = torch.Generator(device)
+    if made.device.type != "cpu":
+        return made.manual_seed(mix(*keys))
+    state = made.get_state()
+    state.numpy()[_STATE].view(np.uint64)[:] = np.frombuffer(_digest(keys, 4 * _WORDS), "<u4")
+    return made.set_state(state)
+
+
+def normal(
+    shape: Sequence[int],
+    generator: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Standard normals, drawn in float32 whatever the dtype: one seed, one draw.
+
+    Args:
+        shape: of the result.
+        generator: what draws them.
+        dtype: of the result.
+        device: the generator's own where None.
+    """
+    where = generator.device if device is None else device
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device=where).to(
+        dtype
+    )
+
+
+def _digest(keys: tuple[int | str, ...], length: int) -> bytes:
+    plain = tuple(key if isinstance(key, str) else operator.index(key) for key in keys)
+    return hashlib.shake_128(repr(plain).encode()).digest(length)
 
 
 class NoiseStream(ABC):
@@ -97,7 +156,7 @@ class SampleSeeds(NoiseSource):
             ShapeError: if there is not one seed a sample.
         """
         _check_count(self.seeds, shape)
-        generators = [_generator(seed, device) for seed in self.seeds]
+        generators = [generator(seed, device=device) for seed in self.seeds]
         return _PerSample(generators, tuple(shape), dtype, torch.device(device))
 
     def rows(self, index: Sequence[int]) -> SampleSeeds:
@@ -191,12 +250,10 @@ class _Batch(NoiseStream):
     @cached_property
     def generator(self) -> torch.Generator:
         # Made when first drawn from: a deterministic run compiles, which a generator cannot.
-        return _generator(self.seed, self.device)
+        return generator(self.seed, device=self.device)
 
     def normal(self) -> Tensor:
-        return torch.randn(
-            self.shape, generator=self.generator, dtype=self.dtype, device=self.device
-        )
+        return normal(self.shape, self.generator, self.dtype, self.device)
 
 
 class _PerSample(NoiseStream):
@@ -211,10 +268,10 @@ class _PerSample(NoiseStream):
         self.dtype, self.device = dtype, device
 
     def normal(self) -> Tensor:
-        out = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for row, generator in zip(out, self.generators, strict=True):
-            torch.randn(row.shape, generator=generator, out=row)
-        return out
+        out = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        for row, own in zip(out, self.generators, strict=True):
+            torch.randn(row.shape, generator=own, out=row)
+        return out.to(self.dtype)
 
 
 class _Replay(NoiseStream):
@@ -234,13 +291,11 @@ class _Replay(NoiseStream):
 class _Brownian(NoiseStream):
     """The tree of Brownian bridges. Only the latest nodes are kept, those on the way down."""
 
-    _SPARE = 0  # stream of `normal`, apart from the tree's nodes, which start at 1
-
     def __init__(
         self, spec: BrownianPath, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     ) -> None:
         self.spec, self.shape, self.dtype, self.device = spec, shape, dtype, device
-        self.spare = [_generator(_mix(seed, self._SPARE), device) for seed in spec.seeds]
+        self.spare = [generator(seed, "spare", device=device) for seed in spec.seeds]
         self.nodes: OrderedDict[int, Tensor] = OrderedDict()
 
     def normal(self) -> Tensor:
@@ -281,7 +336,8 @@ class _Brownian(NoiseStream):
             self.nodes.move_to_end(node)
             return self.nodes[node]
         value = self._draw(
-            [_generator(_mix(seed, node), self.device) for seed in self.spec.seeds], torch.float64
+            [generator(seed, "path", node, device=self.device) for seed in self.spec.seeds],
+            torch.float64,
         )
         self.nodes[node] = value
         if len(self.nodes) > 2 * self.spec.depth + 4:
@@ -300,21 +356,6 @@ def _gap(high: float, low: float) -> float:
 def _bridge(low: float, at_low: Tensor, at: float, high: float, at_high: Tensor) -> Tensor:
     weight = (_gap(at, low) / _gap(high, low)) ** 2
     return torch.lerp(at_low, at_high, weight)
-
-
-def _mix(seed: int, node: int) -> int:
-    """One well-mixed 63-bit seed from two numbers (the finalizer of SplitMix64, Steele 2014)."""
-    mask = (1 << 64) - 1
-    z = (seed * 0x9E3779B97F4A7C15 + node * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) & ((1 << 63) - 1)
-
-
-def _generator(seed: int, device: torch.device | str) -> torch.Generator:
-    generator = torch.Generator(device=device)
-    generator.manual_seed(seed)
-    return generator
 
 
 def _check_count(seeds: tuple[int, ...], shape: Sequence[int]) -> None:

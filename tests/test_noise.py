@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 from itertools import pairwise
@@ -22,7 +23,7 @@ from scoresde import (
     SampleSeeds,
 )
 from scoresde.errors import ConfigError, ShapeError
-from scoresde.noise import source
+from scoresde.noise import generator, mix, source
 
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 EDM = EDMSDE()
@@ -188,6 +189,54 @@ def test_memory_of_a_path_is_bounded():
     for t in np.geomspace(80, 0.002, 200):
         stream.increment(EDM.at(float(t)), EDM.at(float(t) * 0.9))
     assert len(stream.nodes) <= 2 * PATHS.depth + 4
+
+
+# -- seeds -----------------------------------------------------------------------------------------
+
+
+def test_streams_of_different_keys_have_nothing_in_common():
+    keys = [
+        (1, 2), (2, 1), (12,), ("12",), (1, "2"), ("1", 2), (0,), (0, 0), (-1,), (1,), (7,),
+        (7 + 2**32,), (7 + 2**64,), (-7,), ("a", "b"), ("ab",), ("a', 'b",), (),
+    ]  # fmt: skip
+    assert len({mix(*key) for key in keys}) == len(keys)
+    assert all(0 <= mix(*key) < 2**64 for key in keys)
+    z = torch.stack([torch.randn(4000, generator=generator(*key)) for key in keys])
+    correlation = torch.corrcoef(z) - torch.eye(len(keys))
+    assert float(correlation.abs().max()) < 5 / math.sqrt(4000)
+    assert mix(np.int64(5), "x") == mix(5, "x") == mix(torch.tensor(5), "x")
+    # SHAKE-128 of the text "(5, 'x')", whoever computes it.
+    assert mix(5, "x") == int.from_bytes(hashlib.shake_128(b"(5, 'x')").digest(8), "little")
+
+
+def test_the_state_of_the_generator_is_the_digest_of_its_keys():
+    """Against numpy's Mersenne twister of the same state: two of its words make 64 bits."""
+    twin = np.random.MT19937()
+    key = np.frombuffer(hashlib.shake_128(b"(3, 'x')").digest(2496), "<u4")
+    twin.state = {"bit_generator": "MT19937", "state": {"key": key, "pos": 624}}
+    words = twin.random_raw(3000).reshape(-1, 2)
+    drawn = torch.empty(1500, dtype=torch.int64).random_(0, 2**31, generator=generator(3, "x"))
+    assert drawn.tolist() == (words[:, 1] % 2**31).tolist()
+
+
+def test_every_bit_of_a_seed_counts():
+    for kind in (lambda s: BatchSeed(s), lambda s: SampleSeeds((s,)), lambda s: BrownianPath((s,))):
+        draws = [kind(7 + bit).open((1, 50), torch.float64).start() for bit in (0, 2**32, 2**63)]
+        assert len({tuple(z.flatten().tolist()) for z in draws}) == 3
+
+
+@pytest.mark.parametrize("kind", [BatchSeed(3), SampleSeeds((3, 4)), BrownianPath((3, 4))])
+@pytest.mark.parametrize("event", [(), (5,), (3, 8, 8)])
+def test_a_seed_means_one_path_in_every_dtype(kind, event):
+    def draws(dtype):
+        stream = kind.open((2, *event), dtype)
+        t, m, s = EDM.at(20.0), EDM.at(5.0), EDM.at(0.1)
+        return [stream.start(), stream.increment(t, m), stream.normal(), stream.increment(m, s)]
+
+    exact = draws(torch.float64)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for z, truth in zip(draws(dtype), exact, strict=True):
+            assert torch.equal(z, truth.to(dtype))
 
 
 # -- noise from elsewhere ---------------------------------------------------------------------

@@ -32,6 +32,7 @@ from ..errors import require
 from ..grid import Grid, from_lambdas, uniform_lambda
 from ..likelihood import Hutchinson, Uniform, bits_per_dim, calibrated_grid, estimate_frame
 from ..model import Predictor
+from ..noise import generator
 from ..prediction import Prediction
 from ..sampling.run import SampleResult, sample
 from ..solvers.solver import Solver
@@ -154,9 +155,7 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
             model,
             plan.solvers,
             nfe=plan.nfe,
-            truth=dequantize(
-                images[plan.likelihoods :][:1000], torch.Generator().manual_seed(plan.seed)
-            ),
+            truth=dequantize(images[plan.likelihoods :][:1000], generator(plan.seed)),
             samples=plan.compared,
             first_seed=plan.seed,
             tolerance=plan.tolerance,
@@ -241,7 +240,7 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
     asked, others = images[: plan.likelihoods], images[plan.likelihoods :]
     began = time.perf_counter()
     with _Ticking(model, progress, total=plan.nodes * (plan.draws + 5) + 1) as ticking:
-        states = dequantize(others, torch.Generator().manual_seed(plan.seed))
+        states = dequantize(others, generator(plan.seed))
         frame, divergence = estimate_frame(states), Hutchinson(plan.probes)
         grid = calibrated_grid(
             ticking, states[:2], plan.nodes, divergence=divergence, frame=frame, seeds=plan.seed

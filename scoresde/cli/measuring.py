@@ -12,6 +12,7 @@ from ..exact.mixtures import GaussianMixture
 from ..metrics import Metric
 from ..metrics.features import Features, digit_features, inception_features
 from ..model import Predictor
+from ..noise import generator
 from ..training.data import dequantize
 from .work import read_images
 
@@ -50,7 +51,7 @@ def images(spec: str, most: int | None, seed: int) -> Tensor:
             f"whole numbers are read as images of 0..255, and {spec!r} has {int(found.min())}.."
             f"{int(found.max())}; save floats"
         )
-    return dequantize(found, torch.Generator().manual_seed(seed))
+    return dequantize(found, generator(seed))
 
 
 def distance(
@@ -81,7 +82,7 @@ def distance(
             raise ConfigError(
                 f"samples have shape {shape}, those of --truth {truth} {tuple(true.shape[1:])}"
             )
-        order = torch.randperm(len(true), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(true), generator=generator(seed))
         true = true[order[:truths]]
     elif isinstance(model, GaussianMixture):
         true = model.sample(truths, seed=seed)

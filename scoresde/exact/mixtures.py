@@ -24,6 +24,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .. import noise
 from ..errors import ConfigError, ShapeError
 from ..prediction import EPS, X0, Prediction
 from ..scalar import Scalar, scale
@@ -214,7 +215,7 @@ class GaussianMixture:
     ) -> Tensor:
         """n exact draws from p_t (from the data where t is None), shape (n, *event)."""
         device = self._log_weights.device
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = noise.generator(seed, device=device)
         which = torch.multinomial(self._log_weights.exp(), n, replacement=True, generator=generator)
         x = self._family.draw(which, generator)
         if t is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model import Predictor
+from ..noise import generator, normal
 from .divergence import Hutchinson
 from .frame import Frame
 from .log_density import density_flow
@@ -50,7 +51,7 @@ def chosen_control(
     flow, _, x = density_flow(model, pilot, divergence=probing, **settings)
     first, last = flow.ends
     clean = flow.field.to_state(x, flow.low)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(clean)
+    noise = normal(clean.shape, generator("control variate")).to(clean)
     both = own = whole = 0.0
     with torch.no_grad():
         for tau in np.linspace(first, last, nodes).tolist():

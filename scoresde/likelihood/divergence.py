@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..noise import normal
 
 Function = Callable[[Tensor], Tensor]
 
@@ -138,9 +139,7 @@ class Hutchinson(Divergence):
     def draw(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
         """See `Divergence`."""
         if self.distribution == "gaussian":
-            return torch.randn(
-                tuple(shape), generator=generator, dtype=like.dtype, device=like.device
-            )
+            return normal(shape, generator, like.dtype, like.device)
         signs = torch.randint(0, 2, tuple(shape), generator=generator, device=like.device)
         return (2 * signs - 1).to(like.dtype)
 

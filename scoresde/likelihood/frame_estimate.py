@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ShapeError, unknown_name
 from ..exact.mixtures import Diagonal, Spectral
+from ..noise import generator, normal
 from .frame import Whitened
 
 _FORMS = ("low rank", "diagonal", "dct", "one variance")
@@ -72,10 +73,10 @@ def _leading(centred: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     if rank == size:
         values, columns = torch.linalg.eigh(centred.T @ centred / (count - 1))
         return columns, values
-    generator = torch.Generator(centred.device).manual_seed(seed)
+    random = generator(seed, device=centred.device)
     sketch = centred.to(torch.float32)  # a subspace needs no more, and passes cost half
     width = min(rank + 10, size)
-    basis = torch.randn(size, width, generator=generator, device=centred.device)
+    basis = normal((size, width), random)
     for _ in range(3):
         basis = torch.linalg.qr(sketch.T @ (sketch @ basis))[0]
     inside = (sketch @ basis).to(torch.float64)

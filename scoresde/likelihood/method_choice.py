@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..model import Predictor, dtype_of
+from ..noise import generator, normal
 from .calibrate import Pilot
 from .divergence import Divergence
 from .fixed_grid import FixedGrid
@@ -106,8 +107,8 @@ def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     flow = flow.fixed()
     tau = 0.5 * sum(flow.ends)
     clean = flow.field.to_state(x, flow.low)
-    generator = torch.Generator().manual_seed(0)
-    noise, last = (torch.randn(x.shape, generator=generator).to(clean) for _ in range(2))
+    random = generator("round-off")
+    noise, last = (normal(x.shape, random).to(clean) for _ in range(2))
     with torch.no_grad():
         z = flow.frame.enter(clean + math.exp(tau) * noise, tau)
         near = z * (1 + torch.finfo(dtype_of(model)).eps * last)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..noise import generator
 from .divergence import Divergence
 from .streams import PROBES, derived
 
@@ -19,11 +20,11 @@ class ProbeStream:
     """
 
     def __init__(
-        self, divergence: Divergence, seeds: Sequence[int], like: Tensor, *, salt: int = PROBES
+        self, divergence: Divergence, seeds: Sequence[int], like: Tensor, *, salt: str = PROBES
     ) -> None:
         self.divergence, self.like = divergence, like.new_empty(0, *like.shape[1:])
         self.generators = [
-            torch.Generator(like.device).manual_seed(seed)
+            generator(seed, device=like.device)
             for seed in (() if divergence.exact else derived(seeds, salt).seeds)
         ]
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ShapeError
-from ..noise import SampleSeeds
+from ..noise import SampleSeeds, mix
 
-PROBES, PIXELS, NOISE, TIMES = 1, 2, 3, 4
+PROBES, PIXELS, NOISE, TIMES = "probes", "pixels", "noise", "times"
 
 
 def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
@@ -32,11 +32,6 @@ def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
     return given
 
 
-def derived(seeds: Sequence[int], *purpose: int) -> SampleSeeds:
+def derived(seeds: Sequence[int], *purpose: int | str) -> SampleSeeds:
     """Streams for one purpose, independent of those for any other."""
-    return SampleSeeds(tuple(_mixed(seed, purpose) for seed in seeds))
-
-
-def _mixed(seed: int, purpose: tuple[int, ...]) -> int:
-    entropy = [seed & (2**64 - 1), *purpose]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+    return SampleSeeds(tuple(mix(seed, *purpose) for seed in seeds))

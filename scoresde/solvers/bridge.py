@@ -8,7 +8,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from ..noise import NoiseStream
+from ..noise import NoiseStream, generator, normal
 from ..scalar import scale
 from ..sde.knot import Knot
 
@@ -29,9 +29,7 @@ class Bridges:
         self.clocks = [[low, high] for _ in total]
         self.values = [[torch.zeros_like(row), row] for row in total]
         # One draw of the stream makes the seeds: a path depends on its sample's noise alone.
-        self.generators = [
-            torch.Generator(row.device).manual_seed(seed_from(row)) for row in noise.normal()
-        ]
+        self.generators = [generator(seed_from(row), device=row.device) for row in noise.normal()]
 
     def increments(self, rows: list[int], high: list[float], low: list[float]) -> Tensor:
         """B(high) - B(low) of these samples, shape (B, *), which have come down to `high`."""
@@ -55,7 +53,7 @@ class Bridges:
             part = (v - a) / (b - a)
             belows.append(values[place - 1])
             weights.append((part, ((v - a) * (1 - part)) ** 0.5))
-            torch.randn(z[i].shape, generator=self.generators[row], dtype=z.dtype, out=z[i])
+            z[i] = normal(z[i].shape, self.generators[row], z.dtype)
             places.append(place)
         below = torch.stack(belows)
         factors = torch.tensor(weights, dtype=z.dtype, device=z.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..grid import Grid, from_lambdas
 from ..model import Predictor
-from ..noise import BatchSeed, NoiseSource, NoiseStream
+from ..noise import BatchSeed, NoiseSource, NoiseStream, generator, normal
 from ..prediction import Prediction
 from ..sampling.run import StepInfo, iterate
 from ..sde import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
@@ -98,8 +98,7 @@ class Tape(NoiseStream):
     def normal(self) -> Tensor:
         """The next draw, made where there is none yet."""
         if self.played == len(self.draws):
-            generator = torch.Generator().manual_seed(self.seed + len(self.draws))
-            z = torch.randn(self.shape, generator=generator, dtype=torch.float64)
+            z = normal(self.shape, generator(self.seed, len(self.draws)), torch.float64)
             self.draws.append(z)
         self.played += 1
         return self.draws[self.played - 1].to(self.dtype)

@@ -21,12 +21,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import noise, time_input
 from .. import sde as processes
-from .. import time_input
 from ..errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from ..model import ScoreModel
 from . import losses, networks
@@ -243,7 +242,7 @@ class _Run:
     def update(self, data: Dataset) -> float | None:
         """One step; the mean loss of the latest ones, every so often."""
         began = time.perf_counter()
-        generator = _generator(self.device, self.recipe.seed, 1, self.step)
+        generator = noise.generator(self.recipe.seed, "step", self.step, device=self.device)
         rows = self._rows(len(data))
         x0 = data.batch(rows, generator)
         classes = getattr(self.net, "classes", None) or 0
@@ -289,7 +288,7 @@ class _Run:
         rows = torch.empty_like(places)
         for epoch in torch.unique(places // size).tolist():
             if self._epoch is None or self._epoch[0] != epoch:
-                generator = _generator(torch.device("cpu"), self.recipe.seed, 0, epoch)
+                generator = noise.generator(self.recipe.seed, "order", epoch)
                 self._epoch = (epoch, torch.randperm(size, generator=generator))
             mine = places // size == epoch
             rows[mine] = self._epoch[1][places[mine] % size]
@@ -362,13 +361,6 @@ def _check_same(earlier: Recipe, now: Recipe, step: int, path: Path) -> None:
             f"under steps={now.steps}, decay={now.decay} these would have had other learning "
             "rates; choose another folder, or the same numbers"
         )
-
-
-def _generator(device: torch.device, *key: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    generator = torch.Generator(device=device)
-    generator.manual_seed(seed)
-    return generator
 
 
 @contextmanager
