@@ -53,6 +53,10 @@ class CheckpointError(ScoreSDEError, ValueError):
     """A file that is not what it should be: corrupt, foreign, or of another run."""
 
 
+class FingerprintError(ConfigError):
+    """An object whose content cannot be known, so that nothing tells it from another."""
+
+
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
 

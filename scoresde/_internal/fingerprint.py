@@ -1,183 +1,347 @@
 """Fingerprints: is this the same model, solver or grid as the one that a file was made with?
 
-A fingerprint depends on content alone: parameters, buffers, settings, and the code of classes and
-functions that come from no installed package. Two objects loaded from the same weights agree, on
-any device and in any process, wherever their files lie.
+What a fingerprint promises:
+
+1. Equal content has equal fingerprints: in every process, on every device, wherever files lie.
+2. A changed parameter, buffer, attribute, hook, default, closed-over value, or global value that a
+   function reads changes the fingerprint. An object's content is what pickle would store of it.
+3. The user's own code counts by its bytecode; code of an installed package by name and version.
+4. Where content cannot be known (handles, locks, compiled modules), `FingerprintError` says so.
+5. A model that changes itself when it is called has no fingerprint: jobs try it, and ask for a
+   name (`key=`). A class whose `__getstate__` leaves its cache out does not change.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import dis
+import enum
 import functools
 import hashlib
-import inspect
-import sysconfig
+import pathlib
+import sys
 import types
-from collections.abc import Iterator, Mapping, Set
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-_TORCH_OWN = frozenset(vars(nn.Module()))
-_LIBRARIES = (Path(__file__).parent, *map(Path, map(sysconfig.get_path, ("stdlib", "platstdlib"))))
+from ..errors import FingerprintError
+
+_OWN = __name__.partition(".")[0]
+_TORCH_OWN = frozenset(vars(nn.Module()))  # mode, parameters, hooks, ...
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _PACKAGES = {"site-packages", "dist-packages"}
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), torch.dtype)
+_NAMED = (pathlib.PurePath, torch.layout, torch.memory_format, np.dtype, np.ufunc)
+_UNKNOWN = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.Generator, types.GeneratorType)
+# Parts of a class that its other parts, or nothing at all, decide.
+_OF_A_CLASS = {
+    "__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__orig_bases__",
+    "__dataclass_fields__", "__dataclass_params__", "__abstractmethods__", "_abc_impl",
+    "__parameters__", "__firstlineno__", "__static_attributes__", "__annotate__",
+    "__annotate_func__", "__annotations_cache__", "__qualname__",
+}  # fmt: skip
 
 
 def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that stand for the content of `value`.
+    """16 hexadecimal digits that stand for the content of `value`; see the module for what counts.
 
-    Tensors and arrays count with every byte, modules with class, parameters, buffers and public
-    settings, functions with name, bytecode and what they close over, other objects with their
-    attributes. A class or function of somebody's own file counts with all of that file; of the
-    other files that it imports, only those whose classes and functions are met on the way.
+    Raises:
+        FingerprintError: where the content of a part of it cannot be known.
     """
-    digest = hashlib.sha256()
-    _feed(digest, value, ())
-    return digest.hexdigest()[:16]
+    return _Walk().digest(value, type(value).__name__).hex()[:16]
 
 
-def _feed(digest: Any, value: Any, above: tuple[int, ...]) -> None:
-    if id(value) in above:  # an object that contains itself
-        digest.update(b"<cycle>")
-        return
-    above = (*above, id(value))
-    kind = type(value)
-    digest.update(f"<{kind.__module__}.{kind.__qualname__}>".encode())
-    _feed_class(digest, kind)
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype):
-        digest.update(repr(value).encode())
-    elif isinstance(value, Tensor):
-        _feed_tensor(digest, value)
-    elif isinstance(value, np.ndarray):
-        digest.update(
-            f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
+def modules_in(value: Any) -> list[nn.Module]:
+    """The modules that `value` holds, in whatever it wraps them; as far as they can be found."""
+    walk = _Walk(strict=False)
+    walk.digest(value, "")
+    return walk.modules
+
+
+class _Walk:
+    """One pass through an object, and the objects in it: a digest of digests."""
+
+    def __init__(self, *, strict: bool = True) -> None:
+        self.strict = strict
+        self.modules: list[nn.Module] = []
+        self.known: dict[int, tuple[Any, bytes]] = {}  # keeps what it names alive
+        self.above: dict[int, int] = {}
+
+    def digest(self, value: Any, path: str) -> bytes:
+        """The digest of an object, which lies at `path`."""
+        if isinstance(value, _PLAIN) and type(value).__module__ in ("builtins", "torch"):
+            return _hash(type(value).__name__, repr(value))
+        if id(value) in self.known:
+            return self.known[id(value)][1]
+        if id(value) in self.above:  # an object that contains itself
+            return _hash("cycle", str(len(self.above) - self.above[id(value)]))
+        self.above[id(value)] = len(self.above)
+        try:
+            found = _hash(*self._parts(value, path))
+        finally:
+            del self.above[id(value)]
+        self.known[id(value)] = value, found
+        return found
+
+    def _parts(self, value: Any, path: str) -> Iterator[bytes | str]:
+        if isinstance(value, Tensor):
+            yield from self._tensor(value, path)
+        elif isinstance(value, np.ndarray | np.generic):
+            array = np.asarray(value)
+            yield from ("array", str(array.dtype), repr(array.shape))
+            if array.dtype.hasobject:
+                yield self._all(array.flatten().tolist(), path)
+            else:
+                yield array.tobytes()
+        elif isinstance(value, _NAMED):
+            yield from (type(value).__name__, str(value))
+        elif isinstance(value, enum.Enum):
+            yield from ("enum", self.digest(type(value), path), value.name)
+        elif isinstance(value, types.FunctionType):
+            yield from self._function(value, path)
+        elif isinstance(value, types.MethodType):
+            yield from ("method", self.digest(value.__func__, path))
+            yield self.digest(value.__self__, path)
+        elif isinstance(value, types.BuiltinFunctionType):
+            yield from ("builtin", value.__qualname__)
+            if not isinstance(value.__self__, types.ModuleType | None):
+                yield self.digest(value.__self__, path)
+        elif isinstance(value, functools.partial):
+            yield from ("partial", self.digest(value.func, f"{path}.func"))
+            yield self._all([value.args, value.keywords, vars(value)], path)
+        elif isinstance(value, type):
+            yield from self._class(value, path)
+        elif isinstance(value, types.CodeType):
+            yield from self._code(value, path)
+        elif isinstance(value, types.ModuleType):
+            yield from ("module", value.__name__, _version(value.__name__))
+        elif isinstance(value, torch.device):
+            yield "device"  # whichever it is
+        elif isinstance(value, _UNKNOWN):
+            self._unknown(value, path)
+        elif isinstance(value, nn.Module):
+            yield from self._module(value, path)
+        else:
+            yield from self._object(value, path)
+
+    def _object(self, value: Any, path: str) -> Iterator[bytes | str]:
+        kind = type(value)
+        yield self.digest(kind, path)
+        if isinstance(value, property | classmethod | staticmethod | functools.cached_property):
+            names = ("fget", "fset", "fdel", "__func__", "func")
+            yield self._all([getattr(value, name, None) for name in names], path)
+        elif callable(inner := getattr(value, "__wrapped__", None)):  # functools.cache
+            yield self.digest(inner, path)
+        elif kind in (dict, types.MappingProxyType):
+            yield self._items(value, path)
+        elif kind in (set, frozenset):
+            yield _hash(*sorted(self.digest(each, path) for each in value))
+        elif kind in (list, tuple):
+            yield self._all(value, path)
+        elif kind in (types.MemberDescriptorType, types.GetSetDescriptorType) or kind in (
+            types.WrapperDescriptorType,
+            types.MethodDescriptorType,
+            types.ClassMethodDescriptorType,
+            types.MethodWrapperType,
+        ):
+            yield value.__qualname__
+        else:
+            yield from self._reduced(value, path)
+
+    def _reduced(self, value: Any, path: str) -> Iterator[bytes | str]:
+        """What pickle would store: how it is made, its state, and the items it holds."""
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception:  # whatever an object raises that cannot be stored
+            self._unknown(value, path)
+            reduced = ""
+        if isinstance(reduced, str):  # the name of a global
+            yield reduced
+            return
+        make, args, state, listed, named = (*reduced, None, None, None)[:5]
+        yield self.digest(make, path)
+        yield self._all(args, path)
+        yield self._state(value, state, path)
+        yield self._all(listed or (), path)
+        yield self._items(dict(named or ()), path)
+
+    def _state(self, value: Any, state: Any, path: str, skip: Iterable[str] = ()) -> bytes:
+        """The attributes of an object: without what its cached properties have worked out."""
+        if isinstance(state, tuple) and len(state) == 2:  # with `__slots__`
+            whole = state[1] is None or isinstance(state[1], dict)
+            state = {**(state[0] or {}), **(state[1] or {})} if whole else state
+        if not isinstance(state, dict):
+            return self.digest(state, path)
+        derived = {
+            name
+            for kind in type(value).__mro__
+            for name, held in vars(kind).items()
+            if isinstance(held, functools.cached_property)
+        }
+        kept = {k: v for k, v in state.items() if k not in derived and k not in skip}
+        return self._items(kept, path)
+
+    def _module(self, value: nn.Module, path: str) -> Iterator[bytes | str]:
+        self.modules.append(value)
+        kind = type(value)
+        if kind.__name__ == "OptimizedModule" and hasattr(value, "_orig_mod"):  # torch.compile
+            yield self.digest(value._orig_mod, path)
+            return
+        yield from ("torch module", self.digest(kind, path))
+        if isinstance(value, torch.fx.GraphModule):
+            yield value.code
+        for held in (value._parameters, value._buffers, value._modules):
+            yield self._items(held, path)
+        hooks = [list(getattr(value, name).values()) for name in _HOOKS]
+        if any(hooks):
+            yield self._all(hooks, f"{path} (hooks)")
+        try:
+            state: Any = value.__getstate__()  # type: ignore[no-untyped-call]
+        except Exception:  # that of a parametrized module says that it cannot be pickled
+            state = vars(value)
+        skip = set(_TORCH_OWN)
+        if all(map(_installed, kind.__mro__)) and _top(kind) != _OWN:
+            # A package keeps caches and the names of files in private attributes.
+            skip |= {name for name in vars(value) if name.startswith("_")}
+        yield self._state(value, state, path, skip)
+
+    def _tensor(self, value: Tensor, path: str) -> Iterator[bytes | str]:
+        try:
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            content = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        except (RuntimeError, TypeError, NotImplementedError):  # sparse, quantized, meta, ...
+            self._unknown(value, path)
+            content = b""
+        yield from ("tensor", str(value.dtype), repr(tuple(value.shape)), content)
+
+    # -- code ----------------------------------------------------------------------------------
+
+    def _function(self, value: types.FunctionType, path: str) -> Iterator[bytes | str]:
+        path = f"{path} ({value.__qualname__})"
+        yield from ("function", value.__qualname__)
+        if value.__closure__:
+            yield self._all([_held(cell) for cell in value.__closure__], path)
+        yield self._all([value.__defaults__, value.__kwdefaults__], path)
+        yield self._items({k: v for k, v in vars(value).items() if k != "__wrapped__"}, path)
+        if _installed(value):
+            yield from _public(value)
+            if "<" not in value.__qualname__:  # one function of that name
+                return
+        else:
+            yield self._items(_globals(value), path)
+        yield self.digest(value.__code__, path)
+
+    def _code(self, code: types.CodeType, path: str) -> Iterator[bytes | str]:
+        yield from ("code", code.co_code, repr((code.co_names, code.co_varnames, code.co_freevars)))
+        yield repr(
+            (code.co_argcount, code.co_kwonlyargcount, code.co_flags, code.co_exceptiontable)
         )
-    elif isinstance(value, nn.Module):
-        for name, tensor in (*value.named_parameters(), *value.named_buffers()):
-            digest.update(name.encode())
-            _feed_tensor(digest, tensor)
-        _feed(digest, {name: _settings(module) for name, module in value.named_modules()}, above)
-    elif isinstance(value, functools.partial):
-        _feed(digest, [value.func, value.args, value.keywords], above)
-    elif isinstance(value, types.MethodType):
-        _feed(digest, [value.__func__, value.__self__], above)
-    elif isinstance(value, types.FunctionType):
-        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-        _feed_bytecode(digest, value.__code__)
-        _feed_files(digest, [value])
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        names = value.__code__.co_names
-        _feed(digest, [names, cells, value.__defaults__, value.__kwdefaults__], above)
-    elif isinstance(value, type):
-        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
-        _feed_class(digest, value)
-    elif isinstance(value, Mapping):
-        for key in sorted(value, key=repr):
-            digest.update(repr(key).encode())
-            _feed(digest, value[key], above)
-    elif isinstance(value, Set):
-        digest.update(repr(sorted(value, key=repr)).encode())
-    elif isinstance(value, list | tuple | range):
-        for item in value:
-            _feed(digest, item, above)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            digest.update(field.name.encode())
-            _feed(digest, getattr(value, field.name), above)
-    elif hasattr(value, "__dict__"):
-        _feed(digest, vars(value), above)
+        yield self._all(code.co_consts, path)
+
+    def _class(self, value: type, path: str) -> Iterator[bytes | str]:
+        yield from ("class", value.__qualname__)
+        if _installed(value):
+            yield from _public(value)
+            yield self._all([base for base in value.__bases__ if not _installed(base)], path)
+            return
+        yield self._all(value.__bases__, path)
+        kept = {name: held for name, held in vars(value).items() if name not in _OF_A_CLASS}
+        yield self._items(kept, f"{path} (class {value.__qualname__})")
+
+    # -- collections ---------------------------------------------------------------------------
+
+    def _all(self, values: Iterable[Any], path: str) -> bytes:
+        return _hash(*[self.digest(each, f"{path}[{k}]") for k, each in enumerate(values)])
+
+    def _items(self, values: Mapping[Any, Any], path: str) -> bytes:
+        """Keys and values, in whichever order they are."""
+        pairs = [
+            _hash(self.digest(key, path), self.digest(each, f"{path}.{key}"))
+            for key, each in values.items()
+        ]
+        return _hash(*sorted(pairs))
+
+    def _unknown(self, value: Any, path: str) -> None:
+        if self.strict:
+            raise FingerprintError(
+                f"the content of {path}, a {type(value).__module__}.{type(value).__qualname__}, "
+                "cannot be known; write key='a name that you change whenever the model changes', "
+                "or give the class that holds it a __getstate__ without it"
+            )
 
 
-def _settings(module: nn.Module) -> dict[str, Any]:
-    """Class and own attributes of a module; private ones count only where they are plain values.
-
-    Libraries keep caches and file names in private attributes; a process is a frozen value.
-    """
-    public = {
-        name: value
-        for name, value in vars(module).items()
-        if name not in _TORCH_OWN
-        and (not name.startswith("_") or dataclasses.is_dataclass(type(value)))
-    }
-    return {"class": type(module), **public}
+def _hash(*parts: bytes | str) -> bytes:
+    """Of parts that cannot run into one another: each comes after its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(f"{len(data)}:".encode())
+        digest.update(data)
+    return digest.digest()
 
 
-def _feed_tensor(digest: Any, tensor: Tensor) -> None:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-
-
-# -- code --------------------------------------------------------------------------------------
-
-
-def _feed_class(digest: Any, kind: type) -> None:
-    """The code of a class and of those that it inherits from, as far as it is in no package."""
-    for each in kind.__mro__:
-        functions = list(_functions(each))
-        if _feed_files(digest, functions):
-            continue
-        if _feed_files(digest, [each]) and each.__module__ != "__main__":
-            continue
-        for function in functions:  # typed at a prompt, or in a notebook
-            _feed_bytecode(digest, function.__code__)
-
-
-def _functions(kind: type) -> Iterator[types.FunctionType]:
-    """What a class defines, without decorators."""
-    for held in vars(kind).values():
-        if isinstance(held, classmethod | staticmethod):
-            held = held.__func__
-        elif isinstance(held, property | functools.cached_property):
-            held = held.fget if isinstance(held, property) else held.func
-        if isinstance(held, types.FunctionType):
-            held = inspect.unwrap(held)
-            if isinstance(held, types.FunctionType):
-                yield held
-
-
-def _feed_files(digest: Any, things: list[Any]) -> bool:
-    """The content of the files that classes or functions are in, those of packages left out.
-
-    Returns:
-        Whether they are in files at all.
-    """
-    found = {Path(file) for file in map(_file, things) if file}
-    found = {file for file in found if file.is_file()}
-    own = [file for file in found if not _installed(file)]
-    for content in sorted(_content(file, file.stat().st_mtime_ns) for file in own):
-        digest.update(content)
-    return bool(found)
-
-
-def _file(thing: Any) -> str | None:
-    if isinstance(thing, types.FunctionType):  # its module may be another of the same name
-        return thing.__code__.co_filename
+def _held(cell: types.CellType) -> Any:
     try:
-        return inspect.getsourcefile(thing)
-    except (TypeError, OSError):  # built in
+        return cell.cell_contents
+    except ValueError:  # not filled yet
         return None
 
 
-@functools.cache
-def _installed(file: Path) -> bool:
-    """Whether a file is of a package, Python's library or this one."""
-    return not _PACKAGES.isdisjoint(file.parts) or any(map(file.is_relative_to, _LIBRARIES))
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """The global values that a function reads, and of the user's own modules the parts it reads."""
+    codes, found = [function.__code__], {}
+    names: set[str] = set()
+    attributes: set[str] = set()
+    for code in codes:  # grows
+        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+        attributes |= set(code.co_names)
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                names.add(step.argval)
+    todo = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
+    while todo:
+        name, value = todo.pop()
+        found[name] = value
+        if isinstance(value, types.ModuleType) and not _installed(value) and name.count(".") < 4:
+            held = vars(value)
+            todo += [(f"{name}.{each}", held[each]) for each in attributes if each in held]
+    return found
 
 
-@functools.lru_cache(maxsize=256)
-def _content(file: Path, modified: int) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()
+def _installed(thing: Any) -> bool:
+    """Whether a class, function or module is of a package, Python's library or this one."""
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else str(thing.__module__)
+    if _top(thing) == _OWN:
+        return True
+    if name in ("builtins", "types"):  # what is made without a module says that it is theirs
+        return getattr(sys.modules[name], thing.__qualname__, None) is thing
+    if name == "__main__":  # typed at a prompt, or a script
+        return False
+    if _top(thing) in sys.stdlib_module_names:
+        return True
+    if isinstance(thing, types.FunctionType):  # its module may be another of the same name
+        file = thing.__code__.co_filename
+    else:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return not _PACKAGES.isdisjoint(pathlib.Path(file).parts)
 
 
-def _feed_bytecode(digest: Any, code: types.CodeType) -> None:
-    digest.update(code.co_code)
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    plain = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-    # The order of a set changes from one process to the next.
-    digest.update(repr([sorted(c, key=repr) if isinstance(c, Set) else c for c in plain]).encode())
-    for each in inner:
-        _feed_bytecode(digest, each)
+def _top(thing: Any) -> str:
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+    return str(name).partition(".")[0]
+
+
+def _public(thing: Any) -> tuple[str, str]:
+    """Where a package's class or function comes from. Of this library, files may move."""
+    module = str(thing.__module__)
+    return (_OWN if _top(thing) == _OWN else module), _version(module)
+
+
+def _version(module: str) -> str:
+    """The version of a module's package, without what tells builds for devices apart."""
+    top = module.partition(".")[0]
+    version = "" if top == _OWN else getattr(sys.modules.get(top), "__version__", "")
+    return str(version).partition("+")[0]
