@@ -12,7 +12,7 @@ import torch
 
 import scoresde as sd
 from scoresde._internal.fingerprint import fingerprint
-from scoresde.errors import CheckpointError, ConfigError
+from scoresde.errors import CheckpointError, ConfigError, FingerprintError
 from scoresde.sampling.jobs import SampleFolder, sample_many, write_atomic
 
 SDE = sd.VPSDE()
@@ -56,16 +56,17 @@ def test_interrupted_job_goes_on_and_ends_bitwise_the_same(tmp_path):
     straight = run(tmp_path / "a").samples()
     model = mixture()
     model.__class__ = Interrupted
-    model.left = 7  # the first shard takes 5
-    # The class and the counter would count as another model.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scoresde.sampling.jobs.fingerprint", lambda value: "same")
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "b", model=model)
-        assert SampleFolder.open(tmp_path / "b").missing() == [1, 2]
-        assert not list((tmp_path / "b").glob(".*"))
-        first = (tmp_path / "b" / "shard-00000.npy").stat().st_mtime_ns
-        resumed = run(tmp_path / "b")
+    model.left = 9  # a probe takes 1 (and 1 where it is refused), the first shard 5
+    # The class and the counter would count as another model: a name takes their place.
+    with pytest.raises(FingerprintError, match="changes as it is called"):
+        run(tmp_path / "c", model=model)
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "b", model=model, key="mixture")
+    assert SampleFolder.open(tmp_path / "b").missing() == [1, 2]
+    assert not list((tmp_path / "b").glob(".*"))
+    first = (tmp_path / "b" / "shard-00000.npy").stat().st_mtime_ns
+    resumed = run(tmp_path / "b", key="mixture")
     assert (tmp_path / "b" / "shard-00000.npy").stat().st_mtime_ns == first
     assert torch.equal(resumed.samples(), straight)
 

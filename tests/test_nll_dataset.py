@@ -34,7 +34,7 @@ def integers(levels: int, *shape: int, seed: int = 0) -> torch.Tensor:
 class Interrupted(Gaussian):
     """Raises Ctrl-C when its calls are used up."""
 
-    left: ClassVar = [10**9]  # of the class: no part of the model's fingerprint
+    left: ClassVar = [10**9]  # a count of its calls, so that jobs need a name: key=
 
     def __call__(self, x, knot):
         self.left[0] -= 1
@@ -48,18 +48,18 @@ class Interrupted(Gaussian):
 
 def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
     images = integers(16, 10, 2)
-    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
+    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9), "key": "gaussian"}
     model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     part = tmp_path / "part"
-    model.left[0] = 16  # the pilot takes 1, the first batch 9
+    model.left[0] = 17  # the witness and the pilot take 1 each, the first batch 9
     with pytest.raises(KeyboardInterrupt):
         nll_dataset(model, images, part, **settings)
     assert not (part / "summary.json").exists()
     model.left[0] = 100
     again = nll_dataset(model, images, part, **settings)
     assert again.per_image.tolist() == whole.per_image.tolist()
-    assert model.left[0] == 100 - 1 - 2 * 9  # one batch was done before, two are new
+    assert model.left[0] == 100 - 2 - 2 * 9  # one batch was done before, two are new
     summary = json.loads((part / "summary.json").read_text())
     assert summary["images"] == 10
     assert summary["bits_per_dim"] == whole.mean
@@ -104,7 +104,7 @@ def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_p
     """SIGKILL, which no program can answer, over and over until the job is done."""
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = integers(16, 22, 3)
-    settings = {"levels": 16, "batch": 4, "nodes": 7, "divergence": Hutchinson(2)}
+    settings = {"levels": 16, "batch": 4, "nodes": 7, "divergence": Hutchinson(2), "key": "x"}
     Counted.tally[0] = tmp_path / "once"
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     once = len((tmp_path / "once").read_text().split())
@@ -130,9 +130,9 @@ def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_p
     again = nll_dataset(model, images, part, **settings)
     assert kills > 2
     assert again.per_image.tolist() == whole.per_image.tolist()
-    # A killed run loses at most its pilot for the truncation, the grid's, and one batch.
-    lost = 1 + 7 + 5 * 7
-    assert once < calls() <= once + 1 + kills * lost
+    # A killed run loses at most its witness, its pilots for truncation and grid, and one batch.
+    lost = 1 + 1 + 7 + 5 * 7
+    assert once < calls() <= once + 2 + kills * lost
     assert len(np.load(part / "per_image.npz")["bits_per_dim"]) == 22
 
 
@@ -140,13 +140,11 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     Counted.tally[0] = tmp_path / "tally"
     images = integers(16, 12, 3)
-    settings = {"levels": 16, "batch": 6, "nodes": 9, "divergence": Exact()}
+    settings = {"levels": 16, "batch": 6, "nodes": 9, "divergence": Exact(), "key": "x"}
     got = nll_dataset(model, images, tmp_path / "job", **settings)
     assert got.nfe == 9
-    grid = FixedGrid(**{
-        **(kept := json.loads((tmp_path / "job" / "method.json").read_text())),
-        "places": tuple(kept["places"]),
-    })  # fmt: skip
+    kept = json.loads((tmp_path / "job" / "method.json").read_text())
+    grid = FixedGrid(kept["nodes"], kept["order"], tuple(kept["places"]))
     x = Pixels(16).lower_edge(images) + Pixels(16).width / 2
     frame = estimate_frame(x)
     told = bits_per_dim(
@@ -156,7 +154,7 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
     assert got.parts["prior"] == told.parts["prior"] > 0
     before = Counted.tally[0].read_text()
     nll_dataset(model, images, tmp_path / "job", **settings)
-    assert Counted.tally[0].read_text() == before + "12\n"  # the pilot for the truncation alone
+    assert Counted.tally[0].read_text() == before + "2\n12\n"  # witness, truncation
 
 
 def test_values_of_each_image_as_parquet(tmp_path) -> None:

@@ -18,6 +18,39 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     the permissions that the umask allows.
     """
     path = Path(path)
+    part = _part(path, data)
+    try:
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_new(path: str | Path, data: bytes) -> bool:
+    """Write a file that is not there yet; of several that try at once, one does.
+
+    Returns:
+        Whether this call wrote it. Where it did not, the file is there, and is left as it is.
+    """
+    path = Path(path)
+    part = _part(path, data)
+    try:
+        os.link(part, path)  # in contrast to a move, it replaces nothing
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def _part(path: Path, data: bytes) -> Path:
+    """A new file beside `path`, of a name of its own."""
     part = path.with_name(f".{path.name}.{uuid4().hex}{PART}")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -25,6 +58,7 @@ def write_atomic(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
+    except BaseException:
         part.unlink(missing_ok=True)
+        raise
+    return part

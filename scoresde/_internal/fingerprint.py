@@ -34,14 +34,14 @@ _TORCH_OWN = frozenset(vars(nn.Module()))  # mode, parameters, hooks, ...
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _PACKAGES = {"site-packages", "dist-packages"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), torch.dtype)
-_NAMED = (pathlib.PurePath, torch.layout, torch.memory_format, np.dtype, np.ufunc)
+_NAMED: tuple[type, ...] = (pathlib.PurePath, torch.layout, torch.memory_format, np.dtype, np.ufunc)
 _UNKNOWN = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.Generator, types.GeneratorType)
 # Parts of a class that its other parts, or nothing at all, decide.
 _OF_A_CLASS = {
     "__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__orig_bases__",
     "__dataclass_fields__", "__dataclass_params__", "__abstractmethods__", "_abc_impl",
     "__parameters__", "__firstlineno__", "__static_attributes__", "__annotate__",
-    "__annotate_func__", "__annotations_cache__", "__qualname__",
+    "__annotate_func__", "__annotations_cache__", "__qualname__", "__slotnames__",
 }  # fmt: skip
 
 

@@ -26,8 +26,10 @@ from torch import Tensor
 
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
-from ..errors import CheckpointError, ConfigError, NonFiniteError, ShapeError, require
-from ..model import Predictor
+from .._internal.folder import JobFolder, read_sealed
+from .._internal.witness import disagree, identity
+from ..errors import ConfigError, NonFiniteError, ShapeError, require
+from ..model import Predictor, dtype_of
 from ..ode import Backend
 from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
@@ -44,50 +46,35 @@ _FOR_FRAME = 10_000  # images that a frame is estimated from, at most
 
 
 @dataclass(frozen=True)
-class _Folder:
-    """The shards of a job."""
+class _Shards:
+    """The finished parts of a job.
 
-    path: Path
+    Attributes:
+        folder: where they are.
+        nodes: of the grid that the job calibrates.
+    """
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Make the folder this job's, or find that it is."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / "config.json"
-        if not file.exists():
-            strangers = [p.name for p in self.path.iterdir() if not p.name.endswith(".part")]
-            if strangers:
-                raise CheckpointError(
-                    f"{self.path} is not empty and holds no likelihood job (it has "
-                    f"{strangers[0]!r}); write to a new folder"
-                )
-            write_atomic(file, json.dumps(config, indent=1).encode())
+    folder: JobFolder
+    nodes: int
+
+    def load(self, shard: int, count: int, draws: int, method: str) -> Estimates | None:
+        """One shard, or None where it is missing, damaged, or computed by another method."""
+        data = read_sealed(self.folder.path / _name(shard))
+        if data is None or data.get("method") != method:
+            return None
         try:
-            theirs = json.loads(file.read_text())
-        except ValueError as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
-        mine = json.loads(json.dumps(config))
-        differ = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-        if differ:
-            raise CheckpointError(
-                f"{self.path} holds a job of another configuration ({', '.join(differ)} differ); "
-                "write to a new folder"
-            )
-
-    def load(self, shard: int, count: int) -> Estimates | None:
-        """One shard, or None where it is missing or broken."""
-        try:
-            data = json.loads(self._file(shard).read_text())
             nats, stderr, error = (
                 torch.tensor(data[key], dtype=torch.float64) for key in ("nats", "stderr", "error")
             )
             nfe = torch.tensor(data["nfe"], dtype=torch.long)
-            failures = {int(place): why for place, why in data["failures"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            failures = {int(place): str(why) for place, why in data["failures"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
             return None
-        found = Estimates(nats, stderr, error, nfe, failures)
-        return found if len(nats) == count else None
+        if any(part.shape != (count, draws) for part in (nats, stderr, error)):
+            return None
+        return Estimates(nats, stderr, error, nfe, failures) if nfe.shape == (count,) else None
 
-    def save(self, shard: int, found: Estimates) -> None:
+    def save(self, shard: int, found: Estimates, method: str) -> None:
         """Write one shard."""
         data = {
             "nats": found.nats.tolist(),
@@ -95,23 +82,35 @@ class _Folder:
             "error": found.error.tolist(),
             "nfe": found.nfe.tolist(),
             "failures": found.failures,
+            "method": method,
         }
-        write_atomic(self._file(shard), json.dumps(data).encode())
+        self.folder.write_json(_name(shard), data)
 
     def method(self) -> FixedGrid | None:
-        """The grid that the job calibrated, or None."""
+        """The grid that the job calibrated; None where there is none, or no such one."""
+        data = read_sealed(self.folder.path / "method.json")
         try:
-            data = json.loads((self.path / "method.json").read_text())
-            return FixedGrid(**{**data, "places": data["places"] and tuple(data["places"])})
-        except (OSError, ValueError, KeyError, TypeError):
+            grid = data and FixedGrid(
+                **{**data, "places": data["places"] and tuple(data["places"])}
+            )
+        except (ValueError, KeyError, TypeError):
             return None
+        return grid if grid and grid.nodes == self.nodes else None
 
     def keep_method(self, grid: FixedGrid) -> None:
         """Write the grid."""
-        write_atomic(self.path / "method.json", json.dumps(asdict(grid)).encode())
+        self.folder.write_json("method.json", asdict(grid))
 
-    def _file(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:05d}.json"
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:05d}.json"
+
+
+def _differs(theirs: dict[str, Any], mine: dict[str, Any]) -> str | None:
+    apart = {key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)}
+    if not disagree(theirs.get("witness"), mine.get("witness")):
+        apart.discard("witness")
+    return f"{', '.join(sorted(apart))} differ" if apart else None
 
 
 def nll_dataset(
@@ -130,6 +129,7 @@ def nll_dataset(
     seed: int = 0,
     target: float | None = None,
     table: str = "npz",
+    key: str | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
     **settings: Any,
@@ -154,6 +154,8 @@ def nll_dataset(
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
             before 30 images); the summary says how many images it took.
         table: of the values of each image, "npz" or "parquet" (which needs pyarrow).
+        key: a name for the model, which you change whenever the model changes. It takes the place
+            of the model's fingerprint, where that cannot be known or is slow to find.
         notes: JSON-able data to keep in the summary.
         progress: show a bar with the running mean and its standard error (needs tqdm).
         **settings: for `log_likelihood`: t_min, divergence, prior.
@@ -164,6 +166,8 @@ def nll_dataset(
     Raises:
         CheckpointError: if the folder holds something else, or a job that differs in model,
             images or settings. Nothing in it is touched.
+        FingerprintError: where the content of the model cannot be known, or changes as it is
+            called; write `key=`.
     """
     layout = Pixels(levels, pixels, value_range)
     method = None if method is None else check_method(method)
@@ -178,9 +182,9 @@ def nll_dataset(
     Evaluation.of(model, images, layout, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
-    folder = _Folder(Path(out))
+    middle = model.sde.at(0.5 * (model.sde.t_min + model.sde.t_max))
     config = {
-        "model": fingerprint(model),
+        **identity(model, key, middle, images.shape, dtype=dtype_of(model)),
         "images": fingerprint(images.cpu()),
         "count": len(images),
         "dequantize": fingerprint(rule),
@@ -191,41 +195,51 @@ def nll_dataset(
         **layout.to_dict(),
         **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
     }
-    folder.claim(config)
+    folder = JobFolder(Path(out), "likelihood", config, _differs)
+    folder.claim()
+    shards = _Shards(folder, nodes)
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
         frame = estimate_frame(layout.lower_edge(few) + 0.5 * layout.width)
-    chosen: Method | Backend | None = method or folder.method()
+    chosen: Method | Backend | None = method or shards.method()
     if chosen is None:
         chosen = _calibrated(model, images, layout, nodes, frame, settings)
-        folder.keep_method(chosen)
+        shards.keep_method(chosen)
     settings = {**settings, "method": chosen, "frame": frame}
     asked = Evaluation.of(model, images, layout, rule, settings)
     size = images[0].numel()
     seeds = range(seed, seed + len(images))
     known = asked.systematic(model, images, seeds)
     done: list[Estimates] = []
-    shards: Any = range(math.ceil(len(images) / batch))
+    by = fingerprint(chosen)
+    todo: Any = range(math.ceil(len(images) / batch))
     if progress:
-        shards = require("tqdm.auto", "cli").tqdm(shards, unit="batch")
-    for k in shards:
+        todo = require("tqdm.auto", "cli").tqdm(todo, unit="batch")
+    for k in todo:
         rows = torch.arange(k * batch, min((k + 1) * batch, len(images)), device=images.device)
-        found = folder.load(k, len(rows))
+        found = shards.load(k, len(rows), rule.draws, by)
         if found is None:
             own = seeds[k * batch : k * batch + len(rows)]
             found = asked.estimate(model.rows(rows), images[rows], own)
-            folder.save(k, found)
+            shards.save(k, found, by)
         done.append(found)
         if progress or target is not None:
             running = summarize(Estimates.join(done), layout, size, **known)
             if progress:
-                shards.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
+                todo.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
             if target is not None and len(running.per_image) >= 30 and running.stderr <= target:
                 break
     everything = Estimates.join(done)
     result = summarize(everything, layout, size, **known)
     told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
-    _write(folder.path, result, everything, size, table, {**told, "config": config})
+    _write(
+        folder.path,
+        result,
+        everything,
+        size,
+        table,
+        {**told, "config": {key: value for key, value in config.items() if key != "witness"}},
+    )
     result.warn()
     return result
 

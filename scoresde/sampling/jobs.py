@@ -4,9 +4,10 @@ A job is a list of seeds. It is cut into shards of `batch` seeds each, and a sha
 
     config.json        what the job is; written first, and only its list of seeds ever grows
     shard-00000.npy    samples of seeds 0 .. batch - 1, shape (batch, *)
-    shard-00000.json   their seeds, cost and failures
+    shard-00000.json   their seeds, cost, failures, and a digest of the samples
 
-Every file is written under another name and moved into place, so one that is there is whole.
+Every file is written under another name and moved into place, so one that is there is whole. A
+shard that was damaged since does not fit its digest, and is sampled again.
 Run the same call again and it goes on with the shards that are missing; since a shard is always
 sampled as the same batch from the same seeds, the result does not depend on how often the job
 was interrupted. A call with further seeds after those of before extends the job; a last shard that
@@ -30,7 +31,9 @@ from torch import Tensor
 from .._internal.checks import as_solver, check_grid, check_model, check_shape
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
+from .._internal.folder import CONFIG, JobFolder, digest_of, read_config, read_sealed
 from .._internal.specs import describe
+from .._internal.witness import disagree, identity
 from ..errors import CheckpointError, ConfigError, require
 from ..grid import Grid
 from ..model import Predictor
@@ -38,8 +41,8 @@ from ..noise import SampleSeeds
 from ..solvers.solver import Solver
 from .run import sample
 
-_CONFIG = "config.json"
-_NOTES = "notes"  # in it, of no account
+_KIND = "sampling"
+_NOTES = "notes"  # part of the description that decides nothing
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,7 @@ class SampleFolder:
         Raises:
             CheckpointError: if there is none, or its description cannot be read.
         """
-        file = Path(path) / _CONFIG
-        try:
-            config = json.loads(file.read_text())
-            _ = config["seeds"], config["batch"], config["event_shape"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} does not describe a sampling job: {error!r}") from error
-        return cls(Path(path), config)
+        return cls(Path(path), _valid(read_config(Path(path), _KIND), Path(path)))
 
     @property
     def shards(self) -> int:
@@ -96,24 +93,41 @@ class SampleFolder:
                 raise CheckpointError(
                     f"{self.file(k)} is missing or broken; run the same sample_many call again"
                 )
-            yield torch.from_numpy(np.array(shard))
+            yield torch.from_numpy(shard)
 
     def samples(self) -> Tensor:
         """All samples, shape (n, *), in the order of the seeds."""
         return torch.cat(list(self))
 
     def info(self, shard: int) -> dict[str, Any]:
-        """Cost and failures of one shard."""
-        data: dict[str, Any] = json.loads(self.file(shard).with_suffix(".json").read_text())
+        """Seeds, cost and failures of one shard.
+
+        Raises:
+            CheckpointError: if the file is missing or damaged.
+        """
+        file = self.file(shard).with_suffix(".json")
+        data = read_sealed(file)
+        if data is None:
+            raise CheckpointError(
+                f"{file} is missing or damaged; run the same sample_many call again"
+            )
         return data
 
     def _load(self, shard: int) -> np.ndarray | None:
+        """The samples of one shard; None where they are missing, damaged or of another job."""
+        info = read_sealed(self.file(shard).with_suffix(".json"))
+        if info is None or info.get("seeds") != self.seeds(shard):
+            return None
         try:
-            samples: np.ndarray = np.load(self.file(shard), mmap_mode="r", allow_pickle=False)
+            content = self.file(shard).read_bytes()
+            if digest_of(content) != info.get("samples"):
+                return None
+            samples: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
         shape = (len(self.seeds(shard)), *self.config["event_shape"])
-        return samples if samples.shape == shape else None
+        right = samples.shape == shape and samples.dtype.name == self.config["dtype"]
+        return samples if right else None
 
 
 def sample_many(
@@ -128,6 +142,7 @@ def sample_many(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     final: str = "solver",
+    key: str | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> SampleFolder:
@@ -141,6 +156,8 @@ def sample_many(
         seeds: one a sample, all different, such as `range(50_000)`.
         batch: samples a shard. It is part of the job: another batch is another job.
         dtype: of the state and the files, float16, float32 or float64.
+        key: a name for the model, which you change whenever the model changes. It takes the place
+            of the model's fingerprint, where that cannot be known or is slow to find.
         notes: JSON-able data to keep in config.json.
         progress: show a bar (needs tqdm).
 
@@ -151,6 +168,8 @@ def sample_many(
         CheckpointError: if the folder holds a job of another model, solver, grid or seeds, or
             anything that is no such job. Nothing in it is touched.
         ConfigError: for repeated seeds, or a batch that is not positive.
+        FingerprintError: where the content of the model cannot be known, or changes as it is
+            called; write `key=`.
     """
     check_model(model)
     check_grid(grid)
@@ -162,10 +181,12 @@ def sample_many(
         raise ConfigError("seeds repeat, and so would samples; write seeds=range(n)")
     if dtype not in (torch.float16, torch.float32, torch.float64):
         raise ConfigError(f"a shard holds float16, float32 or float64, not {dtype}")
-    job = _claim(
+    middle = grid.knots[(len(grid.knots) - 1) // 2]
+    who = identity(model, key, middle, (len(seeds), *shape), dtype=dtype, device=device)
+    here, job = _claim(
         Path(folder),
         {
-            "model": fingerprint(model),
+            **who,
             "solver": repr(solver),
             "solver_fingerprint": fingerprint(solver),
             "grid": grid.to_dict(),
@@ -201,45 +222,71 @@ def sample_many(
             "seconds": round(out.seconds, 3),
             "failures": {str(job.seeds(k)[place]): why for place, why in out.failures.items()},
         }
-        # The samples go last: where they are, everything about them is.
-        write_atomic(job.file(k).with_suffix(".json"), json.dumps(info).encode())
         buffer = io.BytesIO()
         np.save(buffer, out.x.detach().cpu().numpy())
-        write_atomic(job.file(k), buffer.getvalue())
+        content = buffer.getvalue()
+        # The samples go last: where they are, everything about them is.
+        here.write_json(
+            job.file(k).with_suffix(".json").name, {**info, "samples": digest_of(content)}
+        )
+        here.write(job.file(k).name, content)
     return job
 
 
-def _claim(folder: Path, config: dict[str, Any]) -> SampleFolder:
-    """The folder as that of this job, described if it is new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / _CONFIG).exists():
-        strangers = [p.name for p in folder.iterdir() if not p.name.endswith(".part")]
-        if strangers:
-            raise CheckpointError(
-                f"{folder} is not empty and holds no sampling job (it has {strangers[0]!r}); "
-                "write to a new folder"
-            )
-        write_atomic(folder / _CONFIG, json.dumps(config, indent=1).encode())
-    job = SampleFolder.open(folder)
-    config, theirs = json.loads(json.dumps(config)), job.config
-    differ = [key for key in {**config, **theirs} if config.get(key) != theirs.get(key)]
-    differ = [key for key in differ if key != _NOTES]
-    if not differ:
-        return job
-    if differ == ["seeds"] and config["seeds"][: len(theirs["seeds"])] == theirs["seeds"]:
-        grown = {**theirs, "seeds": config["seeds"]}
-        write_atomic(folder / _CONFIG, json.dumps(grown, indent=1).encode())
-        return SampleFolder(folder, grown)
-    told = "; ".join(_difference(key, theirs.get(key), config) for key in differ)
-    raise CheckpointError(
-        f"{folder} holds samples of another configuration: {told}; write to a new folder"
-    )
+def _claim(path: Path, config: dict[str, Any]) -> tuple[JobFolder, SampleFolder]:
+    """The folder as that of this job, which may have further seeds."""
+    here = JobFolder(path, _KIND, config, lambda a, b: _differs(_valid(a, path), b))
+    theirs = here.claim()
+    if len(config["seeds"]) > len(theirs["seeds"]):
+        theirs = {**theirs, "seeds": config["seeds"]}
+        write_atomic(path / CONFIG, json.dumps(theirs, indent=1).encode())
+    return here, SampleFolder(path, theirs)
+
+
+def _valid(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A description that has what `SampleFolder` reads, each of its type."""
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    def listed(name: str) -> list[Any]:
+        value = config.get(name)
+        return value if isinstance(value, list) else [None]
+
+    wrong = [name for name in ("dtype",) if not isinstance(config.get(name), str)]
+    wrong += [name for name in ("batch",) if not whole(config.get(name), 1)]
+    wrong += [name for name in ("event_shape",) if not all(whole(n, 0) for n in listed(name))]
+    wrong += [
+        name for name in ("seeds",) if not all(isinstance(n, int) for n in listed(name) or [None])
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{path / CONFIG} does not describe a sampling job: {wrong[0]} is "
+            f"{_short(config.get(wrong[0]))}"
+        )
+    return config
+
+
+def _differs(theirs: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """How two descriptions differ; further seeds after those of before make the job longer."""
+    apart = {key for key in {**config, **theirs} if config.get(key) != theirs.get(key)} - {_NOTES}
+    if not disagree(theirs.get("witness"), config.get("witness")):
+        apart.discard("witness")
+    if config["seeds"][: len(theirs["seeds"])] == theirs["seeds"]:
+        apart.discard("seeds")
+    order = [key for key in {**config, **theirs} if key in apart]
+    return "; ".join(_difference(key, theirs.get(key), config) for key in order) or None
 
 
 def _difference(key: str, theirs: Any, config: dict[str, Any]) -> str:
     mine: Any = config.get(key)
     if key == "model":
-        return f"model was {theirs!r}, is now {mine!r} (its weights, settings or code)"
+        return (
+            f"model was {theirs!r}, is now {mine!r} (its weights, settings or code, or the version "
+            "of a package)"
+        )
+    if key == "witness":
+        return "the model answers a fixed input otherwise than it did, though its name is the same"
     if key == "solver_fingerprint":
         return f"the code of {config['solver']}, or what it holds, has changed"
     if key == "seeds":
