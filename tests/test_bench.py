@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,7 +28,7 @@ from scoresde.bench import (
 )
 from scoresde.bench.memory import peak_memory
 from scoresde.bench.runner import Job
-from scoresde.errors import ConfigError, ScoreSDEError, ShapeError
+from scoresde.errors import ConfigError, FingerprintError, ScoreSDEError, ShapeError
 from scoresde.exact.problems import ring8
 from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
@@ -180,10 +181,36 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
         compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=file)
 
 
+def test_a_score_with_a_flipped_digit_is_computed_again(tmp_path):
+    first = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_text(file.read_text().replace("1", "2"))
+    with pytest.warns(StoreWarning, match="damaged"):
+        again = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    assert again.cells[0].scores == first.cells[0].scores
+
+
+def test_a_model_without_a_fingerprint_needs_a_name_where_cells_are_kept(tmp_path):
+    model = mixture()
+    model.lock = threading.Lock()
+    settings = {"nfe": [4], "samples": 8, "metric": "energy"}
+    with pytest.raises(FingerprintError, match=r"lock.*write key="):
+        compare(model, ["DDIM"], cache=tmp_path, **settings)
+    table = compare(model, ["DDIM"], **settings)
+    assert table.setup.models[""]["model"] == "unknown"
+    named = compare(model, ["DDIM"], cache=tmp_path, key="a", **settings)
+    assert named.cells[0].scores == table.cells[0].scores
+    before = len(list(tmp_path.glob("*.npz")))
+    compare(model, ["DDIM"], cache=tmp_path, key="a", **settings)
+    assert len(list(tmp_path.glob("*.npz"))) == before
+    compare(model, ["DDIM"], cache=tmp_path, key="b", **settings)
+    assert len(list(tmp_path.glob("*.npz"))) > before
+
+
 class Counting(sd.GaussianMixture):
     """Counts evaluations, and stops at one of them as Ctrl-C does."""
 
-    seen: ClassVar = 0  # of the class: no part of the model's fingerprint
+    seen: ClassVar = 0  # a part of its fingerprint, so that a cache needs a name: key=
     stop: ClassVar = -1
 
     def __call__(self, x, knot):
@@ -200,7 +227,7 @@ def test_a_finished_job_is_read_without_an_evaluation(tmp_path):
 
     def again(solvers, **settings):
         before = Counting.seen
-        compare(model, solvers, nfe=[4], samples=8, cache=tmp_path, **settings)
+        compare(model, solvers, nfe=[4], samples=8, cache=tmp_path, key="x", **settings)
         return Counting.seen - before
 
     assert again(["DDIM"]) > 100  # references, the exact path
@@ -213,7 +240,7 @@ def test_a_stop_tells_how_far_it_came(tmp_path):
     model = mixture()
     model.__class__ = Counting
     Counting.seen, Counting.stop = 0, -1
-    settings = {"nfe": [4, 6], "samples": 8, "metric": "energy"}
+    settings = {"nfe": [4, 6], "samples": 8, "metric": "energy", "key": "x"}
     compare(model, ["DDIM"], **settings, cache=tmp_path)
     Counting.stop = Counting.seen + 3
     with pytest.raises(KeyboardInterrupt) as stop:
@@ -422,7 +449,7 @@ def test_the_best_is_what_better_says():
 
 def test_ties_are_those_that_the_paired_bootstrap_cannot_tell_apart():
     rows = ["DDIM", "UniPC", "DPMSolverPP(order=3)"]
-    table = compare(mixture(), rows, nfe=[10], samples=64)
+    table = compare(mixture(), rows, nfe=[10], samples=256)
     errors, first = "rms endpoint error", "DPMSolverPP(order=3)"
     assert table.best(10, errors).solver == first
     assert not table.tied(table.cells[0], errors)

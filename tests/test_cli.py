@@ -438,7 +438,7 @@ def test_nll_is_that_of_the_library(run, tmp_path):
     assert run(*args)[1] == said  # nothing is left to do
     code, _, error = run(*args, "--seed", 1)
     assert code == 2
-    assert "another configuration (seed" in error
+    assert "another configuration: seed" in error
     per_image = np.load(out / "per_image.npz")["bits_per_dim"]
     # The truth: a Gaussian's own log-density at t_min, at the draws that the library takes.
     sde = sd.VPSDE(t_min=1e-5)

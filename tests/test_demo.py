@@ -11,6 +11,7 @@ import torch
 import scoresde as sd
 from scoresde.cli.demo import Plan, run
 from scoresde.likelihood import Hutchinson, Uniform, bits_per_dim, estimate_frame
+from scoresde.noise import generator
 from scoresde.training.checkpoint import load_pretrained
 from scoresde.training.data import dequantize, heldout_digits
 
@@ -57,7 +58,7 @@ def test_report_holds_the_numbers_of_the_library(demo):
     bits = bits_per_dim(
         model, images[:2], dequantize=Uniform(draws=2), divergence=Hutchinson(2), seeds=5,
         method=told["method"],
-        frame=estimate_frame(dequantize(images[2:], torch.Generator().manual_seed(5))),
+        frame=estimate_frame(dequantize(images[2:], generator(5))),
     )  # fmt: skip
     assert told["nfe"] == 2 * 9
     assert {**told["standard_errors"], **told["systematic"]} == pytest.approx(bits.parts, abs=1e-6)

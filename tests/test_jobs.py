@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
+import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 import scoresde as sd
-from scoresde._internal.fingerprint import fingerprint
+from scoresde._internal.files import write_atomic, write_new
 from scoresde.errors import CheckpointError, ConfigError, FingerprintError
-from scoresde.sampling.jobs import SampleFolder, sample_many, write_atomic
+from scoresde.sampling.jobs import SampleFolder, sample_many
 
 SDE = sd.VPSDE()
 
@@ -79,6 +84,178 @@ def test_broken_shard_is_sampled_again(tmp_path):
     with pytest.raises(CheckpointError, match="shard-00001"):
         job.samples()
     assert torch.equal(run(tmp_path / "job").samples(), before)
+
+
+def _flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda job: _flip(job.file(1), -1),  # the last bit of the last sample's sign or exponent
+        lambda job: _flip(job.file(1), -4),  # its least bit
+        lambda job: _flip(job.file(1).with_suffix(".json"), 20),
+        lambda job: job.file(1).with_suffix(".json").write_text("{broken"),
+        lambda job: job.file(1).with_suffix(".json").write_text("null"),
+        lambda job: job.file(1).with_suffix(".json").write_bytes(b"\xff\xfe"),
+        lambda job: job.file(1).with_suffix(".json").write_text("[" * 10**5),
+        lambda job: job.file(1).with_suffix(".json").unlink(),
+        lambda job: job.file(1).write_bytes(job.file(0).read_bytes()),
+        lambda job: np.save(job.file(1), np.load(job.file(1)).astype(np.float64)),
+    ],
+)
+def test_a_damaged_shard_is_noticed_and_healed(tmp_path, harm):
+    job = run(tmp_path / "job")
+    before, told = job.samples(), job.info(1)
+    harm(job)
+    assert job.missing() == [1]
+    with pytest.raises(CheckpointError, match="shard-00001"):
+        job.samples()
+    assert torch.equal(run(tmp_path / "job").samples(), before)
+    assert {**job.info(1), "seconds": 0} == {**told, "seconds": 0}
+
+
+def test_a_shard_of_another_dtype_is_none_of_the_jobs(tmp_path):
+    job, wide = run(tmp_path / "job"), run(tmp_path / "wide", dtype=torch.float64)
+    for file in (wide.file(1), wide.file(1).with_suffix(".json")):  # whole, and sealed
+        (tmp_path / "job" / file.name).write_bytes(file.read_bytes())
+    assert job.missing() == [1]
+    assert run(tmp_path / "job").samples().dtype == torch.float32
+
+
+def test_a_damaged_info_file_has_a_clear_error(tmp_path):
+    job = run(tmp_path / "job")
+    job.file(0).with_suffix(".json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"shard-00000\.json is missing or damaged"):
+        job.info(0)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        ("null", "no JSON object"),
+        ("{", "does not describe a sampling job"),
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": True}, "batch is true"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": ["0"]}, "seeds is"),
+        ({"event_shape": [-1]}, "event_shape is"),
+        ({"dtype": None}, "dtype is null"),
+    ],
+)
+def test_a_damaged_description_has_a_clear_error(tmp_path, edit, says):
+    job = run(tmp_path)
+    config = tmp_path / "config.json"
+    text = edit if isinstance(edit, str) else json.dumps({**job.config, **edit})
+    config.write_text(text)
+    for act in (lambda: SampleFolder.open(tmp_path), lambda: run(tmp_path)):
+        with pytest.raises(CheckpointError, match=says):
+            act()
+    assert config.read_text() == text
+
+
+def _start(eta, folder, ready, answers):
+    ready.wait()
+    try:
+        run(folder, solver=sd.DDIM(eta=eta))
+    except CheckpointError:
+        answers.put((eta, False))
+    else:
+        answers.put((eta, True))
+
+
+def test_of_two_jobs_that_start_at_once_in_a_new_folder_one_is_refused(tmp_path):
+    """Without an exclusive claim, both went on in every second try, and their samples mixed."""
+    torch.set_num_threads(1)
+    fork = multiprocessing.get_context("fork")
+    for k in range(20):
+        folder, ready, answers = tmp_path / str(k), fork.Barrier(2), fork.Queue()
+        both = [fork.Process(target=_start, args=(e, folder, ready, answers)) for e in (0.0, 1.0)]
+        for process in both:
+            process.start()
+        told = dict(answers.get(timeout=60) for _ in both)
+        for process in both:
+            process.join()
+        assert sorted(told.values()) == [False, True]
+        winner = next(eta for eta, accepted in told.items() if accepted)
+        job = run(folder, solver=sd.DDIM(eta=winner))
+        assert job.config["solver"] == repr(sd.DDIM(eta=winner))
+        whole = run(tmp_path / f"alone-{winner}", solver=sd.DDIM(eta=winner))
+        assert torch.equal(job.samples(), whole.samples())
+
+
+def test_a_folder_that_another_job_took_is_written_to_no_more(tmp_path):
+    model = mixture()
+    model.__class__ = Thief
+    Thief.act = None
+    run(tmp_path / "other", model=model, solver=sd.DDIM(), key="x")
+    other = (tmp_path / "other" / "config.json").read_bytes()
+    Thief.act = lambda: (tmp_path / "job" / "config.json").write_bytes(other)
+    with pytest.raises(CheckpointError, match="another configuration: solver was"):
+        run(tmp_path / "job", model=model, key="x")
+    assert [p.name for p in (tmp_path / "job").iterdir()] == ["config.json"]
+
+
+class Thief(sd.GaussianMixture):
+    """Puts another job's description into the folder, at the second evaluation."""
+
+    act: ClassVar = None
+    calls: ClassVar = 0
+
+    def __call__(self, x, knot):
+        Thief.calls += 1
+        if Thief.act and len(x) == 3:
+            Thief.act()
+        return super().__call__(x, knot)
+
+
+def test_left_overs_of_killed_programs_are_removed_when_they_are_old(tmp_path):
+    run(tmp_path)
+    old, new = tmp_path / ".shard-00000.npy.ab.part", tmp_path / ".shard-00001.npy.cd.part"
+    for part in (old, new):
+        part.touch()
+    os.utime(old, (time.time() - 2 * 86_400,) * 2)
+    run(tmp_path)
+    assert not old.exists()
+    assert new.exists()  # of a program that may be writing now
+
+
+def test_files_have_the_permissions_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        run(tmp_path)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
+
+
+def test_of_many_that_create_a_file_one_does(tmp_path, monkeypatch):
+    def link(*args):
+        raise PermissionError("no hard links here")
+
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr("os.link", link)
+        file = tmp_path / str(links)
+        with ThreadPoolExecutor(8) as pool:
+            wrote = list(pool.map(lambda k, f=file: (write_new(f, b"%d" % k), k), range(8)))
+        (winner,) = [k for won, k in wrote if won]
+        assert file.read_bytes() == b"%d" % winner
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted({"True", file.name})
+
+
+def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path):
+    run(tmp_path, key="epoch 7")
+    config = SampleFolder.open(tmp_path).config
+    assert config["model"] == "key epoch 7"
+    run(tmp_path, model=mixture(1e-4), key="epoch 7")  # the name is what counts, within reason
+    with pytest.raises(CheckpointError, match="model was 'key epoch 7', is now 'key epoch 8'"):
+        run(tmp_path, key="epoch 8")
+    with pytest.raises(CheckpointError, match="answers a fixed input otherwise"):
+        run(tmp_path, model=mixture(1.0), key="epoch 7")
 
 
 @pytest.mark.parametrize(
@@ -179,94 +356,6 @@ def test_write_leaves_nothing_half_done(tmp_path, monkeypatch):
     assert target.read_bytes() == b"old"
 
 
-def test_fingerprint_is_content():
-    def net(seed):
-        torch.manual_seed(seed)
-        return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
-
-    def model(seed=0, sde=SDE, **kw):
-        return sd.ScoreModel(net(seed), sde, **{"time": "t", **kw})
-
-    same = fingerprint(model())
-    assert fingerprint(model()) == same
-    assert fingerprint(model().eval()) == same  # dropout aside, mode is no setting of its own
-    others = [
-        model(1),
-        model(sde=sd.VPSDE(t_min=1e-5)),
-        model(predicts="v"),
-        model(time=sd.ScaledTime(999)),
-        model().bind(y=1),
-        model().to(torch.float64),
-    ]
-    assert len({same, *map(fingerprint, others)}) == 1 + len(others)
-    one_bit = model()
-    with torch.no_grad():
-        bias = one_bit.net[2].bias
-        bias[1] = torch.nextafter(bias[1], torch.tensor(9.0))
-    assert fingerprint(one_bit) != same
-    assert fingerprint(mixture()) == fingerprint(mixture()) != fingerprint(mixture(1e-6))
-    assert fingerprint(lambda x: x + 1) != fingerprint(lambda x: x + 2)
-
-
-OWN = """
-import torch, scoresde as sd
-from helper import Half
-SCALE = 1.0
-
-class Mine(sd.Solver):
-    order = 1
-    names = frozenset(("a", "b", "c"))
-    def step(self, model, x, t, s, carry, noise):
-        return model(x, t).x0 * SCALE, None
-
-class Net(Half):
-    def forward(self, x, t):
-        return 0.5 * x
-
-def features(x):
-    return x[:, :1] if x.dtype in {torch.float32, torch.float64} else x
-
-def model():
-    return sd.ScoreModel(Net(), sd.VPSDE(), time="t")
-"""
-HELPER = "import torch\nclass Half(torch.nn.Module):\n    half = 0.5\n"
-
-
-def _own(folder, text=OWN, helper=HELPER):
-    """Fingerprints of solver, model and features that lie in files, by a process of its own."""
-    folder.mkdir(exist_ok=True)
-    (folder / "own.py").write_text(text)
-    (folder / "helper.py").write_text(helper)
-    code = (
-        "import own\nfrom scoresde._internal.fingerprint import fingerprint as f\n"
-        "print(f(own.Mine()), f(own.model()), f(own.features), f(own.Mine))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
-
-
-def test_fingerprint_sees_the_files_of_users_and_not_where_they_are(tmp_path):
-    first = _own(tmp_path / "a")
-    assert _own(tmp_path / "b") == first  # another process, another folder
-    for edit in (("0.5 * x", "0.6 * x"), ("SCALE = 1.0", "SCALE = 0.9")):
-        assert not set(_own(tmp_path / "a", OWN.replace(*edit))) & set(first)
-    parent = _own(tmp_path / "a", helper=HELPER.replace("0.5", "0.4"))
-    assert [a == b for a, b in zip(parent, first, strict=True)] == [True, False, True, True]
-
-
-def test_fingerprint_sees_code_that_is_in_no_file():
-    def typed(text):
-        space = {"__name__": "__main__"}
-        exec(compile(text, "<stdin>", "exec"), space)
-        return space["Typed"]
-
-    text = "class Typed:\n    @property\n    def a(self):\n        return [i for i in 'ab']\n"
-    one, other = typed(text), typed(text.replace("ab", "abc"))
-    assert fingerprint(one()) == fingerprint(typed(text)()) != fingerprint(other())
-
-
 def test_samples_of_an_edited_solver_are_not_mixed_with_those_before(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # its times are in whole seconds
 
@@ -276,7 +365,14 @@ def test_samples_of_an_edited_solver_are_not_mixed_with_those_before(tmp_path, m
         spec.loader.exec_module(module)
         return module.Mine()
 
-    text = OWN.replace("from helper import Half", "Half = torch.nn.Module")
+    text = (
+        "import scoresde as sd\n"
+        "SCALE = 1.0\n"
+        "class Mine(sd.Solver):\n"
+        "    order = 1\n"
+        "    def step(self, model, x, t, s, carry, noise):\n"
+        "        return model(x, t).x0 * SCALE, None\n"
+    )
     (tmp_path / "my_solver.py").write_text(text)
     before = run(tmp_path / "job", solver=mine()).samples()
     assert torch.equal(run(tmp_path / "job", solver=mine()).samples(), before)

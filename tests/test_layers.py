@@ -14,7 +14,7 @@ import rooms
 # A room may import those of its own layer and of the layers above it in this list. CONTRIBUTING.md
 # has the same table in words.
 LAYERS = [
-    {"errors", "scalar", "_internal.files", "_internal.fingerprint"},
+    {"errors", "scalar", "_internal.files", "_internal.fingerprint", "_internal.folder"},
     {"sde"},
     {"axis", "conditions", "noise", "prediction", "time_input"},
     {"grid", "model", "wrapper", "exact"},
@@ -25,6 +25,7 @@ LAYERS = [
         "_internal.counted",
         "_internal.checked",
         "_internal.step_control",
+        "_internal.witness",
     },
     {"solvers"},
     {"_internal.specs", "_internal.checks"},

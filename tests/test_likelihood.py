@@ -441,8 +441,8 @@ def test_encode_and_decode_are_inverse_and_exact() -> None:
         x = model.sample(4, sde.t_min, seed=1)
         z = encode(model, x, solver=solver)
         near = sde.at(min(sde.t_max, 1 - 1e-12))
-        torch.testing.assert_close(z, model.flow(x, sde.at(sde.t_min), near), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(decode(model, z, solver=solver), x, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(z, model.flow(x, sde.at(sde.t_min), near), rtol=1e-5, atol=5e-6)
+        torch.testing.assert_close(decode(model, z, solver=solver), x, rtol=1e-5, atol=5e-6)
 
 
 def test_the_latent_of_a_likelihood_is_the_encoding() -> None:

@@ -79,6 +79,51 @@ def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
     assert math.isfinite(nll_dataset(model, images, tmp_path, **settings).mean)
 
 
+def test_damaged_and_foreign_parts_of_a_job_are_computed_again(tmp_path) -> None:
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
+    images = integers(16, 6, 2)
+
+    def job(folder, nodes=11):
+        return nll_dataset(model, images, tmp_path / folder, levels=16, batch=4, nodes=nodes)
+
+    whole, fewer = job("job").per_image.tolist(), job("fewer", 5).per_image.tolist()
+    assert whole != fewer
+    shard, method = tmp_path / "job" / "shard-00001.json", tmp_path / "job" / "method.json"
+    good, grid = json.loads(shard.read_text()), method.read_bytes()
+    flipped = json.dumps({**good, "nats": [[n + 0.25 for n in row] for row in good["nats"]]})
+    for file, content in [
+        (shard, flipped.encode()),
+        (shard, b"null"),
+        (shard, b"\xff"),
+        (shard, b"[" * 10**5),
+        (shard, (tmp_path / "fewer" / shard.name).read_bytes()),
+        (shard, (tmp_path / "job" / "shard-00000.json").read_bytes()),
+        (method, (tmp_path / "fewer" / "method.json").read_bytes()),
+        (method, grid.replace(b"11", b"12", 1)),
+        (method, b"{"),
+    ]:
+        file.write_bytes(content)
+        assert job("job").per_image.tolist() == whole
+        assert method.read_bytes() == grid
+        healed = json.loads(shard.read_text())
+        assert healed == good
+
+
+def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path) -> None:
+    def job(variance: float, key: str | None):
+        model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(variance))
+        settings = {"levels": 16, "batch": 4, "method": FixedGrid(9), "key": key}
+        return nll_dataset(model, integers(16, 6, 2), tmp_path / str(key), **settings)
+
+    job(0.3, None)
+    with pytest.raises(CheckpointError, match="model differ"):
+        job(0.3001, None)
+    job(0.3, "mine")
+    job(0.3001, "mine")
+    with pytest.raises(CheckpointError, match="configuration: witness differ"):
+        job(0.6, "mine")
+
+
 def test_a_job_stops_early_at_its_target(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 100, 2)

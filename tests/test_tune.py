@@ -378,13 +378,13 @@ def test_the_bound_of_a_gaussian_and_its_best_grid():
 
 def test_a_grid_for_noisy_steps_brings_samples_closer_to_the_truth():
     mixture = problems.ring8(SDE)
-    found = tune(mixture, "DDIM(eta=1.0)", 10, starts=2048, held_out=2048, dtype=torch.float64)
+    found = tune(mixture, "DDIM(eta=1.0)", 8, starts=2048, held_out=2048, dtype=torch.float64)
     assert "of the way to the least KL bound" in found.source
     assert found.measure.startswith("KL bound")
     assert found.ratio.high < 0.9
     level = mixture.log_prob(mixture.sample(20_000, seed=1), SDE.clean).mean()
     gaps = []
-    for grid in (found.grid, choose.choose(SDE, "DDIM(eta=1.0)", None, 10)[1]):
+    for grid in (found.grid, choose.choose(SDE, "DDIM(eta=1.0)", None, 8)[1]):
         x = sd.sample(mixture, found.solver, grid, x=prior(4000), seeds=5).x
         gaps.append(float(level - mixture.log_prob(x, SDE.clean).mean()) / 2)
     assert abs(gaps[0]) < 0.5 * abs(gaps[1])  # nats a dimension, +-0.01
@@ -409,7 +409,7 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     faithful = tune(network, "DDIM", 6, rounds=3, **settings)
     default = fan(*choose.choose(SDE, "DDIM", None, 6), 0.8)
     assert 0.5 + 0.05 < default < fan(faithful.solver, faithful.grid, 0.8) < 0.8
-    assert fan(found.solver, found.grid, 0.8) == pytest.approx(0.5, rel=0.02)
+    assert fan(found.solver, found.grid, 0.8) == pytest.approx(0.5, rel=0.06)  # 256 x 4: +-2.2 %
     # What is reported is measured on the last starts.
     seeds = sd.SampleSeeds(tuple(range(1_000_768, 1_001_280)))
     x = SDE.prior_sample(seeds.open((512, 4), torch.float64))
@@ -435,7 +435,7 @@ def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
     measure = FrechetDistance(true, lambda x: x)
     free = tune(gaussian, "recommended", 5, starts=128, measure=measure, dtype=torch.float64)
     assert free.solver != sd.recommended(SDE, 5)[0]
-    assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.02)
+    assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.06)  # 256 x 4: +-2.2 %
     gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.8**2))
     noisy = tune(gaussian, "Ancestral", 12, starts=256, measure=measure, dtype=torch.float64)
     assert noisy.solver == specs.solver("Ancestral")

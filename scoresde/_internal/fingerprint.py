@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..errors import FingerprintError
 
 _OWN = __name__.partition(".")[0]
-_TORCH_OWN = frozenset(vars(nn.Module()))  # mode, parameters, hooks, ...
+_TORCH_OWN = {*vars(nn.Module()), "_compiled_call_impl"}  # mode, parameters, hooks, ...
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _PACKAGES = {"site-packages", "dist-packages"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), torch.dtype)
@@ -198,8 +198,9 @@ class _Walk:
         hooks = [list(getattr(value, name).values()) for name in _HOOKS]
         if any(hooks):
             yield self._all(hooks, f"{path} (hooks)")
+        own = kind.__getstate__ not in (nn.Module.__getstate__, object.__getstate__)
         try:
-            state: Any = value.__getstate__()  # type: ignore[no-untyped-call]
+            state: Any = (value if own else super(nn.Module, value)).__getstate__()
         except Exception:  # that of a parametrized module says that it cannot be pickled
             state = vars(value)
         skip = set(_TORCH_OWN)

@@ -84,7 +84,7 @@ def disagree(theirs: Any, mine: Any) -> bool:
     """Whether two witnesses cannot be of one model."""
     if not isinstance(theirs, list) or not isinstance(mine, list):
         return (theirs is None) != (mine is None)
-    if len(theirs) != len(mine) or not all(isinstance(v, int | float) for v in theirs):
+    if len(theirs) != len(mine) or not all(isinstance(v, int | float) for v in theirs + mine):
         return True
     apart = math.dist(theirs, mine)
     return not apart <= _TOLERANCE * max(math.hypot(*theirs), math.hypot(*mine))

@@ -18,7 +18,8 @@ from torch import Tensor
 from .._internal import specs
 from .._internal.checks import check_budget, check_model
 from .._internal.fingerprint import fingerprint
-from ..errors import ConfigError, ShapeError
+from .._internal.witness import name_of
+from ..errors import ConfigError, FingerprintError, ShapeError
 from ..metrics import EndpointError, Metric
 from ..metrics.features import Features
 from ..model import Predictor, event_shape_of
@@ -54,6 +55,7 @@ def compare(
     tolerance: float | None = None,
     absent: Mapping[str, str] | None = None,
     cache: str | Path | None = None,
+    key: str | None = None,
     jobs: int = 1,
     progress: bool = False,
 ) -> Table:
@@ -86,10 +88,13 @@ def compare(
         tolerance: of the reference endpoints, see `solve_reference`.
         absent: peers that are not installed and why, to be listed.
         cache: a folder; work found there is not done again.
+        key: a name for the models, which you change whenever one of them changes. It takes the
+            place of their fingerprints, where those cannot be known or are slow to find.
         jobs: worker processes.
         progress: show the table as it fills (needs rich).
 
     Raises:
+        FingerprintError: with a cache, where the content of a model cannot be known; write `key=`.
         ConfigError: for settings that contradict one another. A cell that fails does not raise;
             it is reported with its reason, and the others go on.
         NonFiniteError: if the reference of every sample is not finite. Where that of some is not,
@@ -119,17 +124,18 @@ def compare(
         start = one.sde.prior_sample(stream)
         todo = list(tasks(one.sde, solvers, makers, nfe, process))
         needed = _needs_reference(metric, todo)
-        reference = _reference(one, start, tolerance, store) if needed else None
+        who = _name(one, key and f"{key}, {process}", cache)
+        reference = _reference(one, who, start, tolerance, store) if needed else None
         at_hand = AtHand(one, None if reference is None else reference.x, truth, features)
         metrics = at_hand.all(metric)
-        identity, measured = fingerprint([one, start, seeds]), [fingerprint(m) for m in metrics]
+        identity, measured = fingerprint([who, start, seeds]), [fingerprint(m) for m in metrics]
         path = None
         if not all(task.stochastic for task in todo):
             path = make_path(one, start, f"path-{identity}", store)
         kept = None if cache is None else str(cache)
         job = Job(one, start, seeds, metrics, identity, measured, path, kept)
         work += [(job, job.keyed(task)) for task in todo]
-        about[process] = {"model": fingerprint(one), "sde": one.sde.to_dict()}
+        about[process] = {"model": who, "sde": one.sde.to_dict()}
         if reference is not None:
             about[process]["reference"] = {
                 "accuracy": reference.accuracy, "nfe": reference.nfe, "missing": reference.missing
@@ -203,9 +209,21 @@ def _needs_reference(
     return any(one in ("rms", "median") for one in given if isinstance(one, str))
 
 
-def _reference(model: Predictor, start: Tensor, rtol: float | None, store: Store) -> Reference:
+def _name(model: Predictor, key: str | None, cache: str | Path | None) -> str:
+    """What stands for a model. Where nothing is kept, it need not be known."""
+    try:
+        return name_of(model, key)
+    except FingerprintError:
+        if cache is not None:
+            raise
+        return "unknown"
+
+
+def _reference(
+    model: Predictor, who: str, start: Tensor, rtol: float | None, store: Store
+) -> Reference:
     """The reference, from the store where it is there."""
-    key = "reference-" + fingerprint([model, start, rtol])
+    key = "reference-" + fingerprint([who, start, rtol])
     kept = store.tensors(key)
     if kept is not None and set(kept) == {"x", "numbers"}:
         accuracy, nfe = kept["numbers"].tolist()

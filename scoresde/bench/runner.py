@@ -26,7 +26,7 @@ from .store import Store
 from .table import Cell
 from .tasks import Task
 
-_VERSION = 2  # of what is kept; a change makes old files absent
+_VERSION = 3  # of what is kept; a change makes old files absent
 _SHOWN, _POINTS = 16, 1000  # images, and points of the plane
 
 
@@ -53,7 +53,7 @@ class Job:
         start: states at t_max, shape (B, *).
         seeds: one a sample.
         metrics: what is measured.
-        identity: fingerprint of model, start and seeds.
+        identity: fingerprint of the model's name, start and seeds.
         measured: fingerprints of the metrics.
         path: the exact path of the first few starts, or None.
         cache: folder of finished work, or None.

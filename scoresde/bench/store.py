@@ -8,7 +8,6 @@ is told of, counts as absent, and is computed again.
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .._internal.files import write_atomic
+from .._internal.folder import read_sealed, sealed
 from ..errors import ConfigError
 from ..metrics import Estimate
 
@@ -71,18 +71,19 @@ class Store:
         if self.folder is None or not (path := self.folder / f"{key}.json").exists():
             return None
         try:
-            value, low, high, draws = json.loads(path.read_text())
+            data = read_sealed(path) or {}
+            value, low, high, draws = data["score"]
             return Estimate(float(value), float(low), float(high), tuple(map(float, draws)))
-        except (OSError, ValueError, TypeError) as error:
-            _warn(path, error)
+        except (ValueError, TypeError, KeyError):
+            _warn(path, "it is damaged")
             return None
 
     def keep_score(self, key: str, score: Estimate) -> None:
         """Keep a score under a key."""
         if self.folder is not None:
-            write_atomic(self.folder / f"{key}.json", json.dumps(score).encode())
+            write_atomic(self.folder / f"{key}.json", sealed({"score": score}))
 
 
-def _warn(path: Path, error: Exception) -> None:
+def _warn(path: Path, error: object) -> None:
     message = f"{path} cannot be read ({error}) and is computed again"
     warnings.warn(message, StoreWarning, stacklevel=3)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .._internal import specs
 from .._internal.files import write_atomic
-from .._internal.fingerprint import fingerprint
+from .._internal.witness import name_of
 from ..errors import CheckpointError, ConfigError
 from ..grid import Grid, from_times
 from ..metrics import Estimate
@@ -35,7 +35,7 @@ class Tuned:
     Attributes:
         solver: the solver.
         grid: the grid.
-        model: fingerprint of the model.
+        model: fingerprint of the model, or the name that was given as its key.
         nfe: evaluations a sample that it takes.
         budget: what was asked for; `nfe` is the most of it that the solver can use.
         source: which candidate it is.
@@ -100,13 +100,16 @@ def _listed(estimate: Estimate | None) -> list[float] | None:
     return None if estimate is None else list(estimate[:3])
 
 
-def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tuple[Solver, Grid]:
+def load(
+    path: str | Path, model: Predictor, solver: Solver | None = None, *, key: str | None = None
+) -> tuple[Solver, Grid]:
     """The solver and the grid in a file of `Tuned.save`: `sample(model, *load(path, model), ...)`.
 
     Args:
         path: the file.
         model: what they will be used with. Warns where they were tuned to another one.
         solver: to be used on the grid instead of the file's own. Warns where it differs.
+        key: the model's name, where it was tuned under one.
 
     Raises:
         CheckpointError: for a file that is not such a grid, or one of a solver that is not found.
@@ -134,7 +137,7 @@ def load(path: str | Path, model: Predictor, solver: Solver | None = None) -> tu
         ) from error
     if grid.sde != model.sde:
         raise ConfigError(f"{path} is a grid of {grid.sde!r}, the model's process is {model.sde!r}")
-    mine = {"model": fingerprint(model), "solver": specs.describe(own)}
+    mine = {"model": name_of(model, key), "solver": specs.describe(own)}
     for what, value in mine.items():
         if theirs[what] != value:
             warnings.warn(

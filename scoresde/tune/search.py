@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._internal.fingerprint import fingerprint
+from .._internal.witness import name_of
 from ..errors import ConfigError
 from ..metrics import Metric
 from ..model import Predictor, event_shape_of
@@ -35,6 +35,7 @@ def tune(
     dtype: torch.dtype = torch.float32,
     rounds: int | None = None,
     measure: Metric | None = None,
+    key: str | None = None,
     progress: bool = False,
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
@@ -63,9 +64,12 @@ def tune(
         measure: a distance to what samples should be, such as `FrechetDistance(images, features)`:
             less is better, and 0 perfect, with draws to compare by (see `Estimate`). Its samples
             should be others than those that the result is judged by.
+        key: a name for the model, which you change whenever the model changes. It takes the place
+            of the model's fingerprint, where that cannot be known or is slow to find.
         progress: show a bar (needs tqdm).
 
     Raises:
+        FingerprintError: where the content of the model cannot be known; write `key=`.
         ConfigError: for a solver that chooses its own steps, a budget of one step, too few
             starts, or a measure that is no distance, not finite or without draws.
         NonFiniteError: for a model whose reference endpoints, or with a measure the default's
@@ -74,6 +78,7 @@ def tune(
     """
     if measure is not None:
         check_measure(measure)
+    who = name_of(model, key)
     rule, default = choose(model.sde, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
@@ -108,7 +113,7 @@ def tune(
     return Tuned(
         solver=best.solver,
         grid=best.grid,
-        model=fingerprint(model),
+        model=who,
         nfe=evaluations(best.solver, best.grid) or 0,
         budget=nfe,
         source=best.name,
