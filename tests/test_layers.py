@@ -126,6 +126,24 @@ def _draws(tree: ast.Module):
             yield node.lineno, f"{owner}.{name}", name in ("Generator", "get_state")
 
 
+# Data sets and problems that published numbers are of: another seeding would be other data.
+SEEDED_BY_TORCH = {
+    "scoresde.exact.problems",
+    "scoresde.training.data",
+    "scoresde.training.networks",
+}
+
+
+def test_seeds_are_mixed_in_one_place():
+    found = {
+        name
+        for name, (_, tree) in rooms.sources().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("manual_seed", "SeedSequence")
+    }
+    assert found == {"scoresde.noise", *SEEDED_BY_TORCH}
+
+
 @pytest.mark.parametrize("room", sorted(NUMERIC))
 def test_no_global_random_generator(room):
     wrong = [
