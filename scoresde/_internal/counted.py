@@ -66,8 +66,8 @@ class Counted(Observer):
         return self._tally.total(batch)
 
 
-def told(nfe: int | Tensor) -> str:
-    """A number of evaluations, or the least and the most of several, in words."""
+def format_nfe(nfe: int | Tensor) -> str:
+    """The evaluations in words: one number, or the smallest and the largest of several."""
     if not isinstance(nfe, Tensor) or nfe.numel() == 0:
         return f"{nfe if isinstance(nfe, int) else 'no'} evaluations a sample"
     least, most = int(nfe.min()), int(nfe.max())

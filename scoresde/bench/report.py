@@ -37,7 +37,7 @@ def write(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     said = recommendations(table)
-    made = "\n".join(f"- {line}" for line in table.setup.told())
+    made = "\n".join(f"- {line}" for line in table.setup.lines())
     text = "\n".join(
         [
             *(f"# {title}", "", *(f"- {sentence}" for sentence in said), "", str(table), ""),

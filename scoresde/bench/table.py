@@ -104,7 +104,7 @@ class Setup:
     date: str = ""
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """How the table was made, in a few lines."""
         last = self.first_seed + self.samples - 1
         out = [f"Command: `{self.command}`"] if self.command else []

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._internal.checked import Checked, crash
 from .._internal.checks import check_model, check_tensor
-from .._internal.counted import Counted, told
+from .._internal.counted import Counted, format_nfe
 from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
 from ..model import Predictor
 from ..ode import Backend
@@ -80,7 +80,7 @@ class LogLikelihood:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
             f"LogLikelihood({mean} of {len(self.nats)} samples at t = {self.t_min:g}, "
-            f"{told(self.nfe)}{failed})"
+            f"{format_nfe(self.nfe)}{failed})"
         )
 
 

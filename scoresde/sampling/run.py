@@ -27,7 +27,7 @@ from .._internal.checks import (
     check_noise,
     check_shape,
 )
-from .._internal.counted import Counted, told
+from .._internal.counted import Counted, format_nfe
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
@@ -100,7 +100,7 @@ class SampleResult:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
             f"SampleResult(x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}, "
-            f"{told(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
+            f"{format_nfe(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
         )
 
 
