@@ -119,7 +119,7 @@ def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
     """Tuned, default and the best peers at one budget, with `images` for a Frechet distance."""
     began = time.perf_counter()
     shape = getattr(case.whole, "event_shape", case.x.shape[1:])
-    tuned = tune(case.whole, "recommended", nfe, shape=shape, dtype=case.x.dtype)
+    tuned = tune(case.whole, "recommended", nfe, event_shape=shape, dtype=case.x.dtype)
     seconds = time.perf_counter() - began
     best = sample(case.model, tuned.solver, tuned.grid, x=case.x).x
     stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
@@ -157,7 +157,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
         FrechetDistance(part, digit_features()) for part in (digits[:half], digits[half:])
     )
     began = time.perf_counter()
-    closest = tune(case.whole, "recommended", nfe, shape=(1, 28, 28), measure=known)
+    closest = tune(case.whole, "recommended", nfe, event_shape=(1, 28, 28), measure=known)
     seconds = time.perf_counter() - began
     samplers: dict[str, Sampler] = {
         "tuned to it": lambda x: sample(case.model, closest.solver, closest.grid, x=x).x,

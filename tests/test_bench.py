@@ -31,6 +31,7 @@ from scoresde.errors import ConfigError, ScoreSDEError, ShapeError
 from scoresde.exact.problems import ring8
 from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
+from scoresde.tune import tune
 
 SDE = sd.VPSDE(t_min=1e-5)
 
@@ -301,9 +302,30 @@ def test_table_as_data():
 def test_nothing_to_measure_is_said():
     model = sd.ScoreModel(lambda x, t: x, SDE, time="t")
     with pytest.raises(ConfigError, match="truth=images"):
-        compare(model, ["EulerMaruyama"], nfe=[4], shape=(2,))
+        compare(model, ["EulerMaruyama"], nfe=[4], event_shape=(2,))
     with pytest.raises(ConfigError, match="shape of a sample is not known"):
         compare(model, ["DDIM"], nfe=[4])
+
+
+@pytest.mark.parametrize("judge", ["compare", "tune", "sample_many"])
+def test_a_batch_shape_given_as_event_shape_is_named(judge, tmp_path):
+    """A network that takes (B, 2) is not run with (B, 64, 3), and no raw RuntimeError appears."""
+    linear = torch.nn.Linear(2, 2)
+    net = sd.ScoreModel(
+        lambda x, t: linear(x), sd.VPSDE(), time=sd.ScaledTime(1.0), net_dtype=torch.float32
+    )
+    run = {
+        "compare": lambda model, event: compare(model, ["DDIM"], nfe=[4], event_shape=event),
+        "tune": lambda model, event: tune(model, "DDIM", 4, event_shape=event),
+        "sample_many": lambda model, event: sd.sample_many(
+            model, "DDIM", sd.uniform_lambda(model.sde, 2), tmp_path, event_shape=event,
+            seeds=range(2),
+        ),
+    }[judge]  # fmt: skip
+    with pytest.raises(ShapeError, match=r"event_shape=\(64, 3\).*without the batch"):
+        run(net, (64, 3))
+    with pytest.raises(ShapeError, match=r"event_shape has no batch in it; write event_shape=\(2,"):
+        run(mixture(), (64, 2))
 
 
 def test_endpoints_from_another_start_are_not_compared():
@@ -399,14 +421,14 @@ def test_measures_by_name_and_what_they_lack():
         compare(mixture(), ["DDIM"], nfe=[6], metric="frechet", features=lambda x: x.sum(1))
     model = sd.ScoreModel(lambda x, t: x, SDE, time="t")
     with pytest.raises(ConfigError, match="closed-form model"):
-        compare(model, ["DDIM"], nfe=[6], shape=(2,), metric="mode_weights")
+        compare(model, ["DDIM"], nfe=[6], event_shape=(2,), metric="mode_weights")
 
 
 @pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
     model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
     with pytest.raises(ScoreSDEError, match="not finite"):
-        compare(model, ["DDIM"], nfe=[6], shape=(2,), samples=2)
+        compare(model, ["DDIM"], nfe=[6], event_shape=(2,), samples=2)
 
 
 def test_the_best_is_what_better_says():

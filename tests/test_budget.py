@@ -82,7 +82,7 @@ def test_names_stand_for_solvers_wherever_one_is_taken(tmp_path):
     *_, last = sd.iterate(MODEL, "DDIM", grid, shape=(3, 2), seeds=range(3))
     same = sd.sample(MODEL, sd.DDIM(), grid, shape=(3, 2), seeds=range(3)).x
     assert torch.equal(last.x, same)
-    job = sd.sample_many(MODEL, "DDIM", grid, tmp_path, shape=(2,), seeds=range(3))
+    job = sd.sample_many(MODEL, "DDIM", grid, tmp_path, event_shape=(2,), seeds=range(3))
     assert torch.equal(job.samples(), same)
     with torch.no_grad():
         assert torch.equal(sd.encode(MODEL, x, solver=flow), sd.encode(MODEL, x, solver=value))

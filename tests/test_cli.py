@@ -275,7 +275,7 @@ def test_bench_writes_a_report(run, tmp_path):
     assert "| recommended" in said
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["setup"]["given"] == {"model": "ring8"}
-    assert report["setup"]["shape"] == [2]
+    assert report["setup"]["event_shape"] == [2]
     assert [(c["solver"], c["nfe"]) for c in report["cells"]] == [
         ("DDIM", 4), ("DDIM", 6), ("recommended", 4), ("recommended", 6),
     ]  # fmt: skip
@@ -390,7 +390,7 @@ def test_a_warning_is_a_line_of_its_own(run, tmp_path):
         "model = sd.ScoreModel(net, sd.VPSDE(), time='t')\n"
     )
     code, _, error = run(
-        "sample", f"{tmp_path}/torn.py:model", "--shape", 2, "--n", 9, "--nfe", 3,
+        "sample", f"{tmp_path}/torn.py:model", "--event-shape", 2, "--n", 9, "--nfe", 3,
         "--out", tmp_path / "x",
     )  # fmt: skip
     assert code == 0
@@ -492,10 +492,19 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
-        (["sample", "ring8", "--shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
-        (["sample", "ring8", "--shape", "3", "--out", "OUT"], ["write --shape 2, or leave it out"]),
-        (["sample", "mnist", "--shape", "3,32,32", "--out", "OUT"], ["write --shape 1,28,28"]),
-        (["bench", "mnist", "--shape", "0,1", "--out", "OUT"], ["write --shape 1,28,28"]),
+        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (
+            ["sample", "ring8", "--event-shape", "3", "--out", "OUT"],
+            ["write --event-shape 2, or leave"],
+        ),
+        (
+            ["sample", "mnist", "--event-shape", "3,32,32", "--out", "OUT"],
+            ["write --event-shape 1,28,28"],
+        ),
+        (
+            ["bench", "mnist", "--event-shape", "0,1", "--out", "OUT"],
+            ["write --event-shape 1,28,28"],
+        ),
         (
             ["sample", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
             ["a tolerance instead of a budget"],

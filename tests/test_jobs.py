@@ -34,7 +34,7 @@ class Interrupted(sd.GaussianMixture):
 
 
 def run(folder, model=None, solver=None, **settings):
-    args = {"shape": (2,), "seeds": range(7), "batch": 3, **settings}
+    args = {"event_shape": (2,), "seeds": range(7), "batch": 3, **settings}
     grid = sd.uniform_lambda(SDE, 5)
     return sample_many(model or mixture(), solver or sd.DDIM(eta=1.0), grid, folder, **args)
 
@@ -115,7 +115,7 @@ def test_other_grid_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="grid"):
         sample_many(
             mixture(), sd.DDIM(eta=1.0), sd.karras(SDE, 5), tmp_path,
-            shape=(2,), seeds=range(7), batch=3,
+            event_shape=(2,), seeds=range(7), batch=3,
         )  # fmt: skip
 
 

@@ -287,10 +287,10 @@ def test_the_cost_is_every_evaluation_of_every_sample():
             return self.inner(x, knot)
 
     counting = Counting()
-    found = tune(counting, "Heun", 21, shape=(2,), starts=16, held_out=8, dtype=torch.float64)
+    found = tune(counting, "Heun", 21, event_shape=(2,), starts=16, held_out=8, dtype=torch.float64)
     assert found.cost == counting.rows_seen
     assert found.nfe == 21 == found.budget
-    found = tune(counting, "Heun", 8, shape=(2,), starts=8, held_out=4, rounds=0)
+    found = tune(counting, "Heun", 8, event_shape=(2,), starts=8, held_out=4, rounds=0)
     assert found.nfe != 8
     assert f"{found.nfe} evaluations of 8, which it cannot meet" in str(found)
 
@@ -311,7 +311,13 @@ def test_a_model_that_is_not_finite_or_never_settles_is_told_of(monkeypatch):
             shift = self.rough * math.sin(1e9 * float(knot.t))
             return Prediction(x, knot, found.eps + shift, EPS)
 
-    settings = {"shape": (2,), "starts": 8, "held_out": 4, "rounds": 0, "dtype": torch.float64}
+    settings = {
+        "event_shape": (2,),
+        "starts": 8,
+        "held_out": 4,
+        "rounds": 0,
+        "dtype": torch.float64,
+    }
     with pytest.raises(NonFiniteError, match="endpoints that are not finite"):
         tune(Broken(math.nan), "DDIM", 4, **settings)
     monkeypatch.setattr(by_endpoints, "_LONGEST", 60)

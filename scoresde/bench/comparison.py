@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from .._internal.checks import check_budget, check_model
+from .._internal.checks import check_budget, check_event_shape, check_model, explained_shape
 from .._internal.fingerprint import fingerprint
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError
 from ..metrics import EndpointError, Metric
 from ..metrics.features import Features
 from ..model import Predictor, event_shape_of
@@ -48,7 +48,7 @@ def compare(
     truth: Tensor | None = None,
     features: Features | None = None,
     samples: int = 64,
-    shape: Sequence[int] | None = None,
+    event_shape: Sequence[int] | None = None,
     first_seed: int = 0,
     dtype: torch.dtype = torch.float32,
     tolerance: float | None = None,
@@ -80,7 +80,8 @@ def compare(
         truth: true samples, shape (m, *); drawn from the model where it is a closed-form one.
         features: maps samples (B, *) to features (B, F), see `scoresde.metrics.features`.
         samples: samples a cell.
-        shape: of one sample, without the batch; that of `truth` or of a closed-form model.
+        event_shape: shape of one sample, without the batch; by default that of `truth` or of a
+            closed-form model.
         first_seed: sample k is drawn from seed `first_seed + k` in every cell.
         dtype: of the state.
         tolerance: of the reference endpoints, see `solve_reference`.
@@ -109,23 +110,25 @@ def compare(
         raise ConfigError("compare needs a model, a solver and a budget at least")
     first = next(iter(models.values()))
     truth, spare = _truth(first, truth, samples)
-    shape = _shape(first, shape, truth)
+    event = _event_shape(first, event_shape, truth)
     seeds = tuple(range(first_seed, first_seed + samples))
     store = Store(cache)
     work: list[tuple[Job, Task]] = []
     about: dict[str, dict[str, Any]] = {}
     for process, one in models.items():
-        stream = SampleSeeds(seeds).open((samples, *shape), dtype)
+        stream = SampleSeeds(seeds).open((samples, *event), dtype)
         start = one.sde.prior_sample(stream)
         todo = list(tasks(one.sde, solvers, makers, nfe, process))
         needed = _needs_reference(metric, todo)
-        reference = _reference(one, start, tolerance, store) if needed else None
+        with explained_shape(one, event):
+            reference = _reference(one, start, tolerance, store) if needed else None
         at_hand = AtHand(one, None if reference is None else reference.x, truth, features)
         metrics = at_hand.all(metric)
         identity, measured = fingerprint([one, start, seeds]), [fingerprint(m) for m in metrics]
         path = None
         if not all(task.stochastic for task in todo):
-            path = make_path(one, start, f"path-{identity}", store)
+            with explained_shape(one, event):
+                path = make_path(one, start, f"path-{identity}", store)
         kept = None if cache is None else str(cache)
         job = Job(one, start, seeds, metrics, identity, measured, path, kept)
         work += [(job, job.keyed(task)) for task in todo]
@@ -143,7 +146,7 @@ def compare(
         dtype=str(dtype).removeprefix("torch."),
         truth=0 if truth is None else len(truth),
         truth_digest="" if truth is None else fingerprint(truth),
-        shape=shape,
+        event_shape=event,
         tolerance=tolerance,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         better={m.name: getattr(m, "better", "lower") for m in metrics},
@@ -227,15 +230,13 @@ def _truth(model: Any, truth: Tensor | None, samples: int) -> tuple[Tensor | Non
     return None, None
 
 
-def _shape(model: Any, shape: Sequence[int] | None, truth: Tensor | None) -> tuple[int, ...]:
+def _event_shape(model: Any, given: Sequence[int] | None, truth: Tensor | None) -> tuple[int, ...]:
     known = truth.shape[1:] if truth is not None else event_shape_of(model)
-    if shape is None:
+    if given is None:
         if known is None:
-            raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
+            raise ConfigError("the shape of a sample is not known; write event_shape=(1, 28, 28)")
         return tuple(known)
-    if known is not None and tuple(shape) != tuple(known):
-        raise ShapeError(f"shape {tuple(shape)} does not fit true samples of {tuple(known)}")
-    return tuple(shape)
+    return check_event_shape(given, known)
 
 
 def _processor() -> str:

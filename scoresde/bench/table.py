@@ -82,7 +82,7 @@ class Setup:
         environment: versions and hardware.
         command: what was typed, where a command line made the table.
         truth_digest: fingerprint of the true samples.
-        shape: of one sample.
+        event_shape: shape of one sample.
         tolerance: asked for of reference endpoints; None for the default.
         date: when the table was made, UTC.
         given: names as they were given: the model, its true samples, features.
@@ -99,7 +99,7 @@ class Setup:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     truth_digest: str = ""
-    shape: tuple[int, ...] = ()
+    event_shape: tuple[int, ...] = ()
     tolerance: float | None = None
     date: str = ""
     given: Mapping[str, str] = field(default_factory=dict)

@@ -38,8 +38,11 @@ FeaturesOf = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
-Shape = Annotated[
-    str, typer.Option(help="Shape of one sample, such as 3,32,32; known for shipped models.")
+EventShape = Annotated[
+    str,
+    typer.Option(
+        help="Shape of one sample, without the batch, such as 3,32,32; known for shipped models."
+    ),
 ]
 
 
@@ -85,7 +88,7 @@ def demo(
         "scoresde sample mnist --n 64 --nfe 20 --out digits",
         'scoresde sample mnist --solver "DDIM(eta=0.5)" --grid "karras(exponent=5)" --out eta',
         "scoresde sample ring8 --solver ProbabilityFlow --dtype float64 --out ring",
-        "scoresde sample my_model.py:model --solver my_solvers:Mine --shape 3,32,32 --out mine",
+        "scoresde sample my_model.py:model --event-shape 3,32,32 --out mine",
     )
 )
 def sample(
@@ -111,7 +114,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Sample k is drawn from seed + k.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -120,7 +123,7 @@ def sample(
 
     work.sample(
         model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed, batch=batch,
-        dtype=dtype.value, shape=shape, process=process, device=device,
+        dtype=dtype.value, event_shape=event_shape, process=process, device=device,
     )  # fmt: skip
 
 
@@ -268,7 +271,7 @@ def bench(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Annotated[
         list[str] | None,
         typer.Option(
@@ -286,7 +289,7 @@ def bench(
         peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
         samples=samples, truth=truth, truths=truths, seed=seed, tolerance=tolerance, jobs=jobs,
         dtype=dtype.value,
-        shape=shape, processes=process or [], device=device,
+        event_shape=event_shape, processes=process or [], device=device,
     )  # fmt: skip
 
 
@@ -339,7 +342,7 @@ def tune(
         int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
     ] = 1_000_000,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -349,7 +352,7 @@ def tune(
     tuning.tune(
         model=model, out=out, solver=solver, nfe=nfe, starts=starts, held_out=held_out,
         rounds=rounds, metric=metric, truth=truth, truths=truths, features=features,
-        seed=seed, dtype=dtype.value, shape=shape, process=process, device=device,
+        seed=seed, dtype=dtype.value, event_shape=event_shape, process=process, device=device,
     )  # fmt: skip
 
 

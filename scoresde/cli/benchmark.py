@@ -21,7 +21,7 @@ from ..model import Predictor
 from ..sampling.run import NonFiniteWarning
 from ..solvers.legs import evaluations
 from . import measuring, models
-from .work import check_device, event_shape
+from .work import check_device, shape_of_event
 
 _SELECTION = (
     "recommended",
@@ -57,7 +57,7 @@ def bench(
     tolerance: float | None,
     jobs: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     processes: Sequence[str],
     device: str,
 ) -> None:
@@ -81,7 +81,7 @@ def bench(
             truth=measuring.images(truth, truths + samples, seed) if truth else None,
             features=extract,
             samples=samples,
-            shape=event_shape(shape, found),
+            event_shape=shape_of_event(event_shape, found),
             first_seed=seed,
             dtype=getattr(torch, dtype),
             tolerance=tolerance,

@@ -9,7 +9,7 @@ import torch
 from .. import tune as tuning
 from ..errors import ConfigError
 from . import measuring, models
-from .work import check_device, event_shape
+from .work import check_device, shape_of_event
 
 _BENCHED = 4000  # held-out digits, the first, that `scoresde bench mnist` measures distances to
 
@@ -29,7 +29,7 @@ def tune(
     features: str,
     seed: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     process: str,
     device: str,
 ) -> None:
@@ -38,7 +38,7 @@ def tune(
         raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
     out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
     found = models.load(model, process=process, device=check_device(device))
-    event = event_shape(shape, found)
+    event = shape_of_event(event_shape, found)
     measure = None
     if metric:
         skipped = _BENCHED if model == "mnist" and not truth else 0
@@ -53,7 +53,7 @@ def tune(
         found.model,
         solver,
         nfe,
-        shape=event,
+        event_shape=event,
         starts=starts,
         held_out=held_out,
         first_seed=seed,

@@ -43,7 +43,7 @@ def sample(
     seed: int,
     batch: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     process: str,
     device: str,
 ) -> None:
@@ -55,7 +55,7 @@ def sample(
         rule,
         knots,
         out,
-        shape=event_shape(shape, found),
+        event_shape=shape_of_event(event_shape, found),
         seeds=range(seed, seed + n),
         batch=batch,
         dtype=getattr(torch, dtype),
@@ -105,9 +105,9 @@ def nll(
             f"write --pixels {trained}"
         )
     images = read_images(data)[:n]
-    if found.shape is not None and tuple(images.shape[1:]) != found.shape:
+    if found.event_shape is not None and tuple(images.shape[1:]) != found.event_shape:
         raise ShapeError(
-            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.shape}"
+            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.event_shape}"
         )
     low = found.model.sde.t_min if t_min is None else t_min
     with TemporaryDirectory() as spare, warnings.catch_warnings():
@@ -154,7 +154,7 @@ def info(model: str, process: str) -> None:
     if model:
         found = models.load(model, process=process)
         console.print(found.model.sde)
-        console.print({"shape": found.shape, "fingerprint": fingerprint(found.model)})
+        console.print({"event shape": found.event_shape, "fingerprint": fingerprint(found.model)})
         console.print(found.description)
         return
     table = require("rich.table", "cli").Table(box=None, show_header=False)
@@ -206,7 +206,7 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
     return rule, knots
 
 
-def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
+def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
     """The shape given, or the model's own.
 
     Raises:
@@ -214,21 +214,21 @@ def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
         ShapeError: for another than the model's own.
     """
     if not text:
-        if found.shape is None:
+        if found.event_shape is None:
             raise ConfigError(
-                "the shape of a sample is not known; write --shape 3,32,32, or --shape 2 for "
-                "vectors of two numbers"
+                "the shape of a sample is not known; write --event-shape 3,32,32, or "
+                "--event-shape 2 for vectors of two numbers"
             )
-        return found.shape
+        return found.event_shape
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
-    if min(shape) < 1 or found.shape not in (None, shape):
-        known = found.shape or (3, 32, 32)
+    if min(shape) < 1 or found.event_shape not in (None, shape):
+        known = found.event_shape or (3, 32, 32)
         raise ShapeError(
-            f"--shape {text} cannot be the shape of a sample; write --shape "
-            f"{','.join(map(str, known))}" + (", or leave it out" if found.shape else "")
+            f"--event-shape {text} cannot be the shape of a sample; write --event-shape "
+            f"{','.join(map(str, known))}" + (", or leave it out" if found.event_shape else "")
         )
     return shape
 

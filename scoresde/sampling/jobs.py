@@ -27,7 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._internal.checks import as_solver, check_grid, check_model, check_shape
+from .._internal.checks import (
+    as_solver,
+    check_event_shape,
+    check_grid,
+    check_model,
+    explained_shape,
+)
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.specs import describe
@@ -122,7 +128,7 @@ def sample_many(
     grid: Grid,
     folder: str | Path,
     *,
-    shape: Sequence[int],
+    event_shape: Sequence[int],
     seeds: Sequence[int],
     batch: int = 64,
     dtype: torch.dtype = torch.float32,
@@ -137,7 +143,7 @@ def sample_many(
         model: what predicts. Conditions bound to it are one row a seed.
         solver, grid, device, final: see `scoresde.sample`.
         folder: an empty or new folder, or that of the same job, perhaps with fewer seeds.
-        shape: of one sample, without the batch.
+        event_shape: shape of one sample, without the batch.
         seeds: one a sample, all different, such as `range(50_000)`.
         batch: samples a shard. It is part of the job: another batch is another job.
         dtype: of the state and the files, float16, float32 or float64.
@@ -154,7 +160,8 @@ def sample_many(
     """
     check_model(model)
     check_grid(grid)
-    solver, shape = as_solver(solver), check_shape(shape, "that of one sample")
+    solver = as_solver(solver)
+    event = check_event_shape(event_shape, getattr(model, "event_shape", None))
     seeds = [int(seed) for seed in seeds]
     if batch < 1 or not seeds:
         raise ConfigError(f"a job needs seeds and a batch of 1 or more, got {len(seeds)}, {batch}")
@@ -169,7 +176,7 @@ def sample_many(
             "solver": repr(solver),
             "solver_fingerprint": fingerprint(solver),
             "grid": grid.to_dict(),
-            "event_shape": list(shape),
+            "event_shape": list(event),
             "dtype": str(dtype).removeprefix("torch."),
             "final": final,
             "batch": int(batch),
@@ -184,16 +191,17 @@ def sample_many(
         todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
     for k in todo:
         rows = torch.arange(k * batch, k * batch + len(job.seeds(k)))
-        out = sample(
-            model.rows(rows),
-            solver,
-            grid,
-            shape=(len(rows), *shape),
-            noise=SampleSeeds(tuple(job.seeds(k))),
-            dtype=dtype,
-            device=device,
-            final=final,
-        )
+        with explained_shape(model, event):
+            out = sample(
+                model.rows(rows),
+                solver,
+                grid,
+                shape=(len(rows), *event),
+                noise=SampleSeeds(tuple(job.seeds(k))),
+                dtype=dtype,
+                device=device,
+                final=final,
+            )
         nfe = out.nfe.tolist() if isinstance(out.nfe, Tensor) else out.nfe
         info = {
             "seeds": job.seeds(k),

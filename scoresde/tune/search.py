@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .._internal.checks import check_event_shape, explained_shape
 from .._internal.fingerprint import fingerprint
 from ..errors import ConfigError
 from ..metrics import Metric
@@ -28,7 +29,7 @@ def tune(
     solver: Solver | str,
     nfe: int,
     *,
-    shape: Sequence[int] | None = None,
+    event_shape: Sequence[int] | None = None,
     starts: int | None = None,
     held_out: int | None = None,
     first_seed: int = 1_000_000,
@@ -48,7 +49,8 @@ def tune(
             coordinate change too, and the default that the gain is stated against is the
             recommended solver on its own grid; "recommended(stochastic=True)" stays what it is.
         nfe: the budget; the most that the solver can use of it is taken.
-        shape: of one sample; that of a closed-form model by default.
+        event_shape: shape of one sample, without the batch; that of a closed-form model by
+            default.
         starts: starts to tune on, of which a quarter is used most, those with large errors before
             others; 96 by default, and 2,048 for a closed-form model (16,384 up to 16 dimensions);
             256 with a measure.
@@ -78,9 +80,9 @@ def tune(
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
-    event = tuple(closed if shape is None else shape)
+    event = tuple(closed) if event_shape is None else check_event_shape(event_shape, closed or None)
     if not event:
-        raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
+        raise ConfigError("the shape of a sample is not known; write event_shape=(1, 28, 28)")
     if starts is None:
         starts, most = _counts(event if closed else None, measure)
         held_out = most if held_out is None else held_out
@@ -97,7 +99,7 @@ def tune(
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
     base, free = Candidate("default", rule, default), solver == "recommended"
-    with Bar(progress) as bar:
+    with Bar(progress) as bar, explained_shape(model, event):
         if measure is not None:
             found = by_measure(model, x, sizes, base, rounds, measure, bar, free=free)
         elif rule.stochastic:
