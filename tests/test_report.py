@@ -104,7 +104,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
 def test_the_report_says_how_it_was_made_and_what_its_marks_mean(table, tmp_path):
     nine, silent = cell("Heun", 10, 0.3), cell("SDE", 5, 0.1, scores={})
     cells = (*table.cells, replace(nine, nfe=9.0), silent)
-    setup = replace(table.setup, first_seed=7, truth=50, models={"": {"model": "abc", "sde": {
+    setup = replace(table.setup, seed=7, truth=50, models={"": {"model": "abc", "sde": {
         "name": "VPSDE", "beta_max": 20.0, "log_alphas": [0.0, -1.0]}}})  # fmt: skip
     write(Table(cells, setup), tmp_path, command="scoresde bench 'ring8(seed=3)'")
     text = (tmp_path / "report.md").read_text()

@@ -49,7 +49,7 @@ def compare(
     features: Features | None = None,
     samples: int = 64,
     event_shape: Sequence[int] | None = None,
-    first_seed: int = 0,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
     tolerance: float | None = None,
     absent: Mapping[str, str] | None = None,
@@ -82,7 +82,7 @@ def compare(
         samples: samples a cell.
         event_shape: shape of one sample, without the batch; by default that of `truth` or of a
             closed-form model.
-        first_seed: sample k is drawn from seed `first_seed + k` in every cell.
+        seed: sample k has the seed `seed + k`, in every cell.
         dtype: of the state.
         tolerance: of the reference endpoints, see `solve_reference`.
         absent: peers that are not installed and why, to be listed.
@@ -111,7 +111,7 @@ def compare(
     first = next(iter(models.values()))
     truth, spare = _truth(first, truth, samples)
     event = _event_shape(first, event_shape, truth)
-    seeds = tuple(range(first_seed, first_seed + samples))
+    seeds = tuple(range(seed, seed + samples))
     store = Store(cache)
     work: list[tuple[Job, Task]] = []
     about: dict[str, dict[str, Any]] = {}
@@ -142,7 +142,7 @@ def compare(
     setup = Setup(
         models=about,
         samples=samples,
-        first_seed=first_seed,
+        seed=seed,
         dtype=str(dtype).removeprefix("torch."),
         truth=0 if truth is None else len(truth),
         truth_digest="" if truth is None else fingerprint(truth),

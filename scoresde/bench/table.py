@@ -73,7 +73,7 @@ class Setup:
         models: by process (empty where there is one): the model's fingerprint, its process, and
             accuracy and cost of its reference endpoints.
         samples: samples a cell.
-        first_seed: seeds are `first_seed, first_seed + 1, ...`.
+        seed: sample k has the seed `seed + k`.
         dtype: of the state.
         truth: true samples compared with; 0 where there are none.
         better: "lower", "higher" or "zero" by measure.
@@ -90,7 +90,7 @@ class Setup:
 
     models: Mapping[str, Mapping[str, Any]]
     samples: int
-    first_seed: int
+    seed: int
     dtype: str
     truth: int = 0
     better: Mapping[str, str] = field(default_factory=dict)
@@ -106,14 +106,14 @@ class Setup:
 
     def lines(self) -> list[str]:
         """How the table was made, in a few lines."""
-        last = self.first_seed + self.samples - 1
+        last = self.seed + self.samples - 1
         out = [f"Command: `{self.command}`"] if self.command else []
         if self.date:
             out.append(f"Date: {self.date}")
         if self.given:
             out.append("Given: " + ", ".join(f"{what} {name}" for what, name in self.given.items()))
         out.append(
-            f"{self.samples} samples a cell, seeds {self.first_seed} to {last}, {self.dtype}"
+            f"{self.samples} samples a cell, seeds {self.seed} to {last}, {self.dtype}"
             + (f", against {self.truth} true samples" if self.truth else "")
         )
         for process, model in self.models.items():

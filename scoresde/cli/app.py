@@ -75,7 +75,7 @@ def _examples(*lines: str) -> str:
 @app.command(epilog=_examples("scoresde demo", "scoresde demo --out pictures --seed 100"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and report.json.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
 ) -> None:
     """Sample digits with three solvers, compute their likelihood, compare all solvers."""
     from .demo import Plan, run
@@ -111,7 +111,7 @@ def sample(
     nfe: Annotated[
         int | None, typer.Option(min=1, help="Evaluations a sample, at most.", show_default="20")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Sample k is drawn from seed + k.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
     event_shape: EventShape = "",
@@ -177,7 +177,7 @@ def nll(
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
-    seed: Annotated[int, typer.Option(help="Image k takes seed + k.")] = 0,
+    seed: Annotated[int, typer.Option(help="Image k has the seed --seed + k.")] = 0,
     table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
         TableFormat.npz
     ),
@@ -262,7 +262,7 @@ def bench(
     samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
     truth: Truth = "",
     truths: Truths = 4000,
-    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -339,7 +339,7 @@ def tune(
     truths: Truths = 4000,
     features: FeaturesOf = "",
     seed: Annotated[
-        int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
+        int, typer.Option(help="Start k has the seed --seed + k; `sample` and `bench` begin at 0.")
     ] = 1_000_000,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
     event_shape: EventShape = "",

@@ -82,7 +82,7 @@ def bench(
             features=extract,
             samples=samples,
             event_shape=shape_of_event(event_shape, found),
-            first_seed=seed,
+            seed=seed,
             dtype=getattr(torch, dtype),
             tolerance=tolerance,
             absent=absent,

@@ -158,7 +158,7 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
                 images[plan.likelihoods :][:1000], torch.Generator().manual_seed(plan.seed)
             ),
             samples=plan.compared,
-            first_seed=plan.seed,
+            seed=plan.seed,
             tolerance=plan.tolerance,
             progress=progress,
         )

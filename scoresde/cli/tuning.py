@@ -56,7 +56,7 @@ def tune(
         event_shape=event,
         starts=starts,
         held_out=held_out,
-        first_seed=seed,
+        seed=seed,
         dtype=getattr(torch, dtype),
         rounds=rounds,
         measure=measure,

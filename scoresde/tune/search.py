@@ -32,7 +32,7 @@ def tune(
     event_shape: Sequence[int] | None = None,
     starts: int | None = None,
     held_out: int | None = None,
-    first_seed: int = 1_000_000,
+    seed: int = 1_000_000,
     dtype: torch.dtype = torch.float32,
     rounds: int | None = None,
     measure: Metric | None = None,
@@ -57,7 +57,8 @@ def tune(
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default, and at least 4,096 for a closed-form model tuned with the default `starts`;
             twice `starts` with a measure.
-        first_seed: first of the seeds of all starts; others than `sample` and `bench` take.
+        seed: start k has the seed `seed + k`. The default is far from the seeds that `sample` and
+            `compare` begin with, so that a grid is not judged on the starts it was tuned on.
         dtype: of the state.
         rounds: how long to search: hops, and Jacobians for each of the finalists (with a measure,
             24 random moves each); 1 by default, and 3 for a closed-form model. 0 leaves all
@@ -96,7 +97,7 @@ def tune(
             f"held_out={held_out!r}; write starts=64"
         )
     sizes = (starts, held_out, held_out)
-    seeds = SampleSeeds(tuple(range(first_seed, first_seed + sum(sizes))))
+    seeds = SampleSeeds(tuple(range(seed, seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
     base, free = Candidate("default", rule, default), solver == "recommended"
     with Bar(progress) as bar, explained_shape(model, event):
