@@ -157,7 +157,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
         FrechetDistance(part, digit_features()) for part in (digits[:half], digits[half:])
     )
     began = time.perf_counter()
-    closest = tune(case.whole, "recommended", nfe, event_shape=(1, 28, 28), measure=known)
+    closest = tune(case.whole, "recommended", nfe, event_shape=(1, 28, 28), metric=known)
     seconds = time.perf_counter() - began
     samplers: dict[str, Sampler] = {
         "tuned to it": lambda x: sample(case.model, closest.solver, closest.grid, x=x).x,

@@ -127,7 +127,7 @@ def test_several_grids_and_the_best_cell():
     )
     assert "DDIM, uniform_t" in table.markdown()
     assert table.markdown().count("**") == 4  # one bold value a budget
-    with pytest.raises(ConfigError, match="unknown measure"):
+    with pytest.raises(ConfigError, match="unknown metric"):
         table.markdown("FID")
 
 
@@ -169,7 +169,7 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     compare(other, ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
     assert len(ran) == 2  # another model shares nothing
     compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path, metric=["mmd", "rms"])
-    assert len(ran) == 2  # another measure runs nothing
+    assert len(ran) == 2  # another metric runs nothing
     for file in (*tmp_path.glob("*.npz"), *tmp_path.glob("*.json")):
         file.write_text("{ broken")
     with pytest.warns(StoreWarning, match="computed again"):
@@ -337,7 +337,7 @@ def test_endpoints_from_another_start_are_not_compared():
     assert cell.scores == {}
 
 
-# -- rows, measures and processes ----------------------------------------------------------------
+# -- rows, metrics and processes ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)

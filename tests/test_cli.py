@@ -205,7 +205,7 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
     code, said, error = run(*settings, "--solver", "DDIM", "--metric", "energy", "--truths", 500)
     assert code == 0, error
     assert "energy distance" in said
-    assert json.loads(out.read_text())["measure"] == "energy distance"
+    assert json.loads(out.read_text())["metric"] == "energy distance"
     np.save(tmp_path / "true.npy", np.full((9, 3), 0.5, np.float32))
     np.save(tmp_path / "whole.npy", np.full((9, 2), 400))
     for options, wrong in (
@@ -230,11 +230,11 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
 def test_true_samples_are_drawn_from_a_file_but_its_first(tmp_path):
     file = tmp_path / "true.npy"
     np.save(file, np.arange(40, dtype=np.float32).reshape(20, 2))
-    measure = measuring.distance(
+    metric = measuring.distance(
         "energy", problems.ring8(sd.VPSDE()), (2,),
         truth=str(file), skipped=12, truths=5, features="", seed=3, device="cpu",
     )  # fmt: skip
-    rows = set((measure.reference[:, 0] / 2).tolist())
+    rows = set((metric.reference[:, 0] / 2).tolist())
     assert len(rows) == 5
     assert rows < set(range(12, 20))
 
@@ -329,7 +329,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
         (["--peer", "their Eule"], "did you mean 'their Euler'"),
         (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),
         (["--features", "inception:gone.pth"], "no file 'gone.pth'"),
-        (["--metric", "fid"], "unknown measure"),
+        (["--metric", "fid"], "unknown metric"),
     ):
         code, _, error = run(*args, *wrong)
         assert code == 2

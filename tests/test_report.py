@@ -77,7 +77,7 @@ def test_page_is_whole_and_fetches_nothing(table, tmp_path):
     assert page.open == []
     assert page.tags.count("script") == 1
     assert "link" not in page.tags
-    assert page.tags.count("svg") == 3 + 2 + 2 + 4  # key, measure, paths, ways
+    assert page.tags.count("svg") == 3 + 2 + 2 + 4  # key, metric, paths, ways
     assert "A &lt;title&gt; &amp; more" in text
     assert "UniPC&lt;3&gt;" in text
     assert "UniPC<3>" not in text

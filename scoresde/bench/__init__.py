@@ -2,7 +2,7 @@
 
 from ..sampling.choose import GridMaker, grid_for
 from .comparison import compare, environment
-from .named_metrics import MEASURES
+from .named_metrics import METRICS
 from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
 from .store import StoreWarning
@@ -10,7 +10,7 @@ from .table import Cell, Setup, Table
 from .tasks import Fixed, Peer
 
 __all__ = [
-    "MEASURES",
+    "METRICS",
     "Cell",
     "Fixed",
     "GridMaker",

@@ -72,7 +72,7 @@ def compare(
             brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
             (`benchmarks/peers`). Those that choose their own steps are run once each.
         nfe: one budget or several, in network evaluations per sample.
-        metric: measures, or names of `scoresde.bench.MEASURES`, one or several; by default the
+        metric: metrics, or names of `scoresde.bench.METRICS`, one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at
             hand, the energy distance of all, the Frechet distance in features where some are
             given, and the NLL gap of closed-form models.

@@ -165,7 +165,7 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
     figures.steps_quality(
         report.table,
         folder / "steps_quality.png",
-        measures=["rms endpoint error", "energy distance"],
+        metrics=["rms endpoint error", "energy distance"],
     )
     console.print(_second_table(report.table))
     report.data = {
@@ -339,30 +339,30 @@ def _second_table(found: Table) -> Any:
         f"Reference endpoints are known to {found.setup.models['']['reference']['accuracy']:.0e}. "
         "Distances are to held-out digits."
     )
-    for measure in (error, distance):
-        table.add_row(f"[italic]{measure}[/]")
+    for metric in (error, distance):
+        table.add_row(f"[italic]{metric}[/]")
         rows: dict[str, dict[int | None, Cell]] = {}
         for cell in found.cells:
-            if measure in cell.scores or cell.failed:
+            if metric in cell.scores or cell.failed:
                 rows.setdefault(cell.solver, {})[cell.budget] = cell
         for label, cells in rows.items():
-            shown = [_shown(cells.get(b), measure, found) for b in (*found.budgets, None)]
+            shown = [_shown(cells.get(b), metric, found) for b in (*found.budgets, None)]
             table.add_row(f"  {label.partition('(backend')[0]}", *shown)
-        if floor := found.setup.floor.get(measure):
+        if floor := found.setup.floor.get(metric):
             table.add_row("  held-out digits", *[number(floor.value)] * len(found.budgets))
         table.add_section()
     return table
 
 
-def _shown(cell: Cell | None, measure: str, found: Table) -> str:
+def _shown(cell: Cell | None, metric: str, found: Table) -> str:
     if cell is None:
         return ""
     if cell.failed:
         return "failed"
-    text = number(cell.scores[measure].value)
+    text = number(cell.scores[metric].value)
     if cell.nfe != cell.budget:
         text += f" ({cell.nfe:.0f})"
-    best = cell.budget is not None and found.best(cell.budget, measure) is cell
+    best = cell.budget is not None and found.best(cell.budget, metric) is cell
     return f"[bold]{text}[/]" if best else text
 
 

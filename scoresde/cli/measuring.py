@@ -16,7 +16,7 @@ from ..training.data import dequantize
 from .work import read_images
 
 DISTANCES = ("frechet", "kernel", "energy", "mmd", "sliced_w2", "w2")
-"""Measures of which less is better and 0 perfect, to true samples."""
+"""Metrics of which less is better and 0 perfect, to true samples."""
 
 
 def at_hand(model: str, truth: str, features: str) -> tuple[str, str]:

@@ -39,11 +39,11 @@ def tune(
     out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
     found = models.load(model, process=process, device=check_device(device))
     event = shape_of_event(event_shape, found)
-    measure = None
+    distance = None
     if metric:
         skipped = _BENCHED if model == "mnist" and not truth else 0
         truth, features = measuring.at_hand(model, truth, features)
-        measure = measuring.distance(
+        distance = measuring.distance(
             metric, found.model, event, truth=truth, skipped=skipped, truths=truths,
             features=features, seed=seed, device=device,
         )  # fmt: skip
@@ -59,7 +59,7 @@ def tune(
         seed=seed,
         dtype=getattr(torch, dtype),
         rounds=rounds,
-        measure=measure,
+        metric=distance,
         progress=True,
     )
     tuned.save(out)
