@@ -123,7 +123,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
     out = tmp_path / "ring"
     code, said, _ = run(
         "sample", "ring8(seed=3)", "--solver", "DDIM(eta=1.0)", "--n", 5, "--nfe", 6,
-        "--batch", 2, "--dtype", "float64", "--seed", 7, "--out", out,
+        "--batch-size", 2, "--dtype", "float64", "--seed", 7, "--out", out,
     )  # fmt: skip
     assert code == 0
     assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
@@ -135,7 +135,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
         seeds=range(7, 12), dtype=torch.float64,
     )  # fmt: skip
     torch.testing.assert_close(SampleFolder.open(out).samples(), truth.x)
-    code, _, error = run("sample", "ring8(seed=4)", "--n", 5, "--batch", 2, "--out", out)
+    code, _, error = run("sample", "ring8(seed=4)", "--n", 5, "--batch-size", 2, "--out", out)
     assert code == 2
     assert "another configuration: " in error
     assert "Traceback" not in error

@@ -112,7 +112,7 @@ def sample(
         int | None, typer.Option(min=1, help="Evaluations a sample, at most.", show_default="20")
     ] = None,
     seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
     event_shape: EventShape = "",
     process: Process = "",
@@ -122,8 +122,9 @@ def sample(
     from . import work
 
     work.sample(
-        model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed, batch=batch,
-        dtype=dtype.value, event_shape=event_shape, process=process, device=device,
+        model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed,
+        batch_size=batch_size, dtype=dtype.value, event_shape=event_shape, process=process,
+        device=device,
     )  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def nll(
     t_min: Annotated[
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
     seed: Annotated[int, typer.Option(help="Image k has the seed --seed + k.")] = 0,
     table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
         TableFormat.npz
@@ -189,7 +190,7 @@ def nll(
 
     work.nll(
         model=model, data=data, n=n, out=out, target=target, levels=levels, pixels=pixels.value,
-        probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch=batch,
+        probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch_size=batch_size,
         seed=seed, table=table.value, process=process, device=device,
     )  # fmt: skip
 

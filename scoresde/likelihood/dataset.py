@@ -2,7 +2,7 @@
 
     config.json        what the job is; written first, never changed
     method.json        the grid, where the job calibrated one
-    shard-00000.json   estimates for images 0 .. batch - 1, and so on
+    shard-00000.json   estimates for images 0 .. batch_size - 1, and so on
     per_image.npz      bits/dim, standard error and evaluations of each image, when all are done
     summary.json       mean, standard error, parts, configuration, when all are done
 
@@ -126,7 +126,7 @@ def nll_dataset(
     method: Method | Backend | str | None = None,
     frame: Frame | None = None,
     nodes: int = 41,
-    batch: int = 64,
+    batch_size: int = 64,
     seed: int = 0,
     target: float | None = None,
     table: str = "npz",
@@ -149,7 +149,7 @@ def nll_dataset(
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
             not depend on it, only its accuracy does.
         nodes: of the default method.
-        batch: images a shard; part of the job.
+        batch_size: images a shard; part of the job.
         seed: of pixels and probes.
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
             before 30 images); the summary says how many images it took.
@@ -168,8 +168,8 @@ def nll_dataset(
     layout = Pixels(levels, pixels, value_range)
     method = None if method is None else check_method(method)
     rule = dequantize if dequantize is not None else Uniform()
-    if batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch!r}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
     if table not in ("npz", "parquet"):
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
@@ -186,7 +186,7 @@ def nll_dataset(
         "dequantize": fingerprint(rule),
         "method": f"calibrated, {nodes} nodes" if method is None else fingerprint(method),
         "frame": "estimated" if frame is None else fingerprint(frame),
-        "batch": batch,
+        "batch_size": batch_size,
         "seed": seed,
         **layout.to_dict(),
         **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
@@ -205,15 +205,15 @@ def nll_dataset(
     seeds = range(seed, seed + len(images))
     known = asked.systematic(model, images, seeds)
     done: list[Estimates] = []
-    shards: Any = range(math.ceil(len(images) / batch))
+    shards: Any = range(math.ceil(len(images) / batch_size))
     if progress:
         shards = require("tqdm.auto", "cli").tqdm(shards, unit="batch")
     for k in shards:
-        rows = torch.arange(k * batch, min((k + 1) * batch, len(images)), device=images.device)
+        first, last = k * batch_size, min((k + 1) * batch_size, len(images))
+        rows = torch.arange(first, last, device=images.device)
         found = folder.load(k, len(rows))
         if found is None:
-            own = seeds[k * batch : k * batch + len(rows)]
-            found = asked.estimate(model.rows(rows), images[rows], own)
+            found = asked.estimate(model.rows(rows), images[rows], seeds[first:last])
             folder.save(k, found)
         done.append(found)
         if progress or target is not None:

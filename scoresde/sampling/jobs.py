@@ -1,9 +1,9 @@
 """Large sampling jobs, in a folder that survives interruptions.
 
-A job is a list of seeds. It is cut into shards of `batch` seeds each, and a shard is one file:
+A job is a list of seeds. It is cut into shards of `batch_size` seeds each, and a shard is one file:
 
     config.json        what the job is; written first, and only its list of seeds ever grows
-    shard-00000.npy    samples of seeds 0 .. batch - 1, shape (batch, *)
+    shard-00000.npy    samples of seeds 0 .. batch_size - 1, shape (batch_size, *)
     shard-00000.json   their seeds, cost and failures
 
 Every file is written under another name and moved into place, so one that is there is whole.
@@ -70,7 +70,7 @@ class SampleFolder:
         file = Path(path) / _CONFIG
         try:
             config = json.loads(file.read_text())
-            _ = config["seeds"], config["batch"], config["event_shape"]
+            _ = config["seeds"], config["batch_size"], config["event_shape"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} does not describe a sampling job: {error!r}") from error
         return cls(Path(path), config)
@@ -78,12 +78,12 @@ class SampleFolder:
     @property
     def shards(self) -> int:
         """Number of shards of the whole job."""
-        return math.ceil(len(self.config["seeds"]) / int(self.config["batch"]))
+        return math.ceil(len(self.config["seeds"]) / int(self.config["batch_size"]))
 
     def seeds(self, shard: int) -> list[int]:
         """Seeds of one shard."""
-        batch = self.config["batch"]
-        seeds: list[int] = self.config["seeds"][shard * batch : (shard + 1) * batch]
+        size = self.config["batch_size"]
+        seeds: list[int] = self.config["seeds"][shard * size : (shard + 1) * size]
         return seeds
 
     def file(self, shard: int) -> Path:
@@ -95,7 +95,7 @@ class SampleFolder:
         return [k for k in range(self.shards) if self._load(k) is None]
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The samples, one shard after another, each of shape (batch, *)."""
+        """The samples, one shard after another, each of shape (batch_size, *)."""
         for k in range(self.shards):
             shard = self._load(k)
             if shard is None:
@@ -130,7 +130,7 @@ def sample_many(
     *,
     event_shape: Sequence[int],
     seeds: Sequence[int],
-    batch: int = 64,
+    batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     final: str = "solver",
@@ -145,7 +145,7 @@ def sample_many(
         folder: an empty or new folder, or that of the same job, perhaps with fewer seeds.
         event_shape: shape of one sample, without the batch.
         seeds: one a sample, all different, such as `range(50_000)`.
-        batch: samples a shard. It is part of the job: another batch is another job.
+        batch_size: samples a shard. It is part of the job: another size is another job.
         dtype: of the state and the files, float16, float32 or float64.
         notes: JSON-able data to keep in config.json.
         progress: show a bar (needs tqdm).
@@ -156,15 +156,18 @@ def sample_many(
     Raises:
         CheckpointError: if the folder holds a job of another model, solver, grid or seeds, or
             anything that is no such job. Nothing in it is touched.
-        ConfigError: for repeated seeds, or a batch that is not positive.
+        ConfigError: for repeated seeds, or a batch_size below 1.
     """
     check_model(model)
     check_grid(grid)
     solver = as_solver(solver)
     event = check_event_shape(event_shape, getattr(model, "event_shape", None))
     seeds = [int(seed) for seed in seeds]
-    if batch < 1 or not seeds:
-        raise ConfigError(f"a job needs seeds and a batch of 1 or more, got {len(seeds)}, {batch}")
+    if batch_size < 1 or not seeds:
+        raise ConfigError(
+            f"a job needs seeds and a batch_size of 1 or more, got {len(seeds)} seeds and "
+            f"batch_size={batch_size!r}"
+        )
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds repeat, and so would samples; write seeds=range(n)")
     if dtype not in (torch.float16, torch.float32, torch.float64):
@@ -179,7 +182,7 @@ def sample_many(
             "event_shape": list(event),
             "dtype": str(dtype).removeprefix("torch."),
             "final": final,
-            "batch": int(batch),
+            "batch_size": int(batch_size),
             "seeds": seeds,
             _NOTES: dict(notes or {}),
         },
@@ -190,7 +193,7 @@ def sample_many(
         bar = require("tqdm.auto", "cli").tqdm
         todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
     for k in todo:
-        rows = torch.arange(k * batch, k * batch + len(job.seeds(k)))
+        rows = torch.arange(k * batch_size, k * batch_size + len(job.seeds(k)))
         with explained_shape(model, event):
             out = sample(
                 model.rows(rows),

@@ -49,7 +49,7 @@ class Recipe:
         time: see `scoresde.time_input.from_dict`.
         weighting, times: see `scoresde.training.losses.from_dict`.
         steps: updates in all.
-        batch: samples a step.
+        batch_size: samples a step.
         lr: learning rate of Adam (beta 0.9, 0.99).
         warmup: steps in which the learning rate rises to `lr`, linearly.
         decay: last steps, in which it falls to 0 along half a cosine: 0 for a constant rate,
@@ -71,7 +71,7 @@ class Recipe:
     times: dict[str, Any]
     predicts: str = "eps"
     steps: int = 10_000
-    batch: int = 128
+    batch_size: int = 128
     lr: float = 1e-3
     warmup: int = 200
     decay: int = 0
@@ -82,7 +82,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
+        for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a recipe needs {name} >= 1, got {getattr(self, name)!r}")
         if not (self.lr > 0 and self.clip > 0 and 0.0 <= self.ema < 1.0):
@@ -285,7 +285,7 @@ class _Run:
 
     def _rows(self, size: int) -> Tensor:
         """Places of this step's samples: each epoch is a permutation of its own."""
-        places = torch.arange(self.recipe.batch) + self.step * self.recipe.batch
+        places = torch.arange(self.recipe.batch_size) + self.step * self.recipe.batch_size
         rows = torch.empty_like(places)
         for epoch in torch.unique(places // size).tolist():
             if self._epoch is None or self._epoch[0] != epoch:
