@@ -268,7 +268,7 @@ def test_shipped_recipes_build_their_models(name: str) -> None:
 def test_train_from_recipe_by_file_and_with_fewer_steps(tmp_path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(TINY.to_dict()))
-    model = train_from_recipe(path, out=tmp_path / "run", steps=4, device="cpu")
+    model = train_from_recipe(path, folder=tmp_path / "run", steps=4, device="cpu")
     loaded, description = load_model(tmp_path / "run" / "model.safetensors")
     assert_bitwise(model.state_dict(), loaded.state_dict())
     assert description["recipe"]["steps"] == description["recipe"]["trained_steps"] == 4
@@ -290,6 +290,6 @@ def test_bad_recipes_say_what_would_be_right(tmp_path) -> None:
     with pytest.raises(ConfigError, match="not JSON"):
         load_recipe(broken)
     with pytest.raises(ConfigError, match="needs the images"):
-        train_from_recipe("mnist", out=tmp_path / "run")
+        train_from_recipe("mnist", folder=tmp_path / "run")
     with pytest.raises(ConfigError, match="no file"):
-        train_from_recipe("mnist", data=tmp_path / "none.npz", out=tmp_path / "run")
+        train_from_recipe("mnist", data=tmp_path / "none.npz", folder=tmp_path / "run")

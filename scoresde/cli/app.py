@@ -218,7 +218,7 @@ def train(
     """Train a network by a recipe, or go on where a run stopped."""
     from ..training.loop import train_from_recipe
 
-    train_from_recipe(recipe, data=data, out=out, steps=steps, device=device)
+    train_from_recipe(recipe, data=data, folder=out, steps=steps, device=device)
     typer.echo(f"wrote {out / 'model.safetensors'}")
 
 

@@ -1,6 +1,6 @@
 """The demonstration: digits from noise, their exact likelihood, and what each solver costs.
 
-One call, `run(out)`, with the network that the package ships. It writes
+One call, `run(folder)`, with the network that the package ships. It writes
 
     samples.png          the same seeds through three solvers
     trajectories.png     from noise to digit
@@ -126,15 +126,15 @@ class Report:
         self.seconds[part] = round(time.perf_counter() - began, 2)
 
 
-def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = True) -> Report:
-    """Run the demonstration and write its files to the folder `out`.
+def run(folder: str | Path = "out", plan: Plan | None = None, *, progress: bool = True) -> Report:
+    """Run the demonstration and write its files to a folder.
 
     Raises:
         MissingExtraError: if `pip install 'scoresde[demo]'` is still to be done.
     """
     plan = plan or Plan()
     console = require("rich.console", "cli").Console()
-    folder = Path(out)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     images, _ = heldout_digits()

@@ -117,7 +117,7 @@ class _Folder:
 def nll_dataset(
     model: Predictor,
     images: Tensor,
-    out: str | Path,
+    folder: str | Path,
     *,
     levels: int = 256,
     pixels: str = "edges",
@@ -142,7 +142,7 @@ def nll_dataset(
     Args:
         model: what predicts. Conditions bound to it are one row an image.
         images: integers 0 .. levels-1, shape (N, *).
-        out: an empty or new folder, or that of the same job.
+        folder: an empty or new folder, or that of the same job.
         levels, pixels, value_range, dequantize: see `bits_per_dim`.
         method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
             of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
@@ -178,7 +178,7 @@ def nll_dataset(
     Evaluation.of(model, images, layout, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
-    folder = _Folder(Path(out))
+    job = _Folder(Path(folder))
     config = {
         "model": fingerprint(model),
         "images": fingerprint(images.cpu()),
@@ -191,14 +191,14 @@ def nll_dataset(
         **layout.to_dict(),
         **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
     }
-    folder.claim(config)
+    job.claim(config)
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
         frame = estimate_frame(layout.lower_edge(few) + 0.5 * layout.width)
-    chosen: Method | Backend | None = method or folder.method()
+    chosen: Method | Backend | None = method or job.method()
     if chosen is None:
         chosen = _calibrated(model, images, layout, nodes, frame, settings)
-        folder.keep_method(chosen)
+        job.keep_method(chosen)
     settings = {**settings, "method": chosen, "frame": frame}
     asked = Evaluation.of(model, images, layout, rule, settings)
     size = images[0].numel()
@@ -211,10 +211,10 @@ def nll_dataset(
     for k in shards:
         first, last = k * batch_size, min((k + 1) * batch_size, len(images))
         rows = torch.arange(first, last, device=images.device)
-        found = folder.load(k, len(rows))
+        found = job.load(k, len(rows))
         if found is None:
             found = asked.estimate(model.rows(rows), images[rows], seeds[first:last])
-            folder.save(k, found)
+            job.save(k, found)
         done.append(found)
         if progress or target is not None:
             running = summarize(Estimates.join(done), layout, size, **known)
@@ -225,7 +225,7 @@ def nll_dataset(
     everything = Estimates.join(done)
     result = summarize(everything, layout, size, **known)
     told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
-    _write(folder.path, result, everything, size, table, {**told, "config": config})
+    _write(job.path, result, everything, size, table, {**told, "config": config})
     result.warn()
     return result
 
