@@ -51,7 +51,7 @@ def as_solver(solver: Any) -> Solver:
         return solver
     if inspect.isclass(solver) and issubclass(solver, Solver):
         hint = f"write {solver.__name__}()"
-    elif hasattr(solver, "evals"):
+    elif hasattr(solver, "evals_per_call"):
         hint = f"a corrector goes into PredictorCorrector(corrector={type(solver).__name__}(...))"
     else:
         hint = "write one, such as Heun() or 'Heun'"

@@ -190,8 +190,8 @@ def train(
     """The loop: Adam on the score matching loss, with a running average of the weights.
 
     Writes two files to the folder: `state.safetensors`, from which the run goes on, and
-    `model.safetensors`, the averaged model. Ctrl-C finishes the step, saves both and raises KeyboardInterrupt; the same
-    call goes on from there.
+    `model.safetensors`, the averaged model. Ctrl-C finishes the step, saves both and raises
+    KeyboardInterrupt; the same call goes on from there.
 
     Raises:
         CheckpointError: if `folder` holds a run of another recipe.
