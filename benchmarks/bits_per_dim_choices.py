@@ -109,16 +109,16 @@ def variants(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of these are wrong on purpose
             got: BitsPerDim = bits_per_dim(model, images, **settings)
-        return got.per_image, round(float(torch.as_tensor(got.nfe).double().mean()))
+        return got.per_image, round(got.mean_nfe)
 
     def continuous(**changes: Any) -> Answer:
         got = variational_bound(model, images, pixels=Pixels(), evaluations=128, **changes)
-        return got.per_sample, got.nfe
+        return got.per_sample, round(got.mean_nfe)
 
     def discrete(steps: int) -> Answer:
         ladder = uniform_lambda(model.sde, steps, clean=False)
         got = ddpm_bound(model, images, pixels=Pixels(), grid=ladder)
-        return got.per_sample, got.nfe
+        return got.per_sample, round(got.mean_nfe)
 
     quarter = float(model.sde.at_rho(0.25 * Pixels().width).t)  # the noise a quarter of a bin
     at = f"at `t_min={quarter:.2g}`"

@@ -136,9 +136,7 @@ def accuracy(name: str, model: Any, frame: Any) -> list[Row]:
             own = settings | {"frame": NoFrame()}
         got = log_likelihood(model, x, method=method, prior=model, **own)
         error, estimate = bits(got.nats - truth, x).abs(), bits(got.error, x)
-        nfe, traced = (
-            torch.as_tensor(count).double().expand(len(x)) for count in (got.nfe, got.divergences)
-        )
+        nfe, traced = (count.double() for count in (got.nfe, got.divergences))
         rows.append(
             {
                 "method": title,

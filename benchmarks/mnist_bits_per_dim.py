@@ -107,7 +107,7 @@ def whole_set(
         "standard_errors": result.standard_errors,
         "systematic": result.systematic,
         "draws": given.draws,
-        "evaluations": float(torch.as_tensor(result.nfe, dtype=torch.float64).mean()),
+        "evaluations": result.mean_nfe,
         "seconds": time.process_time() - began,
     }
 
@@ -123,7 +123,7 @@ def against(
         found = log_likelihood(
             model, x, method=grid, divergence=divergence, frame=frame, seeds=seeds
         )
-        return found.nats, float(torch.as_tensor(found.nfe).double().mean())
+        return found.nats, found.mean_nfe
 
     def theirs(x: Tensor, seed: int) -> tuple[Tensor, float]:
         nats, cost = score_sde_log_likelihood(model, x, seed=seed)

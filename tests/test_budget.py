@@ -38,13 +38,13 @@ def test_every_solver_takes_a_budget(name):
 
 def test_the_default_budget_and_the_default_choice():
     out = sd.sample(MODEL, "ddim", shape=(3, 2), seeds=range(3))
-    assert out.nfe == out.steps == 20
+    assert out.mean_nfe == out.steps == 20
     assert choose(SDE, None, None, None) == sd.recommended(SDE, 20)
     assert choose(SDE, "recommended(stochastic=True)", None, 9) == sd.recommended(
         SDE, 9, stochastic=True
     )
     heun = sd.sample(MODEL, "heun", nfe=10, shape=(3, 2), seeds=range(3))
-    assert heun.nfe == 9
+    assert heun.mean_nfe == 9
     by_hand = sd.sample(MODEL, sd.Heun(), sd.focused(SDE, 5), shape=(3, 2), seeds=range(3))
     assert torch.equal(heun.x, by_hand.x)
 

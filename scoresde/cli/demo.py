@@ -194,7 +194,7 @@ def _draw(model: Predictor, plan: Plan, folder: Path, report: Report, progress: 
         solver = specs.solver(spec)
         grid = _grid(solver, model, nfe)
         out = _sample(model, solver, grid, plan, progress)
-        cost = float(torch.as_tensor(out.nfe).double().mean())
+        cost = out.mean_nfe
         report.sampling.append(
             {
                 "title": title,
@@ -265,7 +265,7 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
         "systematic": found.systematic,
         "images": len(asked),
         "per_image": found.per_image.tolist(),
-        "nfe": float(torch.as_tensor(found.nfe).double().mean()),
+        "nfe": found.mean_nfe,
         "pixels": repr(found.pixels),
         "t_min": model.sde.t_min,
         "method": repr(grid),

@@ -177,12 +177,11 @@ class Evaluation:
         failures: dict[int, str] = {}
         for run in runs:
             failures |= run.failures
-        nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
         return Estimates(
             torch.stack(nats, 1),
             torch.stack([run.stderr for run in runs], 1),
             torch.stack([run.error for run in runs], 1),
-            torch.stack(nfe, 1).sum(1),
+            torch.stack([run.nfe for run in runs], 1).sum(1),
             failures,
         )
 

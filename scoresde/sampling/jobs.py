@@ -205,10 +205,9 @@ def sample_many(
                 device=device,
                 final=final,
             )
-        nfe = out.nfe.tolist() if isinstance(out.nfe, Tensor) else out.nfe
         info = {
             "seeds": job.seeds(k),
-            "nfe": nfe,
+            "nfe": out.nfe.tolist(),
             "seconds": round(out.seconds, 3),
             "failures": {str(job.seeds(k)[place]): why for place, why in out.failures.items()},
         }

@@ -27,7 +27,7 @@ from .._internal.checks import (
     check_noise,
     check_shape,
 )
-from .._internal.counted import Counted, format_nfe
+from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
@@ -50,7 +50,7 @@ class StepInfo(NamedTuple):
 
     Attributes:
         x: the state at `knot`, shape (B, *).
-        nfe: network evaluations per sample so far: a number, or shape (B,) where they differ.
+        cost: what `nfe` is made of when it is asked for, so that the loop itself makes no tensor.
         prediction: the model's last prediction so far. Solvers of one evaluation a step made it
             where the step began; others at their last stage. None at the start, and where the
             last evaluation was of a part of the batch.
@@ -60,7 +60,7 @@ class StepInfo(NamedTuple):
     steps: int
     knot: Knot
     x: Tensor
-    nfe: int | Tensor
+    cost: int | Tensor
     prediction: Prediction | None = None
 
     @property
@@ -70,6 +70,16 @@ class StepInfo(NamedTuple):
         """
         return None if self.prediction is None else self.prediction.x0
 
+    @property
+    def nfe(self) -> Tensor:
+        """Network evaluations of each sample so far, shape (B,), int64, on the CPU."""
+        return spread_nfe(self.cost, self.x.shape[0])
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
+
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
@@ -77,7 +87,7 @@ class SampleResult:
 
     Attributes:
         x: samples, shape (B, *), in the dtype that was asked for.
-        nfe: network evaluations per sample: a number, or shape (B,) where they differ.
+        nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
         steps: steps taken.
         grid: the grid that was followed.
         noise: where the noise came from; the same source gives the same samples.
@@ -88,13 +98,18 @@ class SampleResult:
     """
 
     x: Tensor
-    nfe: int | Tensor
+    nfe: Tensor
     steps: int
     grid: Grid
     noise: NoiseSource
     seconds: float
     trajectory: tuple[StepInfo, ...] = ()
     failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
@@ -216,7 +231,7 @@ class _Run:
                     )
                 x, carry = moved
                 done += 1
-                yield StepInfo(done, self.steps, s, x, counted.nfe(size), counted.last)
+                yield StepInfo(done, self.steps, s, x, counted.cost(size), counted.last)
 
 
 def _checked(
