@@ -48,7 +48,7 @@ class Interrupted(Gaussian):
 
 def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
     images = integers(16, 10, 2)
-    settings = {"levels": 16, "batch_size": 4, "method": FixedGrid(9)}
+    settings = {"pixels": Pixels(16), "batch_size": 4, "method": FixedGrid(9)}
     model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     part = tmp_path / "part"
@@ -69,7 +69,7 @@ def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
 def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 6, 2)
-    settings = {"levels": 16, "batch_size": 4, "method": FixedGrid(9)}
+    settings = {"pixels": Pixels(16), "batch_size": 4, "method": FixedGrid(9)}
     nll_dataset(model, images, tmp_path, **settings)
     with pytest.raises(CheckpointError, match="seed"):
         nll_dataset(model, images, tmp_path, seed=1, **settings)
@@ -82,7 +82,7 @@ def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
 def test_a_job_stops_early_at_its_target(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 100, 2)
-    settings = {"levels": 16, "batch_size": 10, "method": FixedGrid(9)}
+    settings = {"pixels": Pixels(16), "batch_size": 10, "method": FixedGrid(9)}
     got = nll_dataset(model, images, tmp_path, target=10.0, **settings)
     assert len(got.per_image) == 30
 
@@ -104,7 +104,7 @@ def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_p
     """SIGKILL, which no program can answer, over and over until the job is done."""
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = integers(16, 22, 3)
-    settings = {"levels": 16, "batch_size": 4, "nodes": 7, "divergence": Hutchinson(2)}
+    settings = {"pixels": Pixels(16), "batch_size": 4, "nodes": 7, "divergence": Hutchinson(2)}
     Counted.tally[0] = tmp_path / "once"
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     once = len((tmp_path / "once").read_text().split())
@@ -140,7 +140,7 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     Counted.tally[0] = tmp_path / "tally"
     images = integers(16, 12, 3)
-    settings = {"levels": 16, "batch_size": 6, "nodes": 9, "divergence": Exact()}
+    settings = {"pixels": Pixels(16), "batch_size": 6, "nodes": 9, "divergence": Exact()}
     got = nll_dataset(model, images, tmp_path / "job", **settings)
     assert got.mean_nfe == 9
     grid = FixedGrid(**{
@@ -150,7 +150,7 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
     x = Pixels(16).lower_edge(images) + Pixels(16).width / 2
     frame = estimate_frame(x)
     told = bits_per_dim(
-        model, images, levels=16, method=grid, frame=frame, divergence=Exact(), batch_size=6
+        model, images, pixels=Pixels(16), method=grid, frame=frame, divergence=Exact(), batch_size=6
     )
     assert got.per_image.tolist() == told.per_image.tolist()
     assert got.parts["prior"] == told.parts["prior"] > 0
@@ -163,19 +163,24 @@ def test_values_of_each_image_as_parquet(tmp_path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
-        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), table="parquet"
+        model, integers(16, 6, 2), tmp_path, pixels=Pixels(16), method=FixedGrid(9), table="parquet"
     )
     columns = parquet.read_table(tmp_path / "per_image.parquet").to_pydict()
     assert columns["bits_per_dim"] == got.per_image.tolist()
     assert columns["nfe"] == [9] * 6
     with pytest.raises(ConfigError, match="'npz' or 'parquet'"):
-        nll_dataset(model, integers(16, 6, 2), tmp_path, levels=16, table="csv")
+        nll_dataset(model, integers(16, 6, 2), tmp_path, pixels=Pixels(16), table="csv")
 
 
 def test_the_summary_is_strict_json_and_keeps_notes(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
-        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), notes={"data": "mine"}
+        model,
+        integers(16, 6, 2),
+        tmp_path,
+        pixels=Pixels(16),
+        method=FixedGrid(9),
+        notes={"data": "mine"},
     )
 
     def refuse(name):

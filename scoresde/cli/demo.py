@@ -249,8 +249,6 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
         found = bits_per_dim(
             ticking,
             asked,
-            levels=256,
-            pixels="edges",
             dequantize=Uniform(draws=plan.draws),
             divergence=divergence,
             method=grid,

@@ -18,7 +18,7 @@ from .._internal.fingerprint import fingerprint
 from ..bench import environment
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
-from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
+from ..likelihood import AccuracyWarning, Hutchinson, Pixels, Uniform, nll_dataset
 from ..likelihood.inputs import METHODS, check_method
 from ..model import Predictor
 from ..sampling.choose import DEFAULT, choose, grid_for
@@ -116,8 +116,7 @@ def nll(
             found.model,
             images.to(device),
             out or Path(spare) / "nll",
-            levels=levels,
-            pixels=pixels,
+            pixels=Pixels(levels, pixels),
             dequantize=Uniform(draws=draws),
             method=rule,
             nodes=nodes,

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,14 @@ from ..model import Predictor
 from ..ode import Backend
 from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
-from .discrete_data import Evaluation
+from .discrete_data import Evaluation, LikelihoodSettings
+from .divergence import Divergence
 from .error_budget import BitsPerDim, Estimates, summarize
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .frame_estimate import estimate_frame
-from .inputs import check_method
 from .method import Method
-from .pixels import Pixels
+from .pixels import EDGES, Pixels
 
 _FOR_FRAME = 10_000  # images that a frame is estimated from, at most
 
@@ -119,11 +119,12 @@ def nll_dataset(
     images: Tensor,
     folder: str | Path,
     *,
-    levels: int = 256,
-    pixels: str = "edges",
-    value_range: tuple[float, float] = (-1.0, 1.0),
+    pixels: Pixels = EDGES,
     dequantize: Dequantization | None = None,
+    t_min: float | None = None,
     method: Method | Backend | str | None = None,
+    divergence: Divergence | None = None,
+    prior: Any = None,
     frame: Frame | None = None,
     nodes: int = 41,
     batch_size: int = 64,
@@ -132,7 +133,6 @@ def nll_dataset(
     table: str = "npz",
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
-    **settings: Any,
 ) -> BitsPerDim:
     """Bits per dimension of many images, written to a folder; run again, it goes on.
 
@@ -143,7 +143,8 @@ def nll_dataset(
         model: what predicts. Conditions bound to it are one row an image.
         images: integers 0 .. levels-1, shape (N, *).
         folder: an empty or new folder, or that of the same job.
-        levels, pixels, value_range, dequantize: see `bits_per_dim`.
+        pixels, dequantize: see `bits_per_dim`.
+        t_min, divergence, prior: see `log_likelihood`.
         method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
             of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
@@ -156,7 +157,6 @@ def nll_dataset(
         table: of the values of each image, "npz" or "parquet" (which needs pyarrow).
         notes: JSON-able data to keep in the summary.
         progress: show a bar with the running mean and its standard error (needs tqdm).
-        **settings: for `log_likelihood`: t_min, divergence, prior.
 
     Returns:
         The result for the images done.
@@ -165,8 +165,6 @@ def nll_dataset(
         CheckpointError: if the folder holds something else, or a job that differs in model,
             images or settings. Nothing in it is touched.
     """
-    layout = Pixels(levels, pixels, value_range)
-    method = None if method is None else check_method(method)
     rule = dequantize if dequantize is not None else Uniform()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
@@ -174,8 +172,8 @@ def nll_dataset(
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
         require("pyarrow.parquet", "parquet")  # now, and not when all is computed
-    given = {**settings, "method": method, "frame": frame}
-    Evaluation.of(model, images, layout, rule, given)  # refuses what cannot be
+    given = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    Evaluation.of(model, images, pixels, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     job = _Folder(Path(folder))
@@ -184,23 +182,27 @@ def nll_dataset(
         "images": fingerprint(images.cpu()),
         "count": len(images),
         "dequantize": fingerprint(rule),
-        "method": f"calibrated, {nodes} nodes" if method is None else fingerprint(method),
+        "method": f"calibrated, {nodes} nodes"
+        if given.method is None
+        else fingerprint(given.method),
         "frame": "estimated" if frame is None else fingerprint(frame),
         "batch_size": batch_size,
         "seed": seed,
-        **layout.to_dict(),
-        **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
+        **pixels.to_dict(),
+        "setting divergence": fingerprint(divergence),
+        "setting prior": fingerprint(prior),
+        "setting t_min": fingerprint(t_min),
     }
     job.claim(config)
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
-        frame = estimate_frame(layout.lower_edge(few) + 0.5 * layout.width)
-    chosen: Method | Backend | None = method or job.method()
+        frame = estimate_frame(pixels.lower_edge(few) + 0.5 * pixels.width)
+    chosen = given.method or job.method()
     if chosen is None:
-        chosen = _calibrated(model, images, layout, nodes, frame, settings)
+        chosen = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
         job.keep_method(chosen)
-    settings = {**settings, "method": chosen, "frame": frame}
-    asked = Evaluation.of(model, images, layout, rule, settings)
+    settings = replace(given, method=chosen, frame=frame)
+    asked = Evaluation.of(model, images, pixels, rule, settings)
     size = images[0].numel()
     seeds = range(seed, seed + len(images))
     known = asked.systematic(model, images, seeds)
@@ -217,13 +219,13 @@ def nll_dataset(
             job.save(k, found)
         done.append(found)
         if progress or target is not None:
-            running = summarize(Estimates.join(done), layout, size, **known)
+            running = summarize(Estimates.join(done), pixels, size, **known)
             if progress:
                 shards.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
             if target is not None and len(running.per_image) >= 30 and running.stderr <= target:
                 break
     everything = Estimates.join(done)
-    result = summarize(everything, layout, size, **known)
+    result = summarize(everything, pixels, size, **known)
     told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
     _write(job.path, result, everything, size, table, {**told, "config": config})
     result.warn()
@@ -235,15 +237,14 @@ def _calibrated(
     images: Tensor,
     layout: Pixels,
     nodes: int,
-    frame: Frame | None,
-    settings: Mapping[str, Any],
+    settings: LikelihoodSettings,
 ) -> FixedGrid:
     """A grid for these images; even where the pilot fails, which must not stop the others."""
     pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
-    given = {key: settings[key] for key in ("t_min", "divergence") if key in settings}
+    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame")}
     try:
-        return calibrated_grid(model.rows(pilot), x, nodes, frame=frame, **given)
+        return calibrated_grid(model.rows(pilot), x, nodes, **given)
     except NonFiniteError:
         return FixedGrid(nodes)
 
