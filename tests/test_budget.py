@@ -9,7 +9,7 @@ import torch
 
 import scoresde as sd
 from scoresde._internal.specs import SOLVERS, solver
-from scoresde.bench import compare, solve_reference
+from scoresde.bench import Starts, compare, solve_reference
 from scoresde.errors import ConfigError
 from scoresde.exact.problems import ring8
 from scoresde.metrics import endpoint_errors
@@ -88,7 +88,7 @@ def test_names_stand_for_solvers_wherever_one_is_taken(tmp_path):
         assert torch.equal(sd.encode(MODEL, x, solver=flow), sd.encode(MODEL, x, solver=value))
         assert torch.equal(sd.decode(MODEL, x, solver=flow), sd.decode(MODEL, x, solver=value))
     assert sd.ScoreDistribution(MODEL, (2,), solver=flow).solver == value
-    table = compare(MODEL, ["ddim", sd.DDIM()], nfe=[4], samples=4)
+    table = compare(MODEL, ["ddim", sd.DDIM()], nfe=[4], starts=Starts(4))
     assert table.cells[0].scores == table.cells[1].scores
     named = sd.log_likelihood(MODEL, x, method="persample(tol=1e-3)")
     assert torch.equal(named.nats, sd.log_likelihood(MODEL, x, method=sd.PerSample(1e-3)).nats)

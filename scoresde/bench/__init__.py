@@ -3,6 +3,7 @@
 from ..sampling.choose import GridMaker, grid_for
 from .comparison import compare, environment
 from .named_metrics import METRICS
+from .protocol import Against, Starts
 from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
 from .store import StoreWarning
@@ -11,6 +12,7 @@ from .tasks import Fixed, Peer
 
 __all__ = [
     "METRICS",
+    "Against",
     "Cell",
     "Fixed",
     "GridMaker",
@@ -18,6 +20,7 @@ __all__ = [
     "Reference",
     "ReferencePath",
     "Setup",
+    "Starts",
     "StoreWarning",
     "Table",
     "compare",

@@ -49,6 +49,9 @@ METRICS: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
 )
 """What each name stands for, given what there is to compare with."""
 
+FEATURES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+"""Names of metrics that take features."""
+
 
 @dataclass(frozen=True, eq=False)
 class AtHand:

@@ -286,7 +286,7 @@ def bench(
     from . import benchmark
 
     benchmark.bench(
-        model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"],
+        model=model, out=out, solvers=solver or [], grids=grid or [],
         peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
         samples=samples, truth=truth, truths=truths, seed=seed, tolerance=tolerance, jobs=jobs,
         dtype=dtype.value,

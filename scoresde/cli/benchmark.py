@@ -7,13 +7,14 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from .. import tune as tuning
-from ..bench import Fixed, compare, recommendations, write
+from ..bench import Against, Fixed, Starts, compare, recommendations, write
 from ..bench.schedule import share
 from ..bench.tasks import Row
 from ..errors import ConfigError, unknown_name
@@ -70,6 +71,8 @@ def bench(
     others, absent = _peers(peers, peers_from)
     truth, features = measuring.at_hand(model, truth, features)
     extract = measuring.extractor(features, device) if features else None
+    true = measuring.images(truth, truths + samples, seed) if truth else None
+    event = shape_of_event(event_shape, found)
     with _stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NonFiniteWarning)  # the table says it
         table = compare(
@@ -77,19 +80,14 @@ def bench(
             rows + others,
             nfe=_whole_numbers(nfe),
             metric=list(metrics) or None,
-            grids=grids,
-            truth=measuring.images(truth, truths + samples, seed) if truth else None,
-            features=extract,
-            samples=samples,
-            event_shape=shape_of_event(event_shape, found),
-            seed=seed,
-            dtype=getattr(torch, dtype),
-            tolerance=tolerance,
-            absent=absent,
+            grids=grids or None,
+            against=Against(true, extract, tolerance),
+            starts=Starts(samples, seed, event, getattr(torch, dtype)),
             cache=out / "cells",
             jobs=jobs,
             progress=share()[0] == 0,
         )
+    table = replace(table, setup=replace(table.setup, absent=absent))
     if share()[0] > 0:  # the first process of torchrun writes for all
         return
     command = shlex.join(["scoresde", *sys.argv[1:]])

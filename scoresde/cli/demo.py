@@ -26,7 +26,7 @@ from .. import __version__
 from .._internal import specs
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
-from ..bench import Cell, Table, compare, environment, figures, grid_for
+from ..bench import Against, Cell, Starts, Table, compare, environment, figures, grid_for
 from ..bench.table import number
 from ..errors import require
 from ..grid import Grid, from_lambdas, uniform_lambda
@@ -150,16 +150,14 @@ def run(folder: str | Path = "out", plan: Plan | None = None, *, progress: bool 
         report.likelihood = _likelihood(model, images, plan, progress)
     console.print(_first_table(report))
     with report.timed("comparison"):
+        others = images[plan.likelihoods :][:1000]
+        truth = dequantize(others, torch.Generator().manual_seed(plan.seed))
         report.table = compare(
             model,
             plan.solvers,
             nfe=plan.nfe,
-            truth=dequantize(
-                images[plan.likelihoods :][:1000], torch.Generator().manual_seed(plan.seed)
-            ),
-            samples=plan.compared,
-            seed=plan.seed,
-            tolerance=plan.tolerance,
+            against=Against(truth, tolerance=plan.tolerance),
+            starts=Starts(plan.compared, plan.seed),
             progress=progress,
         )
     figures.steps_quality(

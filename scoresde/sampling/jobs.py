@@ -39,7 +39,7 @@ from .._internal.fingerprint import fingerprint
 from .._internal.specs import describe
 from ..errors import CheckpointError, ConfigError, require
 from ..grid import Grid
-from ..model import Predictor
+from ..model import Predictor, event_shape_of
 from ..noise import SampleSeeds
 from ..solvers.solver import Solver
 from .run import sample
@@ -161,7 +161,7 @@ def sample_many(
     check_model(model)
     check_grid(grid)
     solver = as_solver(solver)
-    event = check_event_shape(event_shape, getattr(model, "event_shape", None))
+    event = check_event_shape(event_shape, event_shape_of(model))
     seeds = [int(seed) for seed in seeds]
     if batch_size < 1 or not seeds:
         raise ConfigError(
