@@ -101,7 +101,9 @@ def case(problem: str) -> Case:
         model: Predictor = load_pretrained("mnist")
         x = torch.randn((count, 1, 28, 28), generator=generator)
         x = float(model.sde.at(model.sde.t_max).sigma) * x
-        parts = [sample(model, nfe=100, x=part).x for part in torch.split(x, 64)]
+        parts = [
+            sample(model, *recommended(model.sde, 100), x=part).x for part in torch.split(x, 64)
+        ]
         return Case(model, model, x, torch.cat(parts), 1.0)
     # The flow of y = x / alpha against rho is that of every process; here it goes on to rho = 1e-4.
     top = TABLE.at(TABLE.t_max)
@@ -162,7 +164,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
     samplers: dict[str, Sampler] = {
         "tuned to it": lambda x: sample(case.model, closest.solver, closest.grid, x=x).x,
         "tuned": lambda x: sample(case.model, tuned.solver, tuned.grid, x=x).x,
-        "default": lambda x: sample(case.model, nfe=nfe, x=x).x,
+        "default": lambda x: sample(case.model, *recommended(case.model.sde, nfe), x=x).x,
     }
     x = torch.randn((count, *case.x.shape[1:]), generator=generator)
     x = float(case.model.sde.at(case.model.sde.t_max).sigma) * x

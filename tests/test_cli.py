@@ -212,7 +212,7 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
         (("--metric", "rms"), "unknown distance 'rms' (known: energy, frechet, kernel, mmd"),
         (("--metric", "precision"), "unknown distance 'precision'"),
         (("--metric", "frechet"), "'frechet' takes features; write features=digit_features(), or"),
-        (("--truth", "true.npy"), "--truth and --features are of a --metric; write --metric"),
+        (("--truth", "true.npy"), "--truth, --truths and --features are of a --metric; write"),
         (
             ("--metric", "energy", "--truth", tmp_path / "true.npy"),
             f"samples have shape (2,), those of --truth {tmp_path / 'true.npy'} (3,)",
@@ -308,11 +308,12 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     assert code == 0, error
     args = [
         "bench", "spiral", "--solver", "DDIM", "--solver", tmp_path / "grid.json", "--nfe", "6",
-        "--samples", 16, "--metric", "rms", "--metric", "frechet", "--truths", 50,
-        "--features", f"{tmp_path}/mine.py:corners", "--peers-from", "others", "--jobs", 2,
+        "--samples", 16, "--metric", "rms", "--metric", "frechet",
+        "--features", f"{tmp_path}/mine.py:corners", "--jobs", 2,
         "--out", tmp_path / "out",
     ]  # fmt: skip
-    code, said, error = run(*args, "--peer", "their Euler", "--peer", "azula DDIM uniform t")
+    theirs = ["--peers-from", "others", "--peer", "their Euler"]
+    code, said, error = run(*args, *theirs, "--peer", "azula DDIM uniform t")
     assert code == 0, error
     assert "not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -326,7 +327,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [c["solver"] for c in report["cells"]] == ["DDIM", "tuned (grid)", "tuned (again)"]
     for wrong, words in (
-        (["--peer", "their Eule"], "did you mean 'their Euler'"),
+        (["--peers-from", "others", "--peer", "their Eule"], "did you mean 'their Euler'"),
         (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),
         (["--features", "inception:gone.pth"], "no file 'gone.pth'"),
         (["--metric", "fid"], "unknown metric"),
@@ -516,8 +517,28 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["nll", "mnist", "--data", "nowhere.npy"], ["cannot read 'nowhere.npy'"]),
         (["nll", "mnist", "--pixels", "centres"], ["'edges' convention"]),
         (["nll", "ring8", "--method", "FixedGird"], ["did you mean 'FixedGrid'"]),
+        # No option is ignored.
+        (["nll", "mnist", "--method", "FixedGrid", "--nodes", "9"], ["leave one out"]),
+        (["nll", "mnist", "--table", "parquet"], ["write --out FOLDER as well"]),
+        (["train", "swiss_roll", "--data", "gone.npz", "--out", "OUT"], ["leave the data out"]),
+        (["info", "--process", "VESDE"], ["write scoresde info ring8"]),
+        (["bench", "ring8", "--peers-from", "here", "--out", "OUT"], ["write --peer all"]),
+        (["bench", "ring8", "--truths", "9", "--out", "OUT"], ["write --truth"]),
+        (["bench", "ring8", "--grid", "karras", "--solver", "recommended", "--out", "OUT"],
+         ["leave grids out"]),
+        (["bench", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
+         ["brings its grid or chooses its steps"]),
+        (["bench", "ring8", "--tolerance", "1e-3", "--metric", "energy", "--out", "OUT"],
+         ["tolerance=0.001 is that of reference endpoints"]),
+        (["bench", "mnist", "--truth", "x.npy", "--metric", "rms", "--out", "OUT"],
+         ["--truth x.npy is not compared with in rms"]),
+        (["bench", "mnist", "--features", "digits", "--metric", "energy", "--out", "OUT"],
+         ["--features digits are not taken by energy"]),
+        (["tune", "ring8", "--truths", "9", "--out", "OUT"], ["are of a --metric"]),
+        (["tune", "ring8", "--solver", "EulerMaruyama", "--rounds", "1", "--out", "OUT"],
+         ["rounds=1 is of a search"]),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
     code, _, error = run(*[str(tmp_path / "x") if a == "OUT" else a for a in args])
     assert code == 2
@@ -526,6 +547,26 @@ def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
     for word in words:
         assert word in error
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["sample", "ring8", "--nfe", 2, "--n", 2],
+        ["nll", "mnist", "--n", 2],
+        ["train", "swiss_roll", "--steps", 1],
+        ["bench", "ring8", "--nfe", 2, "--solver", "DDIM", "--samples", 4],
+        ["tune", "ring8", "--nfe", 2, "--starts", 2, "--held-out", 2],
+        ["demo"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_place_that_cannot_be_written_to_is_one_line(run, tmp_path, args):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = run(*args, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "Traceback" not in error
+    assert str(tmp_path / "file") in error.strip().splitlines()[-1]
 
 
 def test_info_lists_and_describes(run):

@@ -51,6 +51,13 @@ MODEL = mixture(SDE)
 GRID = uniform_lambda(SDE, 6)
 
 
+def test_a_start_needs_its_grid() -> None:
+    """It could be pure noise or, as in SDEdit, a noised image: only the grid says which."""
+    for settings in ({}, {"nfe": 10}, {"solver": "DDIM", "nfe": 10}):
+        with pytest.raises(ConfigError, match=r"x is the state at the grid's first knot"):
+            sample(MODEL, x=torch.zeros(2, 2), **settings)
+
+
 def test_evaluations_are_one_number_a_sample() -> None:
     """In every result a LongTensor of shape (B,) and a mean, whether samples share it or not."""
     shared = sample(MODEL, Heun(), GRID, shape=(4, 2))

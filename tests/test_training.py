@@ -243,6 +243,18 @@ def test_a_gaussian_is_learned_to_its_exact_loss(tmp_path, predicts: str) -> Non
     assert ((found.loss - best) < 0.02 * best + 4 * found.stderr).all()
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((TINY, torch.zeros(8, 2)), r"the data must be a Dataset, got Tensor; write data=Dataset"),
+        ((torch.nn.Linear(2, 2), points()), "the recipe must be a Recipe, got Linear; write"),
+    ],
+)
+def test_what_cannot_be_trained_says_what_to_write(tmp_path, args, says) -> None:
+    with pytest.raises(ConfigError, match=says):
+        train(*args, tmp_path)
+
+
 # -- recipes -------------------------------------------------------------------------------------
 
 

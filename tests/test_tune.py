@@ -48,7 +48,7 @@ def prior(count: int, first: int = 9000) -> torch.Tensor:
 
 def fresh(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = prior(count)
-    return x, sd.sample(model(), nfe=200, x=x).x
+    return x, sd.sample(model(), *sd.recommended(SDE, 200), x=x).x
 
 
 def rms(solver: sd.Solver, grid: sd.Grid, x: torch.Tensor, truth: torch.Tensor) -> float:
@@ -233,7 +233,7 @@ def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     means = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.5, 0.02]])
     narrow = sd.GaussianMixture(SDE, means, sd.Covariance.isotropic([0.09, 4e-5, 4e-5]))
     x, _ = fresh(256)
-    truth = sd.sample(narrow, nfe=200, x=x).x
+    truth = sd.sample(narrow, *sd.recommended(narrow.sde, 200), x=x).x
     trial = Trial(Metered(narrow), x, truth, torch.ones(len(x)))
     worst = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 3, t_min=1e-3))
     motion = Motion(worst, free=False)
@@ -268,7 +268,9 @@ def test_a_mixture_of_low_rank_is_solved_in_its_span(kind):
     assert inner.shape == (50, size)
     solver, grid = sd.recommended(SDE, 6)
     coarse = [sd.sample(m, solver, grid, x=z).x for m, z in ((whole, x), (small, inner))]
-    fine = [sd.sample(m, nfe=50, x=z).x for m, z in ((whole, x), (small, inner))]
+    fine = [
+        sd.sample(m, *sd.recommended(m.sde, 50), x=z).x for m, z in ((whole, x), (small, inner))
+    ]
     full, part = (endpoint_errors(a, b) for a, b in zip(coarse, fine, strict=True))
     torch.testing.assert_close(part * math.sqrt(size / 40), full, rtol=1e-9, atol=1e-12)
 
@@ -341,6 +343,18 @@ def test_says_where_nothing_better_was_found(tuned):
 def test_what_cannot_be_tuned(solver, nfe, words):
     with pytest.raises(ConfigError, match=words):
         tune(model(), solver, nfe)
+
+
+def test_rounds_of_a_search_that_is_not_made_are_refused():
+    with pytest.raises(ConfigError, match="rounds=2 is of a search"):
+        tune(model(), "EulerMaruyama", 5, rounds=2)
+
+
+def test_a_name_is_the_same_in_any_case():
+    """Were "Recommended" another solver than "recommended", its grid alone would be tuned."""
+    settings = {"starts": 8, "held_out": 8, "rounds": 0, "dtype": torch.float64}
+    small, capital = (tune(model(), name, 5, **settings) for name in ("recommended", "Recommended"))
+    assert (small.solver, small.grid, small.cost) == (capital.solver, capital.grid, capital.cost)
 
 
 def test_the_bound_of_a_gaussian_and_its_best_grid():

@@ -26,7 +26,7 @@ from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
 from ..solvers.solver import Solver
 from .live import live
-from .named_metrics import FEATURES, AtHand
+from .named_metrics import ENDPOINTS, FEATURES, AtHand
 from .protocol import NOTHING_MORE, STARTS, Against, Starts
 from .reference import Reference, solve_reference
 from .runner import Job, make_path, scored
@@ -89,9 +89,9 @@ def compare(
     """
     what = _What.of(model, solvers, nfe, grids)
     how = _How.of(next(iter(what.models.values())), metric, against, starts)
-    store = Store(cache)
     todo = what.tasks()
     how.check([task for each in todo.values() for task in each])
+    store = Store(cache)
     parts = [_part(name, one, todo[name], how, store) for name, one in what.models.items()]
     setup = _setup(parts, how, store)
     work = [(part.job, part.job.keyed(task)) for part in parts for task in part.tasks]
@@ -269,7 +269,7 @@ def _needs_reference(metric: Metrics, todo: Sequence[Task]) -> bool:
     if metric is None:
         return True
     given = [metric] if isinstance(metric, str | Metric) else metric
-    return any(one in ("rms", "median") for one in given if isinstance(one, str))
+    return any(one in ENDPOINTS for one in given if isinstance(one, str))
 
 
 def _reference(model: Predictor, start: Tensor, rtol: float | None, store: Store) -> Reference:

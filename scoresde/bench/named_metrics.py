@@ -49,6 +49,9 @@ METRICS: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
 )
 """What each name stands for, given what there is to compare with."""
 
+ENDPOINTS = ("rms", "median")
+"""Names of metrics that compare with reference endpoints, and with no true samples."""
+
 FEATURES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """Names of metrics that take features."""
 

@@ -30,7 +30,10 @@ Process = Annotated[
 Truth = Annotated[
     str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
 ]
-Truths = Annotated[int, typer.Option(min=2, help="How many true samples, at most.")]
+Truths = Annotated[
+    int | None,
+    typer.Option(min=2, help="How many true samples, at most.", show_default="4000"),
+]
 FeaturesOf = Annotated[
     str,
     typer.Option(
@@ -172,16 +175,18 @@ def nll(
         ),
     ] = "",
     nodes: Annotated[
-        int, typer.Option(min=5, help="Of the default method: evaluations an image.")
-    ] = 41,
+        int | None,
+        typer.Option(min=5, help="Of the default method: evaluations an image.", show_default="41"),
+    ] = None,
     t_min: Annotated[
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
     seed: Annotated[int, typer.Option(help="Image k has the seed --seed + k.")] = 0,
-    table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
-        TableFormat.npz
-    ),
+    table: Annotated[
+        TableFormat | None,
+        typer.Option(help="Of the values of each image, in --out.", show_default="npz"),
+    ] = None,
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -191,7 +196,7 @@ def nll(
     work.nll(
         model=model, data=data, n=n, out=out, target=target, levels=levels, pixels=pixels.value,
         probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch_size=batch_size,
-        seed=seed, table=table.value, process=process, device=device,
+        seed=seed, table=None if table is None else table.value, process=process, device=device,
     )  # fmt: skip
 
 
@@ -248,8 +253,12 @@ def bench(
         ),
     ] = None,
     peers_from: Annotated[
-        str, typer.Option(help="Module of the peers, see the repository's benchmarks/peers.")
-    ] = "benchmarks.peers",
+        str,
+        typer.Option(
+            help="Module of the peers, see the repository's benchmarks/peers.",
+            show_default="benchmarks.peers",
+        ),
+    ] = "",
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -259,10 +268,12 @@ def bench(
         ),
     ] = None,
     features: FeaturesOf = "",
-    nfe: Annotated[str, typer.Option(help="Budgets, in evaluations a sample.")] = "5,10,20,50",
+    nfe: Annotated[
+        str, typer.Option(help="Budgets, in evaluations a sample.", show_default="5,10,20,50")
+    ] = "",
     samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
     truth: Truth = "",
-    truths: Truths = 4000,
+    truths: Truths = None,
     seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
     tolerance: Annotated[
         float | None,
@@ -337,7 +348,7 @@ def tune(
         ),
     ] = "",
     truth: Truth = "",
-    truths: Truths = 4000,
+    truths: Truths = None,
     features: FeaturesOf = "",
     seed: Annotated[
         int, typer.Option(help="Start k has the seed --seed + k; `sample` and `bench` begin at 0.")

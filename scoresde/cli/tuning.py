@@ -25,7 +25,7 @@ def tune(
     rounds: int | None,
     metric: str,
     truth: str,
-    truths: int,
+    truths: int | None,
     features: str,
     seed: int,
     dtype: str,
@@ -42,13 +42,16 @@ def tune(
     distance = None
     if metric:
         skipped = _BENCHED if model == "mnist" and not truth else 0
-        truth, features = measuring.at_hand(model, truth, features)
+        truth, features = measuring.at_hand(model, truth, features, [metric])
         distance = measuring.distance(
-            metric, found.model, event, truth=truth, skipped=skipped, truths=truths,
+            metric, found.model, event, truth=truth, skipped=skipped,
+            truths=truths or measuring.TRUTHS,
             features=features, seed=seed, device=device,
         )  # fmt: skip
-    elif truth or features:
-        raise ConfigError("--truth and --features are of a --metric; write --metric energy")
+    elif truth or truths is not None or features:
+        raise ConfigError(
+            "--truth, --truths and --features are of a --metric; write --metric energy"
+        )
     tuned = tuning.tune(
         found.model,
         solver,

@@ -87,16 +87,23 @@ def nll(
     probes: int,
     draws: int,
     method: str,
-    nodes: int,
+    nodes: int | None,
     t_min: float | None,
     batch_size: int,
     seed: int,
-    table: str,
+    table: str | None,
     process: str,
     device: str,
 ) -> None:
     """`scoresde nll`."""
-    rule = check_method(method) if method else None
+    if method and nodes is not None:
+        raise ConfigError(
+            f"--nodes {nodes} is of the default method, and --method {method} is given; leave one "
+            f"out, or write --method 'FixedGrid(nodes={nodes})'"
+        )
+    if table is not None and out is None:
+        raise ConfigError(f"--table {table} is kept in --out; write --out FOLDER as well")
+    rule, table = check_method(method) if method else None, table or "npz"
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -142,7 +149,7 @@ def nll(
     for place, why in bits.failures.items():
         print(f"image {place} failed: {why}")
     for doubt in bits.doubts:
-        print(f"{doubt}; write --nodes {2 * nodes - 1}, or --method 'PerSample(tol=1e-4)'")
+        print(f"{doubt}; write --nodes {2 * (nodes or 41) - 1}, or --method 'PerSample(tol=1e-4)'")
     if out is not None:
         print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
 
@@ -150,6 +157,11 @@ def nll(
 def info(model: str, process: str) -> None:
     """`scoresde info`."""
     console = require("rich.console", "cli").Console()
+    if process and not model:
+        raise ConfigError(
+            f"--process {process} is of a closed-form problem; write scoresde info ring8 "
+            f"--process {process!r}"
+        )
     if model:
         found = models.load(model, process=process)
         console.print(found.model.sde)

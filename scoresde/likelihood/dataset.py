@@ -126,7 +126,7 @@ def nll_dataset(
     divergence: Divergence | None = None,
     prior: Any = None,
     frame: Frame | None = None,
-    nodes: int = 41,
+    nodes: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
     target: float | None = None,
@@ -149,7 +149,7 @@ def nll_dataset(
             of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
             not depend on it, only its accuracy does.
-        nodes: of the default method.
+        nodes: of the default method, 41 by default.
         batch_size: images a shard; part of the job.
         seed: of pixels and probes.
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
@@ -165,6 +165,12 @@ def nll_dataset(
         CheckpointError: if the folder holds something else, or a job that differs in model,
             images or settings. Nothing in it is touched.
     """
+    if method is not None and nodes is not None:
+        raise ConfigError(
+            f"nodes={nodes!r} is of the default method, and method={method!r} is given; leave "
+            "nodes out, or write method=FixedGrid(nodes=...)"
+        )
+    nodes = 41 if nodes is None else nodes
     rule = dequantize if dequantize is not None else Uniform()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")

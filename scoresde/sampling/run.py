@@ -291,7 +291,7 @@ def sample(
             digits are too few where alpha is small and eps is what the solver reads.
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
-            `nfe`.
+            `nfe`. A start x needs its grid, which says at what time it is.
         nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
         callback: called after the start and every step.
         keep: which states to keep in `trajectory`: all of them, or those after these steps.
@@ -307,6 +307,12 @@ def sample(
     """
     began = time.perf_counter()
     check_model(model)
+    if x is not None and grid is None:
+        raise ConfigError(
+            "x is the state at the grid's first knot, and no grid says which; for noise at t_max "
+            "write solver, grid = recommended(model.sde, 20), for a state at time t "
+            "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
+        )
     rule, path = choose(model.sde, solver, grid, nfe)
     asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
     working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .. import sde as processes
 from .. import time_input
+from .._internal.checks import check_kind
 from ..errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from ..model import ScoreModel
 from . import losses, networks
@@ -194,9 +195,13 @@ def train(
     KeyboardInterrupt; the same call goes on from there.
 
     Raises:
+        ConfigError: for what is no recipe, or no data set.
         CheckpointError: if `folder` holds a run of another recipe.
         NonFiniteError: if the loss is no longer finite; the last state saved stays.
     """
+    hint = "recipe=load_recipe('mnist'), or Recipe(...) with a network of the library"
+    check_kind(recipe, Recipe, "the recipe", hint)
+    check_kind(data, Dataset, "the data", "data=Dataset(values), values of shape (N, *)")
     folder = Path(folder)
     run = _Run(recipe, folder, torch.device(device))
     values = data.to(device)

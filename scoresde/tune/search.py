@@ -89,6 +89,11 @@ def tune(
         held_out = most if held_out is None else held_out
     elif held_out is None:
         held_out = starts // 2 if metric is None else 2 * starts
+    if rounds is not None and metric is None and rule.stochastic:
+        raise ConfigError(
+            f"rounds={rounds!r} is of a search, and the grid of a solver that draws noise is found "
+            "without one; leave rounds out, or give a metric"
+        )
     if rounds is None:
         rounds = 3 if closed else 1
     if min(starts, held_out) < 2:
@@ -99,7 +104,8 @@ def tune(
     sizes = (starts, held_out, held_out)
     seeds = SampleSeeds(tuple(range(seed, seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
-    base, free = Candidate("default", rule, default), solver == "recommended"
+    base = Candidate("default", rule, default)
+    free = isinstance(solver, str) and solver.strip().lower() in ("recommended", "recommended()")
     with Bar(progress) as bar, explained_shape(model, event):
         if metric is not None:
             found = by_metric(model, x, sizes, base, rounds, metric, bar, free=free)
