@@ -40,11 +40,11 @@ from scoresde import (
     DiscreteVPSDE,
     linear_betas,
     load_pretrained,
-    names,
     problems,
     recommended,
     sample,
 )
+from scoresde._internal.specs import describe
 from scoresde.axis import Focus
 from scoresde.grid import focused
 from scoresde.metrics import FrechetDistance, difference, endpoint_errors, error_ratio
@@ -127,7 +127,7 @@ def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
     stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
     found: dict[str, Any] = {
         "seed": PROBLEMS[problem][0],
-        "solver": names.describe(tuned.solver),
+        "solver": describe(tuned.solver),
         "rho": [float(knot.rho) for knot in tuned.grid.knots[:-1]],
         "source": tuned.source,
         "evaluations": tuned.cost,
@@ -178,7 +178,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
     paired = {name: difference(one, first) for name, one in found.items()}
     return {
         "tuned to it": {
-            "solver": names.describe(closest.solver),
+            "solver": describe(closest.solver),
             "rho": [float(knot.rho) for knot in closest.grid.knots[:-1]],
             "source": closest.source,
             "evaluations": closest.cost,
