@@ -40,12 +40,12 @@ from scoresde import (
     DiscreteVPSDE,
     linear_betas,
     load_pretrained,
-    problems,
     recommended,
     sample,
 )
 from scoresde._internal.specs import describe
 from scoresde.axis import Focus
+from scoresde.exact import problems
 from scoresde.grid import focused
 from scoresde.metrics import FrechetDistance, difference, endpoint_errors, error_ratio
 from scoresde.metrics.features import digit_features
