@@ -109,20 +109,21 @@ def variants(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of these are wrong on purpose
             got: BitsPerDim = bits_per_dim(model, images, **settings)
-        return got.per_image, round(float(torch.as_tensor(got.nfe).double().mean()))
+        return got.per_image, round(got.mean_nfe)
 
     def continuous(**changes: Any) -> Answer:
         got = variational_bound(model, images, pixels=Pixels(), evaluations=128, **changes)
-        return got.per_sample, got.nfe
+        return got.per_sample, round(got.mean_nfe)
 
     def discrete(steps: int) -> Answer:
         ladder = uniform_lambda(model.sde, steps, clean=False)
         got = ddpm_bound(model, images, pixels=Pixels(), grid=ladder)
-        return got.per_sample, got.nfe
+        return got.per_sample, round(got.mean_nfe)
 
     quarter = float(model.sde.at_rho(0.25 * Pixels().width).t)  # the noise a quarter of a bin
     at = f"at `t_min={quarter:.2g}`"
     fixed, bare = Hutchinson(2, fresh=False), NoDequantization()
+    centres = Pixels(256, "centres")
     yield "uniform dequantization, `t_min=1e-5`, 2 fresh probes", found
     yield "`t_min=1e-4`", partial(found, t_min=1e-4)
     yield "`t_min=1e-3`", partial(found, t_min=1e-3)
@@ -132,8 +133,8 @@ def variants(
         yield f"{name} {at}", partial(found, dequantize=rule, t_min=quarter)
     yield "`NoDequantization()`: middles of the bins", partial(found, dequantize=bare)
     name = "bare k/127.5 - 1, not what it was trained on"
-    yield name, partial(found, dequantize=bare, pixels="centres")
-    yield '`pixels="centres"`, not what it was trained on', partial(found, pixels="centres")
+    yield name, partial(found, dequantize=bare, pixels=centres)
+    yield '`Pixels(256, "centres")`, not what it was trained on', partial(found, pixels=centres)
     yield "2 fixed probes", partial(found, divergence=fixed)
     for steps in (20, 100):
         euler = TorchDiffEq(method="euler", steps=steps)

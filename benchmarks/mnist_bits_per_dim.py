@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=41)
     parser.add_argument("--probes", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--against", action="store_true", help="score_sde's way on the same images")
     parser.add_argument("--checked", type=int, default=8, help="images for the integration's error")
     parser.add_argument("--out", type=Path, required=True)
@@ -93,7 +93,7 @@ def whole_set(
         images,
         given.out / "images",
         dequantize=Uniform(draws=given.draws),
-        batch=given.batch,
+        batch_size=given.batch_size,
         progress=True,
         method=grid,
         divergence=divergence,
@@ -107,7 +107,7 @@ def whole_set(
         "standard_errors": result.standard_errors,
         "systematic": result.systematic,
         "draws": given.draws,
-        "evaluations": float(torch.as_tensor(result.nfe, dtype=torch.float64).mean()),
+        "evaluations": result.mean_nfe,
         "seconds": time.process_time() - began,
     }
 
@@ -123,15 +123,15 @@ def against(
         found = log_likelihood(
             model, x, method=grid, divergence=divergence, frame=frame, seeds=seeds
         )
-        return found.nats, float(torch.as_tensor(found.nfe).double().mean())
+        return found.nats, found.mean_nfe
 
     def theirs(x: Tensor, seed: int) -> tuple[Tensor, float]:
         nats, cost = score_sde_log_likelihood(model, x, seed=seed)
         return nats, cost.evaluations
 
     rows: dict[str, list[dict[str, Any]]] = {"scoresde": [], "score_sde": []}
-    for first in range(0, len(states), given.batch):
-        x = states[first : first + given.batch]
+    for first in range(0, len(states), given.batch_size):
+        x = states[first : first + given.batch_size]
         for run in (0, 1):
             for name, call in (("scoresde", ours), ("score_sde", theirs)):
                 rows[name].append(timed(call, x, first + 1_000_000 * run))
@@ -148,7 +148,7 @@ def against(
     )  # fmt: skip
     return {
         **found,
-        "batch": given.batch,
+        "batch_size": given.batch_size,
         "time_at_equal_evaluation": other["seconds"] / mine["seconds"],
         "time_at_equal_standard_error": same * other["seconds"] / mine["seconds"],
         "integration_error": float((coarse - reference).abs().mean()) / BIT,

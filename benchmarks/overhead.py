@@ -89,7 +89,7 @@ def own(solver: Solver, predicts: str) -> Callable[[], float]:
     def run() -> float:
         began = time.process_time()
         result = sample(model, solver, grid, x=x)
-        return (time.process_time() - began) / int(result.nfe) * 1e6
+        return (time.process_time() - began) / result.mean_nfe * 1e6
 
     return run
 
@@ -118,7 +118,7 @@ def operations(solver: Solver, predicts: str) -> float:
         for after in run:
             if after.step == 30:
                 break
-    return seen.count / (int(after.nfe) - int(before.nfe))
+    return seen.count / (int(after.nfe[0]) - int(before.nfe[0]))
 
 
 def theirs(kind: str, **config: object) -> Callable[[], float]:

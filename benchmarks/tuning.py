@@ -40,12 +40,12 @@ from scoresde import (
     DiscreteVPSDE,
     linear_betas,
     load_pretrained,
-    names,
-    problems,
     recommended,
     sample,
 )
+from scoresde._internal.specs import describe
 from scoresde.axis import Focus
+from scoresde.exact import problems
 from scoresde.grid import focused
 from scoresde.metrics import FrechetDistance, difference, endpoint_errors, error_ratio
 from scoresde.metrics.features import digit_features
@@ -101,7 +101,9 @@ def case(problem: str) -> Case:
         model: Predictor = load_pretrained("mnist")
         x = torch.randn((count, 1, 28, 28), generator=generator)
         x = float(model.sde.at(model.sde.t_max).sigma) * x
-        parts = [sample(model, nfe=100, x=part).x for part in torch.split(x, 64)]
+        parts = [
+            sample(model, *recommended(model.sde, 100), x=part).x for part in torch.split(x, 64)
+        ]
         return Case(model, model, x, torch.cat(parts), 1.0)
     # The flow of y = x / alpha against rho is that of every process; here it goes on to rho = 1e-4.
     top = TABLE.at(TABLE.t_max)
@@ -119,13 +121,13 @@ def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
     """Tuned, default and the best peers at one budget, with `images` for a Frechet distance."""
     began = time.perf_counter()
     shape = getattr(case.whole, "event_shape", case.x.shape[1:])
-    tuned = tune(case.whole, "recommended", nfe, shape=shape, dtype=case.x.dtype)
+    tuned = tune(case.whole, "recommended", nfe, event_shape=shape, dtype=case.x.dtype)
     seconds = time.perf_counter() - began
     best = sample(case.model, tuned.solver, tuned.grid, x=case.x).x
     stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
     found: dict[str, Any] = {
         "seed": PROBLEMS[problem][0],
-        "solver": names.describe(tuned.solver),
+        "solver": describe(tuned.solver),
         "rho": [float(knot.rho) for knot in tuned.grid.knots[:-1]],
         "source": tuned.source,
         "evaluations": tuned.cost,
@@ -157,12 +159,12 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
         FrechetDistance(part, digit_features()) for part in (digits[:half], digits[half:])
     )
     began = time.perf_counter()
-    closest = tune(case.whole, "recommended", nfe, shape=(1, 28, 28), measure=known)
+    closest = tune(case.whole, "recommended", nfe, event_shape=(1, 28, 28), metric=known)
     seconds = time.perf_counter() - began
     samplers: dict[str, Sampler] = {
         "tuned to it": lambda x: sample(case.model, closest.solver, closest.grid, x=x).x,
         "tuned": lambda x: sample(case.model, tuned.solver, tuned.grid, x=x).x,
-        "default": lambda x: sample(case.model, nfe=nfe, x=x).x,
+        "default": lambda x: sample(case.model, *recommended(case.model.sde, nfe), x=x).x,
     }
     x = torch.randn((count, *case.x.shape[1:]), generator=generator)
     x = float(case.model.sde.at(case.model.sde.t_max).sigma) * x
@@ -176,7 +178,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
     paired = {name: difference(one, first) for name, one in found.items()}
     return {
         "tuned to it": {
-            "solver": names.describe(closest.solver),
+            "solver": describe(closest.solver),
             "rho": [float(knot.rho) for knot in closest.grid.knots[:-1]],
             "source": closest.source,
             "evaluations": closest.cost,

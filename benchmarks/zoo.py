@@ -55,8 +55,8 @@ def _recipe(name: str, sde: SDE, predicts: str, **settings: object) -> Recipe:
     """An MNIST recipe, unless the settings say otherwise."""
     usual = {
         "data": _MNIST, "network": {"name": "PatchUNet"}, "time": _INDEX, "weighting": _SIMPLE,
-        "times": _UNIFORM, "steps": 2000, "batch": 64, "lr": 2e-3, "warmup": 100, "decay": 1500,
-        "ema": 0.998, "pixels": "edges",
+        "times": _UNIFORM, "steps": 2000, "batch_size": 64, "lr": 2e-3, "warmup": 100,
+        "decay": 1500, "ema": 0.998, "pixels": "edges",
     }  # fmt: skip
     return Recipe(name=name, sde=sde.to_dict(), predicts=predicts, **{**usual, **settings})
 
@@ -97,7 +97,7 @@ def recipes() -> dict[str, Recipe]:
         _recipe(
             "moons_eps_batchnorm", linear, "eps",
             data={"name": "two_moons", "n": 50_000, "seed": 0},
-            network={"name": "PlainMLP", "batch_norm": True}, batch=512, pixels=None,
+            network={"name": "PlainMLP", "batch_norm": True}, batch_size=512, pixels=None,
         ),
     ]  # fmt: skip
     return {recipe.name: recipe for recipe in found}

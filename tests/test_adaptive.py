@@ -50,7 +50,7 @@ def test_dpm_adaptive_reaches_the_exact_flow(sde, order):
         solver = DPMSolverAdaptive(order, atol=tolerance, rtol=tolerance)
         out = sample(truth, solver, grid, x=x)
         errors.append(float((out.x - want).abs().max()) / grid.knots[-1].radius / tolerance)
-        cost.append(float(out.nfe.double().mean()))
+        cost.append(out.mean_nfe)
     assert max(errors) < 20  # in units of the tolerance
     # A tolerance c times smaller needs steps shorter by c^(1/order) (local errors): 10 or 4.6.
     assert cost[1] / cost[0] == pytest.approx(100 ** (1 / order), rel=0.35)
@@ -97,8 +97,8 @@ def test_cost_does_not_grow_with_the_batch():
     model = mixture(VPSDE())
     x = starts(256, 2)
     grid = uniform_lambda(model.sde, 2)
-    large = sample(model, DPM[1], grid, x=x).nfe.double().mean()
-    small = sample(model, DPM[1], grid, x=x[:8]).nfe.double().mean()
+    large = sample(model, DPM[1], grid, x=x).mean_nfe
+    small = sample(model, DPM[1], grid, x=x[:8]).mean_nfe
     assert float(large / small) == pytest.approx(1.0, abs=0.15)
 
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,8 +17,10 @@ import torch
 import scoresde as sd
 from scoresde._internal import specs
 from scoresde.bench import (
+    Against,
     Cell,
     Setup,
+    Starts,
     StoreWarning,
     Table,
     compare,
@@ -32,6 +34,7 @@ from scoresde.errors import ConfigError, FingerprintError, ScoreSDEError, ShapeE
 from scoresde.exact.problems import ring8
 from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
+from scoresde.tune import tune
 
 SDE = sd.VPSDE(t_min=1e-5)
 
@@ -62,7 +65,7 @@ def test_the_most_within_a_budget(solver, nfe, cost):
     grid = grid_for(solver, sd.uniform_lambda, SDE, nfe)
     assert evaluations(solver, grid) == cost
     counted = sd.sample(mixture(), solver, grid, shape=(2, 2))
-    assert counted.nfe == cost
+    assert counted.nfe.tolist() == [cost, cost]
 
 
 def test_budgets_that_make_no_sense():
@@ -86,7 +89,7 @@ def test_reference_is_the_exact_flow():
 
 def test_compare_measures_the_errors_that_the_exact_flow_gives():
     model = gaussian()
-    table = compare(model, [sd.DDIM()], nfe=[4, 8], samples=16, dtype=torch.float64)
+    table = compare(model, [sd.DDIM()], nfe=[4, 8], starts=Starts(16, dtype=torch.float64))
     x = SDE.prior_sample(sd.SampleSeeds(tuple(range(16))).open((16, 2), torch.float64))
     truth = model.flow(x, SDE.at(SDE.t_max), SDE.clean)
     for cell in table.cells:
@@ -102,7 +105,7 @@ def test_compare_measures_the_errors_that_the_exact_flow_gives():
 
 def test_stochastic_solvers_are_judged_by_distribution_alone():
     solvers = ["EulerMaruyama", "DDIM", ProbabilityFlow()]
-    table = compare(mixture(), solvers, nfe=[5], samples=50)
+    table = compare(mixture(), solvers, nfe=[5], starts=Starts(50))
     by_name = {cell.solver: cell for cell in table.cells}
     assert set(by_name["EulerMaruyama"].scores) == {"energy distance", "NLL gap"}
     assert "rms endpoint error" in by_name["DDIM"].scores
@@ -118,7 +121,7 @@ def test_stochastic_solvers_are_judged_by_distribution_alone():
 
 def test_several_grids_and_the_best_cell():
     table = compare(
-        mixture(), ["DDIM"], nfe=[6, 12], grids=["uniform_lambda", "uniform_t"], samples=32
+        mixture(), ["DDIM"], nfe=[6, 12], grids=["uniform_lambda", "uniform_t"], starts=Starts(32)
     )
     assert len(table.cells) == 4
     best = table.best(12)
@@ -127,7 +130,7 @@ def test_several_grids_and_the_best_cell():
     )
     assert "DDIM, uniform_t" in table.markdown()
     assert table.markdown().count("**") == 4  # one bold value a budget
-    with pytest.raises(ConfigError, match="unknown measure"):
+    with pytest.raises(ConfigError, match="unknown metric"):
         table.markdown("FID")
 
 
@@ -146,7 +149,7 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on():
     model = mixture()
     x = model.sample(200, seed=0, dtype=torch.float32)
     model.__class__ = Poisoned
-    table = compare(model, ["DDIM"], nfe=[4, 200], samples=8, metric=SlicedWasserstein(x))
+    table = compare(model, ["DDIM"], nfe=[4, 200], starts=Starts(8), metric=SlicedWasserstein(x))
     good, bad = table.cells
     assert not good.failed
     assert "not finite" in bad.failed
@@ -155,45 +158,45 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on():
 
 
 def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
-    first = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    first = compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path)
     ran = []
     real = Job._run
     monkeypatch.setattr(Job, "_run", lambda job, task: ran.append(task) or real(job, task))
-    again = compare(mixture(), ["DDIM", "Heun"], nfe=[4], samples=8, cache=tmp_path)
+    again = compare(mixture(), ["DDIM", "Heun"], nfe=[4], starts=Starts(8), cache=tmp_path)
     assert [task.cell.solver for task in ran] == ["Heun"]
     assert again.cells[0].to_dict() == first.cells[0].to_dict()
     assert torch.equal(again.cells[0].shown, first.cells[0].shown)
     other = sd.GaussianMixture(
         SDE, mixture().means + 1e-3, sd.Covariance.isotropic(0.04), [0.3, 0.7]
     )
-    compare(other, ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    compare(other, ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path)
     assert len(ran) == 2  # another model shares nothing
-    compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path, metric=["mmd", "rms"])
-    assert len(ran) == 2  # another measure runs nothing
+    compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path, metric=["mmd", "rms"])
+    assert len(ran) == 2  # another metric runs nothing
     for file in (*tmp_path.glob("*.npz"), *tmp_path.glob("*.json")):
         file.write_text("{ broken")
     with pytest.warns(StoreWarning, match="computed again"):
-        mended = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+        mended = compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path)
     assert len(ran) == 3
     assert mended.cells[0].scores == first.cells[0].scores
     (file := tmp_path / "a").touch()
     with pytest.raises(ConfigError, match="cannot keep cells"):
-        compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=file)
+        compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=file)
 
 
 def test_a_score_with_a_flipped_digit_is_computed_again(tmp_path):
-    first = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+    first = compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path)
     for file in tmp_path.glob("*.json"):
         file.write_text(file.read_text().replace("1", "2"))
     with pytest.warns(StoreWarning, match="damaged"):
-        again = compare(mixture(), ["DDIM"], nfe=[4], samples=8, cache=tmp_path)
+        again = compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=tmp_path)
     assert again.cells[0].scores == first.cells[0].scores
 
 
 def test_a_model_without_a_fingerprint_needs_a_name_where_cells_are_kept(tmp_path):
     model = mixture()
     model.lock = threading.Lock()
-    settings = {"nfe": [4], "samples": 8, "metric": "energy"}
+    settings = {"nfe": [4], "starts": Starts(8), "metric": "energy"}
     with pytest.raises(FingerprintError, match=r"lock.*write key="):
         compare(model, ["DDIM"], cache=tmp_path, **settings)
     table = compare(model, ["DDIM"], **settings)
@@ -227,7 +230,7 @@ def test_a_finished_job_is_read_without_an_evaluation(tmp_path):
 
     def again(solvers, **settings):
         before = Counting.seen
-        compare(model, solvers, nfe=[4], samples=8, cache=tmp_path, key="x", **settings)
+        compare(model, solvers, nfe=[4], starts=Starts(8), cache=tmp_path, key="x", **settings)
         return Counting.seen - before
 
     assert again(["DDIM"]) > 100  # references, the exact path
@@ -240,7 +243,7 @@ def test_a_stop_tells_how_far_it_came(tmp_path):
     model = mixture()
     model.__class__ = Counting
     Counting.seen, Counting.stop = 0, -1
-    settings = {"nfe": [4, 6], "samples": 8, "metric": "energy", "key": "x"}
+    settings = {"nfe": [4, 6], "starts": Starts(8), "metric": "energy", "key": "x"}
     compare(model, ["DDIM"], **settings, cache=tmp_path)
     Counting.stop = Counting.seen + 3
     with pytest.raises(KeyboardInterrupt) as stop:
@@ -261,7 +264,7 @@ def test_edited_code_is_run_anew(tmp_path, monkeypatch):
         )
         specs._of_file.cache_clear()
         solver = f"{tmp_path}/own.py:Own"
-        table = compare(mixture(), solver, nfe=4, samples=8, cache=tmp_path / "cells")
+        table = compare(mixture(), solver, nfe=4, starts=Starts(8), cache=tmp_path / "cells")
         return table.cells[0].scores["rms endpoint error"].value
 
     first = value(1.0)
@@ -280,9 +283,9 @@ class Torn(sd.GaussianMixture):
 
 def test_samples_without_a_reference_are_left_out_and_counted(recwarn):
     model = mixture()
-    whole = compare(model, ["DDIM"], nfe=[4], samples=16, dtype=torch.float64).cells[0]
+    whole = compare(model, ["DDIM"], nfe=[4], starts=Starts(16, dtype=torch.float64)).cells[0]
     model.__class__ = Torn
-    table = compare(model, ["DDIM", "UniPC"], nfe=[4, 12], samples=16, dtype=torch.float64)
+    table = compare(model, ["DDIM", "UniPC"], nfe=[4, 12], starts=Starts(16, dtype=torch.float64))
     missing = table.setup.models[""]["reference"]["missing"]
     assert 0 < missing < 16
     note = f"The reference of {missing} of 16 samples is not finite: they are left out"
@@ -310,12 +313,19 @@ def test_features_that_raise_are_one_line():
         r"features .*broken failed on 2000 samples of shape \(2,\): RuntimeError: boom from afar"
     )
     with pytest.raises(ConfigError, match=words) as told:
-        compare(mixture(), ["DDIM"], nfe=[4], samples=8, metric="frechet", features=broken)
+        compare(
+            mixture(),
+            ["DDIM"],
+            nfe=[4],
+            starts=Starts(8),
+            metric="frechet",
+            against=Against(features=broken),
+        )
     assert isinstance(told.value.__cause__, RuntimeError)
 
 
 def test_table_as_data():
-    table = compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], samples=8)
+    table = compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], starts=Starts(8))
     data = json.loads(json.dumps(table.to_dict()))
     assert data["setup"]["samples"] == 8
     assert data["cells"][0]["solver"] == "DDIM"
@@ -328,9 +338,49 @@ def test_table_as_data():
 def test_nothing_to_measure_is_said():
     model = sd.ScoreModel(lambda x, t: x, SDE, time="t")
     with pytest.raises(ConfigError, match="truth=images"):
-        compare(model, ["EulerMaruyama"], nfe=[4], shape=(2,))
+        compare(model, ["EulerMaruyama"], nfe=[4], starts=Starts(event_shape=(2,)))
     with pytest.raises(ConfigError, match="shape of a sample is not known"):
         compare(model, ["DDIM"], nfe=[4])
+
+
+@pytest.mark.parametrize(
+    ("solvers", "settings", "says"),
+    [
+        ("recommended", {"grids": "karras"}, "brings its own .* leave grids out"),
+        ("ProbabilityFlow", {"grids": ["uniform_lambda"]}, "leave grids out"),
+        ("EulerMaruyama", {"against": Against(tolerance=1e-3)}, "tolerance=0.001 is that of ref"),
+        ("DDIM", {"metric": "energy", "against": Against(tolerance=1e-3)}, "leave it out, or add"),
+        ("DDIM", {"metric": "rms", "against": Against(features=abs)}, "no metric here takes them"),
+        ("DDIM", {"against": torch.zeros(8, 2)}, r"write against=Against\(truth=images\)"),
+        ("DDIM", {"starts": 64}, r"write starts=Starts\(64\)"),
+    ],
+)
+def test_what_nothing_would_use_is_refused(solvers, settings, says):
+    with pytest.raises(ConfigError, match=says):
+        compare(mixture(), solvers, nfe=[4], **settings)
+
+
+@pytest.mark.parametrize("judge", ["compare", "tune", "sample_many"])
+def test_a_batch_shape_given_as_event_shape_is_named(judge, tmp_path):
+    """A network that takes (B, 2) is not run with (B, 64, 3), and no raw RuntimeError appears."""
+    linear = torch.nn.Linear(2, 2)
+    net = sd.ScoreModel(
+        lambda x, t: linear(x), sd.VPSDE(), time=sd.ScaledTime(1.0), net_dtype=torch.float32
+    )
+    run = {
+        "compare": lambda model, event: compare(
+            model, ["DDIM"], nfe=[4], starts=Starts(event_shape=event)
+        ),
+        "tune": lambda model, event: tune(model, "DDIM", 4, event_shape=event),
+        "sample_many": lambda model, event: sd.sample_many(
+            model, "DDIM", sd.uniform_lambda(model.sde, 2), tmp_path, event_shape=event,
+            seeds=range(2),
+        ),
+    }[judge]  # fmt: skip
+    with pytest.raises(ShapeError, match=r"event_shape=\(64, 3\).*without the batch"):
+        run(net, (64, 3))
+    with pytest.raises(ShapeError, match=r"event_shape has no batch in it; write event_shape=\(2,"):
+        run(mixture(), (64, 2))
 
 
 def test_endpoints_from_another_start_are_not_compared():
@@ -338,11 +388,13 @@ def test_endpoints_from_another_start_are_not_compared():
         return sd.uniform_lambda(sde, n, t_max=0.9)
 
     reference = EndpointError(torch.zeros(8, 2))
-    cell = compare(mixture(), ["DDIM"], nfe=[4], grids=[late], samples=8, metric=reference).cells[0]
+    cell = compare(
+        mixture(), ["DDIM"], nfe=[4], grids=[late], starts=Starts(8), metric=reference
+    ).cells[0]
     assert cell.scores == {}
 
 
-# -- rows, measures and processes ----------------------------------------------------------------
+# -- rows, metrics and processes ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -361,9 +413,8 @@ class Other:
 
 
 def test_peers_are_rows_of_the_same_run():
-    table = compare(
-        mixture(), ["DDIM", Other()], nfe=[4, 60], samples=8, absent={"azula": "pip install azula"}
-    )
+    table = compare(mixture(), ["DDIM", Other()], nfe=[4, 60], starts=Starts(8))
+    table = replace(table, setup=replace(table.setup, absent={"azula": "pip install azula"}))
     ours, _, theirs, failed = table.cells
     assert theirs.scores["rms endpoint error"][:3] == ours.scores["rms endpoint error"][:3]
     assert (theirs.nfe, theirs.grid) == (4, "its own")
@@ -381,16 +432,20 @@ def test_peers_are_rows_of_the_same_run():
 
 
 def test_rows_that_nothing_measures_are_named():
-    text = str(compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="rms", samples=8))
+    text = str(
+        compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="rms", starts=Starts(8))
+    )
     assert "Not measured: EulerMaruyama. " in text
     assert "EulerMaruyama |" not in text
-    text = str(compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="energy", samples=8))
+    text = str(
+        compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4], metric="energy", starts=Starts(8))
+    )
     assert "Not measured" not in text
 
 
 def test_one_of_each_needs_no_list():
-    one = compare(mixture(), sd.DDIM(), nfe=4, grids="uniform_t", samples=4)
-    several = compare(mixture(), [sd.DDIM()], nfe=[4], grids=["uniform_t"], samples=4)
+    one = compare(mixture(), sd.DDIM(), nfe=4, grids="uniform_t", starts=Starts(4))
+    several = compare(mixture(), [sd.DDIM()], nfe=[4], grids=["uniform_t"], starts=Starts(4))
     assert len(one.cells) == 1
     assert one.cells[0].scores == several.cells[0].scores
 
@@ -401,10 +456,10 @@ def test_processes_side_by_side():
         name: sd.GaussianMixture(sde, means, spread, [0.3, 0.7])
         for name, sde in (("VP", SDE), ("EDM", sd.EDMSDE()))
     }
-    table = compare(models, ["DDIM"], nfe=[6], samples=16)
+    table = compare(models, ["DDIM"], nfe=[6], starts=Starts(16))
     assert [table.label(cell) for cell in table.cells] == ["VP: DDIM", "EDM: DDIM"]
     for name, cell in zip(models, table.cells, strict=True):
-        alone = compare(models[name], ["DDIM"], nfe=[6], samples=16)
+        alone = compare(models[name], ["DDIM"], nfe=[6], starts=Starts(16))
         assert cell.scores == alone.cells[0].scores
     assert set(table.setup.models) == {"VP", "EDM"}
 
@@ -412,7 +467,12 @@ def test_processes_side_by_side():
 def test_measures_by_name_and_what_they_lack():
     names = ["mode_weights", "precision", "w2", "kernel", "frechet"]
     table = compare(
-        mixture(), ["DDIM"], nfe=[6], samples=16, metric=names, features=lambda x: x.flatten(1)
+        mixture(),
+        ["DDIM"],
+        nfe=[6],
+        starts=Starts(16),
+        metric=names,
+        against=Against(features=lambda x: x.flatten(1)),
     )
     assert set(table.cells[0].scores) == {
         "mode weights", "precision", "W2", "kernel distance", "Frechet distance",
@@ -423,17 +483,23 @@ def test_measures_by_name_and_what_they_lack():
     with pytest.raises(ConfigError, match="'frechet' takes features"):
         compare(mixture(), ["DDIM"], nfe=[6], metric="frechet")
     with pytest.raises(ShapeError, match=r"must have shape \(2000, F\), got \(2000,\)"):
-        compare(mixture(), ["DDIM"], nfe=[6], metric="frechet", features=lambda x: x.sum(1))
+        compare(
+            mixture(),
+            ["DDIM"],
+            nfe=[6],
+            metric="frechet",
+            against=Against(features=lambda x: x.sum(1)),
+        )
     model = sd.ScoreModel(lambda x, t: x, SDE, time="t")
     with pytest.raises(ConfigError, match="closed-form model"):
-        compare(model, ["DDIM"], nfe=[6], shape=(2,), metric="mode_weights")
+        compare(model, ["DDIM"], nfe=[6], starts=Starts(event_shape=(2,)), metric="mode_weights")
 
 
 @pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
     model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
     with pytest.raises(ScoreSDEError, match="not finite"):
-        compare(model, ["DDIM"], nfe=[6], shape=(2,), samples=2)
+        compare(model, ["DDIM"], nfe=[6], starts=Starts(2, event_shape=(2,)))
 
 
 def test_the_best_is_what_better_says():
@@ -449,7 +515,7 @@ def test_the_best_is_what_better_says():
 
 def test_ties_are_those_that_the_paired_bootstrap_cannot_tell_apart():
     rows = ["DDIM", "UniPC", "DPMSolverPP(order=3)"]
-    table = compare(mixture(), rows, nfe=[10], samples=256)
+    table = compare(mixture(), rows, nfe=[10], starts=Starts(256))
     errors, first = "rms endpoint error", "DPMSolverPP(order=3)"
     assert table.best(10, errors).solver == first
     assert not table.tied(table.cells[0], errors)
@@ -464,7 +530,7 @@ def test_ties_are_those_that_the_paired_bootstrap_cannot_tell_apart():
 
 def test_path_errors_end_in_the_endpoint_errors():
     model = gaussian()
-    table = compare(model, ["DDIM"], nfe=[8], samples=4, dtype=torch.float64)
+    table = compare(model, ["DDIM"], nfe=[8], starts=Starts(4, dtype=torch.float64))
     cell = table.cells[0]
     rho, error = zip(*cell.path_error, strict=True)
     assert error[0] < 1e-12  # the start is exact
@@ -479,7 +545,9 @@ def test_path_errors_end_in_the_endpoint_errors():
 
 def test_stochastic_solvers_share_brownian_paths():
     """Two budgets of one solver end near one another, which independent noise would not give."""
-    table = compare(mixture(), ["EulerMaruyama"], nfe=[100, 200], samples=16, metric="energy")
+    table = compare(
+        mixture(), ["EulerMaruyama"], nfe=[100, 200], starts=Starts(16), metric="energy"
+    )
     a, b = (cell.shown for cell in table.cells)
     apart = endpoint_errors(a, b).median()
     other = endpoint_errors(a, b.roll(1, 0)).median()
@@ -499,26 +567,26 @@ def test_memory_is_what_was_held():
 
 
 def test_workers_fill_the_same_table(tmp_path):
-    alone = compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], samples=8)
+    alone = compare(mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], starts=Starts(8))
     shared = compare(
-        mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], samples=8, jobs=2, cache=tmp_path
+        mixture(), ["DDIM", "EulerMaruyama"], nfe=[4, 6], starts=Starts(8), jobs=2, cache=tmp_path
     )
     for a, b in zip(alone.cells, shared.cells, strict=True):
         assert (a.solver, a.budget, a.nfe, a.scores) == (b.solver, b.budget, b.nfe, b.scores)
     with pytest.raises(ConfigError, match="1 or more"):
-        compare(mixture(), ["DDIM"], nfe=[4], samples=8, jobs=0)
+        compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), jobs=0)
 
 
 SCRIPT = """
 import sys, torch, scoresde as sd
-from scoresde.bench import compare
+from scoresde.bench import Starts, compare
 from scoresde.bench.runner import Job
 torch.set_num_threads(1)
 real, mine = Job._run, []
 Job._run = lambda job, task: mine.append(task.cell.budget) or real(job, task)
 means = torch.tensor([[-1.0, 0.5], [1.0, -0.5]])
 mixture = sd.GaussianMixture(sd.VPSDE(t_min=1e-5), means, sd.Covariance.isotropic(0.04), [0.3, 0.7])
-table = compare(mixture, ["DDIM"], nfe=[4, 6, 8], samples=8)
+table = compare(mixture, ["DDIM"], nfe=[4, 6, 8], starts=Starts(8))
 print(mine, [(c.budget, c.scores["rms endpoint error"].value) for c in table.cells])
 """
 
@@ -533,13 +601,13 @@ def test_torchrun_splits_the_cells_and_every_process_has_the_table(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    alone = compare(mixture(), ["DDIM"], nfe=[4, 6, 8], samples=8)
+    alone = compare(mixture(), ["DDIM"], nfe=[4, 6, 8], starts=Starts(8))
     cells = [(c.budget, c.scores["rms endpoint error"].value) for c in alone.cells]
     assert sorted(done.stdout.splitlines()) == sorted([f"[4, 8] {cells}", f"[6] {cells}"])
 
 
 def test_a_process_that_starts_at_alpha_zero_is_written_whole(tmp_path):
-    table = compare(ring8(sd.FlowSDE()), [sd.DDIM()], nfe=[4], samples=16)
+    table = compare(ring8(sd.FlowSDE()), [sd.DDIM()], nfe=[4], starts=Starts(16))
     write(table, tmp_path)
     (cell,) = json.loads((tmp_path / "report.json").read_text())["cells"]
     levels = [level for level, _ in cell["path_error"]]

@@ -55,7 +55,7 @@ def test_the_offset_is_the_width_of_a_bin_and_nothing_else(pixels, levels, value
     """
     model = wide(levels, value_range)
     got = bits_per_dim(
-        model, integers(levels, 3, 2, 2), levels=levels, pixels=pixels, value_range=value_range,
+        model, integers(levels, 3, 2, 2), pixels=Pixels(levels, pixels, value_range),
         method=TIGHT, divergence=Exact(), prior=model,
     )  # fmt: skip
     low, high = value_range
@@ -98,7 +98,7 @@ def test_the_bound_lies_above_the_exact_bits_and_below_it_plus_the_gap() -> None
     assert (bound > exact).all()
     draws = 400
     got = bits_per_dim(
-        model, k.repeat_interleave(draws)[:, None], levels=levels,
+        model, k.repeat_interleave(draws)[:, None], pixels=Pixels(levels),
         method=TorchDiffEq(rtol=1e-7, atol=1e-7), divergence=Exact(), prior=model,
     )  # fmt: skip
     values = got.per_image.reshape(3, draws)
@@ -111,7 +111,7 @@ def test_draws_are_averaged_in_log_space_and_depend_on_the_seed_alone() -> None:
     sde = VPSDE(t_min=1e-5)
     model = Gaussian(sde, torch.zeros(2, 2).double(), Covariance.isotropic(0.2))
     images = integers(16, 4, 2, 2)
-    settings = {"levels": 16, "method": TIGHT, "divergence": Exact(), "prior": model}
+    settings = {"pixels": Pixels(16), "method": TIGHT, "divergence": Exact(), "prior": model}
     many = bits_per_dim(model, images, dequantize=Uniform(draws=3), seeds=[4, 5, 6, 7], **settings)
     again = bits_per_dim(
         model, images[[2, 0]], dequantize=Uniform(draws=3), seeds=[6, 4], **settings
@@ -124,7 +124,7 @@ def test_draws_are_averaged_in_log_space_and_depend_on_the_seed_alone() -> None:
     assert math.isfinite(many.parts["draws"])
     one = bits_per_dim(model, images, seeds=[4, 5, 6, 7], **settings)
     assert math.isnan(one.parts["draws"])
-    assert many.nfe > 2 * one.nfe
+    assert bool((many.nfe > 2 * one.nfe).all())
 
 
 def test_without_noise_it_is_the_density_at_the_middle_of_the_bin() -> None:
@@ -145,7 +145,7 @@ def test_the_parts_add_up() -> None:
     model = mixture(VPSDE(t_min=1e-3), 3)
     images = integers(4, 32, 3)
     got = bits_per_dim(
-        model, images, levels=4, dequantize=Uniform(draws=2), divergence=Hutchinson(2)
+        model, images, pixels=Pixels(4), dequantize=Uniform(draws=2), divergence=Hutchinson(2)
     )
     squares = sum(got.parts[k] ** 2 for k in ("images", "trace", "draws"))
     assert squares == pytest.approx(got.stderr**2, rel=1e-9)
@@ -186,7 +186,12 @@ def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> No
         density = torch.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
         exact = -(density * read * 2.4 / 200_000).sum(0)[k].log2()
     draws = 300
-    settings = {"levels": 8, "divergence": Exact(), "prior": model, "method": PerSample(1e-4)}
+    settings = {
+        "pixels": Pixels(8),
+        "divergence": Exact(),
+        "prior": model,
+        "method": PerSample(1e-4),
+    }
     got = bits_per_dim(model, k.repeat_interleave(draws)[:, None], dequantize=rule(), **settings)
     values = got.per_image.reshape(4, draws)
     chance = (-values * math.log(2)).exp()
@@ -213,7 +218,12 @@ def test_a_dequantizer_of_ones_own_that_is_the_models_density_leaves_no_gap() ->
         return (x - edge) / layout.width, log_q.sum(1)
 
     k = torch.tensor([2, 3, 4, 5, 3, 4])[:, None]
-    settings = {"levels": 8, "divergence": Exact(), "prior": model, "method": PerSample(1e-7)}
+    settings = {
+        "pixels": Pixels(8),
+        "divergence": Exact(),
+        "prior": model,
+        "method": PerSample(1e-7),
+    }
     got = bits_per_dim(model, k, dequantize=Variational(sample=within_bin), **settings)
     edge = layout.lower_edge(k[:, 0])
     ends = (edge / std, (edge + layout.width) / std)
@@ -233,7 +243,7 @@ def test_a_dequantizer_that_leaves_the_bin_is_refused(sample, error, says) -> No
     model, _ = one_pixel(8, 0.15, 1e-5)
     k = torch.arange(8)[:, None]
     with pytest.raises(error, match=says):
-        bits_per_dim(model, k, levels=8, dequantize=Variational(sample=sample))
+        bits_per_dim(model, k, pixels=Pixels(8), dequantize=Variational(sample=sample))
 
 
 def test_the_prior_part_is_the_kl_of_the_moment_matched_prior() -> None:
@@ -285,6 +295,19 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ({"levels": 1}, "2 or more"),
+        ({"convention": "centers"}, "did you mean 'centres'"),
+        ({"value_range": (1.0, -1.0)}, "low, high"),
+    ],
+)
+def test_a_layout_that_means_nothing_is_refused(layout, says) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Pixels(**layout)
+
+
+@pytest.mark.parametrize(
     ("images", "settings", "error", "says"),
     [
         (torch.zeros(1, 2), {}, DtypeError, "log_likelihood"),
@@ -292,14 +315,23 @@ def test_a_failed_image_makes_the_mean_nan_and_is_named() -> None:
         (torch.tensor([[0.0, 1.0]]), {}, DtypeError, r"write \(255 \* x\)\.round"),
         (torch.tensor([[-1.0, 1.0]]), {}, DtypeError, r"write \(\(x \+ 1\) \* 127\.5\)\.round"),
         (torch.tensor([[math.nan, 3.0]]), {}, DtypeError, "1 values that are NaN or infinite"),
-        (torch.tensor([[True, False]]), {}, DtypeError, "levels=2"),
+        (torch.tensor([[True, False]]), {}, DtypeError, r"Pixels\(levels=2\)"),
         (np.zeros((1, 2), np.uint8), {}, DtypeError, r"torch\.from_numpy\(images\)"),
         ([[1, 2]], {}, DtypeError, r"torch\.tensor\(images\)"),
-        (torch.tensor([[0, 256]]), {}, ConfigError, "write images with levels=257"),
-        (torch.tensor([[-3, 10]]), {}, ConfigError, r"images - \(-3\) with levels=14"),
-        (torch.tensor([[0, 1]]), {"levels": 1}, ConfigError, "2 or more"),
-        (torch.tensor([[0, 1]]), {"pixels": "centers"}, ConfigError, "did you mean 'centres'"),
-        (torch.tensor([[0, 1]]), {"value_range": (1.0, -1.0)}, ConfigError, "low, high"),
+        (
+            torch.tensor([[0, 256]]),
+            {},
+            ConfigError,
+            r"write images with pixels=Pixels\(levels=257\)",
+        ),
+        (
+            torch.tensor([[-3, 10]]),
+            {},
+            ConfigError,
+            r"images - \(-3\) with .*levels=14",
+        ),
+        (torch.tensor([[0, 1]]), {"pixels": "centres"}, ConfigError, r"write pixels=Pixels\("),
+        (torch.tensor([[0, 1]]), {"metod": "FixedGrid"}, TypeError, "metod"),
         (torch.tensor([[0, 1]]), {"frame": "whitened"}, ConfigError, "frame must be"),
         (torch.tensor([[0, 1]]), {"method": "dopri5"}, ConfigError, "method='dopri5'"),
         (torch.tensor([[0, 1]]), {"dequantize": Uniform}, ConfigError, r"write Uniform\(\)"),

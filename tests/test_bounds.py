@@ -58,7 +58,7 @@ def test_the_continuous_bound_is_met_by_an_exact_network(sde) -> None:
     assert got.stderr_of_this_set < 0.03 * float(want.abs().mean())
     z = (got.per_sample - want) / got.variance.sqrt()
     assert float(z.square().mean()) == pytest.approx(7 / 5, rel=0.5)
-    assert got.nfe == 192
+    assert got.mean_nfe == 192
     assert got.unit == "nats"
     total = sum(got.terms[name] for name in ("prior", "diffusion", "entropy"))
     torch.testing.assert_close(total, got.per_sample)

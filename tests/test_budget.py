@@ -9,7 +9,7 @@ import torch
 
 import scoresde as sd
 from scoresde._internal.specs import SOLVERS, solver
-from scoresde.bench import compare, solve_reference
+from scoresde.bench import Starts, compare, solve_reference
 from scoresde.errors import ConfigError
 from scoresde.exact.problems import ring8
 from scoresde.metrics import endpoint_errors
@@ -38,13 +38,13 @@ def test_every_solver_takes_a_budget(name):
 
 def test_the_default_budget_and_the_default_choice():
     out = sd.sample(MODEL, "ddim", shape=(3, 2), seeds=range(3))
-    assert out.nfe == out.steps == 20
+    assert out.mean_nfe == out.steps == 20
     assert choose(SDE, None, None, None) == sd.recommended(SDE, 20)
     assert choose(SDE, "recommended(stochastic=True)", None, 9) == sd.recommended(
         SDE, 9, stochastic=True
     )
     heun = sd.sample(MODEL, "heun", nfe=10, shape=(3, 2), seeds=range(3))
-    assert heun.nfe == 9
+    assert heun.mean_nfe == 9
     by_hand = sd.sample(MODEL, sd.Heun(), sd.focused(SDE, 5), shape=(3, 2), seeds=range(3))
     assert torch.equal(heun.x, by_hand.x)
 
@@ -82,13 +82,13 @@ def test_names_stand_for_solvers_wherever_one_is_taken(tmp_path):
     *_, last = sd.iterate(MODEL, "DDIM", grid, shape=(3, 2), seeds=range(3))
     same = sd.sample(MODEL, sd.DDIM(), grid, shape=(3, 2), seeds=range(3)).x
     assert torch.equal(last.x, same)
-    job = sd.sample_many(MODEL, "DDIM", grid, tmp_path, shape=(2,), seeds=range(3))
+    job = sd.sample_many(MODEL, "DDIM", grid, tmp_path, event_shape=(2,), seeds=range(3))
     assert torch.equal(job.samples(), same)
     with torch.no_grad():
         assert torch.equal(sd.encode(MODEL, x, solver=flow), sd.encode(MODEL, x, solver=value))
         assert torch.equal(sd.decode(MODEL, x, solver=flow), sd.decode(MODEL, x, solver=value))
     assert sd.ScoreDistribution(MODEL, (2,), solver=flow).solver == value
-    table = compare(MODEL, ["ddim", sd.DDIM()], nfe=[4], samples=4)
+    table = compare(MODEL, ["ddim", sd.DDIM()], nfe=[4], starts=Starts(4))
     assert table.cells[0].scores == table.cells[1].scores
     named = sd.log_likelihood(MODEL, x, method="persample(tol=1e-3)")
     assert torch.equal(named.nats, sd.log_likelihood(MODEL, x, method=sd.PerSample(1e-3)).nats)

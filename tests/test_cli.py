@@ -123,7 +123,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
     out = tmp_path / "ring"
     code, said, _ = run(
         "sample", "ring8(seed=3)", "--solver", "DDIM(eta=1.0)", "--n", 5, "--nfe", 6,
-        "--batch", 2, "--dtype", "float64", "--seed", 7, "--out", out,
+        "--batch-size", 2, "--dtype", "float64", "--seed", 7, "--out", out,
     )  # fmt: skip
     assert code == 0
     assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
@@ -135,7 +135,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
         seeds=range(7, 12), dtype=torch.float64,
     )  # fmt: skip
     torch.testing.assert_close(SampleFolder.open(out).samples(), truth.x)
-    code, _, error = run("sample", "ring8(seed=4)", "--n", 5, "--batch", 2, "--out", out)
+    code, _, error = run("sample", "ring8(seed=4)", "--n", 5, "--batch-size", 2, "--out", out)
     assert code == 2
     assert "another configuration: " in error
     assert "Traceback" not in error
@@ -205,14 +205,14 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
     code, said, error = run(*settings, "--solver", "DDIM", "--metric", "energy", "--truths", 500)
     assert code == 0, error
     assert "energy distance" in said
-    assert json.loads(out.read_text())["measure"] == "energy distance"
+    assert json.loads(out.read_text())["metric"] == "energy distance"
     np.save(tmp_path / "true.npy", np.full((9, 3), 0.5, np.float32))
     np.save(tmp_path / "whole.npy", np.full((9, 2), 400))
     for options, wrong in (
         (("--metric", "rms"), "unknown distance 'rms' (known: energy, frechet, kernel, mmd"),
         (("--metric", "precision"), "unknown distance 'precision'"),
         (("--metric", "frechet"), "'frechet' takes features; write features=digit_features(), or"),
-        (("--truth", "true.npy"), "--truth and --features are of a --metric; write --metric"),
+        (("--truth", "true.npy"), "--truth, --truths and --features are of a --metric; write"),
         (
             ("--metric", "energy", "--truth", tmp_path / "true.npy"),
             f"samples have shape (2,), those of --truth {tmp_path / 'true.npy'} (3,)",
@@ -230,11 +230,11 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
 def test_true_samples_are_drawn_from_a_file_but_its_first(tmp_path):
     file = tmp_path / "true.npy"
     np.save(file, np.arange(40, dtype=np.float32).reshape(20, 2))
-    measure = measuring.distance(
+    metric = measuring.distance(
         "energy", problems.ring8(sd.VPSDE()), (2,),
         truth=str(file), skipped=12, truths=5, features="", seed=3, device="cpu",
     )  # fmt: skip
-    rows = set((measure.reference[:, 0] / 2).tolist())
+    rows = set((metric.reference[:, 0] / 2).tolist())
     assert len(rows) == 5
     assert rows < set(range(12, 20))
 
@@ -275,7 +275,7 @@ def test_bench_writes_a_report(run, tmp_path):
     assert "| recommended" in said
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["setup"]["given"] == {"model": "ring8"}
-    assert report["setup"]["shape"] == [2]
+    assert report["setup"]["event_shape"] == [2]
     assert [(c["solver"], c["nfe"]) for c in report["cells"]] == [
         ("DDIM", 4), ("DDIM", 6), ("recommended", 4), ("recommended", 6),
     ]  # fmt: skip
@@ -308,11 +308,12 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     assert code == 0, error
     args = [
         "bench", "spiral", "--solver", "DDIM", "--solver", tmp_path / "grid.json", "--nfe", "6",
-        "--samples", 16, "--metric", "rms", "--metric", "frechet", "--truths", 50,
-        "--features", f"{tmp_path}/mine.py:corners", "--peers-from", "others", "--jobs", 2,
+        "--samples", 16, "--metric", "rms", "--metric", "frechet",
+        "--features", f"{tmp_path}/mine.py:corners", "--jobs", 2,
         "--out", tmp_path / "out",
     ]  # fmt: skip
-    code, said, error = run(*args, "--peer", "their Euler", "--peer", "azula DDIM uniform t")
+    theirs = ["--peers-from", "others", "--peer", "their Euler"]
+    code, said, error = run(*args, *theirs, "--peer", "azula DDIM uniform t")
     assert code == 0, error
     assert "not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -326,10 +327,10 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [c["solver"] for c in report["cells"]] == ["DDIM", "tuned (grid)", "tuned (again)"]
     for wrong, words in (
-        (["--peer", "their Eule"], "did you mean 'their Euler'"),
+        (["--peers-from", "others", "--peer", "their Eule"], "did you mean 'their Euler'"),
         (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),
         (["--features", "inception:gone.pth"], "no file 'gone.pth'"),
-        (["--metric", "fid"], "unknown measure"),
+        (["--metric", "fid"], "unknown metric"),
     ):
         code, _, error = run(*args, *wrong)
         assert code == 2
@@ -390,7 +391,7 @@ def test_a_warning_is_a_line_of_its_own(run, tmp_path):
         "model = sd.ScoreModel(net, sd.VPSDE(), time='t')\n"
     )
     code, _, error = run(
-        "sample", f"{tmp_path}/torn.py:model", "--shape", 2, "--n", 9, "--nfe", 3,
+        "sample", f"{tmp_path}/torn.py:model", "--event-shape", 2, "--n", 9, "--nfe", 3,
         "--out", tmp_path / "x",
     )  # fmt: skip
     assert code == 0
@@ -492,10 +493,19 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
-        (["sample", "ring8", "--shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
-        (["sample", "ring8", "--shape", "3", "--out", "OUT"], ["write --shape 2, or leave it out"]),
-        (["sample", "mnist", "--shape", "3,32,32", "--out", "OUT"], ["write --shape 1,28,28"]),
-        (["bench", "mnist", "--shape", "0,1", "--out", "OUT"], ["write --shape 1,28,28"]),
+        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (
+            ["sample", "ring8", "--event-shape", "3", "--out", "OUT"],
+            ["write --event-shape 2, or leave"],
+        ),
+        (
+            ["sample", "mnist", "--event-shape", "3,32,32", "--out", "OUT"],
+            ["write --event-shape 1,28,28"],
+        ),
+        (
+            ["bench", "mnist", "--event-shape", "0,1", "--out", "OUT"],
+            ["write --event-shape 1,28,28"],
+        ),
         (
             ["sample", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
             ["a tolerance instead of a budget"],
@@ -507,8 +517,28 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["nll", "mnist", "--data", "nowhere.npy"], ["cannot read 'nowhere.npy'"]),
         (["nll", "mnist", "--pixels", "centres"], ["'edges' convention"]),
         (["nll", "ring8", "--method", "FixedGird"], ["did you mean 'FixedGrid'"]),
+        # No option is ignored.
+        (["nll", "mnist", "--method", "FixedGrid", "--nodes", "9"], ["leave one out"]),
+        (["nll", "mnist", "--table", "parquet"], ["write --out FOLDER as well"]),
+        (["train", "swiss_roll", "--data", "gone.npz", "--out", "OUT"], ["leave the data out"]),
+        (["info", "--process", "VESDE"], ["write scoresde info ring8"]),
+        (["bench", "ring8", "--peers-from", "here", "--out", "OUT"], ["write --peer all"]),
+        (["bench", "ring8", "--truths", "9", "--out", "OUT"], ["write --truth"]),
+        (["bench", "ring8", "--grid", "karras", "--solver", "recommended", "--out", "OUT"],
+         ["leave grids out"]),
+        (["bench", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
+         ["brings its grid or chooses its steps"]),
+        (["bench", "ring8", "--tolerance", "1e-3", "--metric", "energy", "--out", "OUT"],
+         ["tolerance=0.001 is that of reference endpoints"]),
+        (["bench", "mnist", "--truth", "x.npy", "--metric", "rms", "--out", "OUT"],
+         ["--truth x.npy is not compared with in rms"]),
+        (["bench", "mnist", "--features", "digits", "--metric", "energy", "--out", "OUT"],
+         ["--features digits are not taken by energy"]),
+        (["tune", "ring8", "--truths", "9", "--out", "OUT"], ["are of a --metric"]),
+        (["tune", "ring8", "--solver", "EulerMaruyama", "--rounds", "1", "--out", "OUT"],
+         ["rounds=1 is of a search"]),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
     code, _, error = run(*[str(tmp_path / "x") if a == "OUT" else a for a in args])
     assert code == 2
@@ -517,6 +547,26 @@ def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
     for word in words:
         assert word in error
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["sample", "ring8", "--nfe", 2, "--n", 2],
+        ["nll", "mnist", "--n", 2],
+        ["train", "swiss_roll", "--steps", 1],
+        ["bench", "ring8", "--nfe", 2, "--solver", "DDIM", "--samples", 4],
+        ["tune", "ring8", "--nfe", 2, "--starts", 2, "--held-out", 2],
+        ["demo"],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_place_that_cannot_be_written_to_is_one_line(run, tmp_path, args):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = run(*args, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert "Traceback" not in error
+    assert str(tmp_path / "file") in error.strip().splitlines()[-1]
 
 
 def test_info_lists_and_describes(run):

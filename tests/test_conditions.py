@@ -114,7 +114,7 @@ def test_guidance_between_two_labels_needs_no_tensor(batched):
         torch.testing.assert_close(rows(x[[1, 0, 0]], KNOT).eps, want[[1, 0, 0]])
     assert net.batches[0] == ([3] * 4 + [10] * 4 if batched else [3] * 4)
     grid = uniform_lambda(SDE, 3)
-    assert sample(guided, DDIM(), grid, shape=(2, 2)).nfe == 6
+    assert sample(guided, DDIM(), grid, shape=(2, 2)).mean_nfe == 6
 
 
 def test_labels_beside_bound_rows_follow_their_samples():

@@ -43,7 +43,7 @@ def test_truncation_is_the_first_order_of_the_change_to_noise_zero() -> None:
 def test_truncation_is_reported_where_the_state_is_clean_data() -> None:
     model = Gaussian(SDE, torch.zeros(4).double(), Covariance.isotropic(0.05))
     images = torch.randint(0, 64, (12, 4), generator=generator())
-    settings = {"levels": 64, "divergence": Exact(), "method": FixedGrid(21)}
+    settings = {"pixels": Pixels(64), "divergence": Exact(), "method": FixedGrid(21)}
     clean = bits_per_dim(model, images, t_min=1e-3, **settings, dequantize=NoDequantization())
     x = Pixels(64).lower_edge(images) + Pixels(64).width / 2
     nats = truncation(model, x, t_min=1e-3, divergence=Exact(), seeds=range(12))
@@ -72,7 +72,7 @@ def test_the_gap_of_the_bound_is_found_from_the_variance_of_the_draws(divergence
     x = model.sample(400, seed=1)
     images = ((x.clamp(-0.99, 0.99) + 1) * levels / 2).floor().long()
     got = bits_per_dim(
-        model, images, levels=levels, dequantize=Uniform(16), divergence=divergence,
+        model, images, pixels=Pixels(levels), dequantize=Uniform(16), divergence=divergence,
         method=FixedGrid(11), frame=Whitened(0.0, std**2), prior=model,
     )  # fmt: skip
     want = float(gap(std, levels)[images].mean())
@@ -86,7 +86,7 @@ def test_what_is_not_known_is_nan() -> None:
     model = Gaussian(SDE, torch.zeros(4).double(), Covariance.isotropic(0.05))
     images = torch.randint(0, 64, (6, 4), generator=generator())
     parts = bits_per_dim(
-        model, images, levels=64, divergence=Hutchinson(1), method=FixedGrid(21)
+        model, images, pixels=Pixels(64), divergence=Hutchinson(1), method=FixedGrid(21)
     ).parts
     assert {name for name, value in parts.items() if math.isnan(value)} == {
         "trace",
@@ -102,7 +102,7 @@ def test_what_is_not_known_is_nan() -> None:
 def test_an_integration_that_is_too_coarse_is_printed_and_warned_of() -> None:
     model = gaussian(SDE, 8)
     images = torch.randint(0, 8, (200, 8), generator=generator())
-    settings = {"levels": 8, "divergence": Exact()}
+    settings = {"pixels": Pixels(8), "divergence": Exact()}
     with pytest.warns(AccuracyWarning, match="exceeds the standard error"):
         coarse = bits_per_dim(model, images, method=FixedGrid(4), **settings)
     assert coarse.parts["ode"] > coarse.stderr
@@ -118,7 +118,7 @@ def test_images_below_zero_bits_are_warned_of() -> None:
     images = torch.zeros(3, 4, dtype=torch.uint8)
     with pytest.warns(AccuracyWarning, match="3 of 3 images lie below 0 bits/dim"):
         bits_per_dim(
-            model, images, levels=8, dequantize=NoDequantization(), divergence=Exact(),
+            model, images, pixels=Pixels(8), dequantize=NoDequantization(), divergence=Exact(),
             method=FixedGrid(61),
         )  # fmt: skip
 

@@ -39,7 +39,7 @@ class Interrupted(sd.GaussianMixture):
 
 
 def run(folder, model=None, solver=None, **settings):
-    args = {"shape": (2,), "seeds": range(7), "batch": 3, **settings}
+    args = {"event_shape": (2,), "seeds": range(7), "batch_size": 3, **settings}
     grid = sd.uniform_lambda(SDE, 5)
     return sample_many(model or mixture(), solver or sd.DDIM(eta=1.0), grid, folder, **args)
 
@@ -54,7 +54,7 @@ def test_every_sample_is_that_of_its_seed(tmp_path):
     )
     torch.testing.assert_close(samples, whole.x, rtol=1e-6, atol=1e-6)
     assert [s for k in range(3) for s in job.info(k)["seeds"]] == list(range(7))
-    assert job.info(0)["nfe"] == 5
+    assert job.info(0)["nfe"] == [5, 5, 5]
 
 
 def test_interrupted_job_goes_on_and_ends_bitwise_the_same(tmp_path):
@@ -138,8 +138,8 @@ def test_a_damaged_info_file_has_a_clear_error(tmp_path):
     [
         ("null", "no JSON object"),
         ("{", "does not describe a sampling job"),
-        ({"batch": 0}, "batch is 0"),
-        ({"batch": True}, "batch is true"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": True}, "batch_size is true"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": ["0"]}, "seeds is"),
         ({"event_shape": [-1]}, "event_shape is"),
@@ -265,7 +265,7 @@ def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path):
         ({"solver": sd.DDIM(eta=0.5)}, "solver"),
         ({"seeds": range(1, 8)}, "seeds were 7 from 0 to 6, are now 7 from 1 to 7"),
         ({"seeds": range(6)}, "seeds were 7 from 0 to 6, are now 6 from 0 to 5"),
-        ({"batch": 4}, "batch"),
+        ({"batch_size": 4}, "batch_size"),
         ({"dtype": torch.float64}, "dtype"),
         ({"final": "none"}, "final"),
     ],
@@ -293,7 +293,7 @@ def test_other_grid_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="grid"):
         sample_many(
             mixture(), sd.DDIM(eta=1.0), sd.karras(SDE, 5), tmp_path,
-            shape=(2,), seeds=range(7), batch=3,
+            event_shape=(2,), seeds=range(7), batch_size=3,
         )  # fmt: skip
 
 
@@ -309,8 +309,8 @@ def test_folder_of_something_else_is_refused(tmp_path):
 def test_bad_settings(tmp_path):
     with pytest.raises(ConfigError, match="repeat"):
         run(tmp_path / "a", seeds=[1, 2, 1])
-    with pytest.raises(ConfigError, match="batch"):
-        run(tmp_path / "b", batch=0)
+    with pytest.raises(ConfigError, match="batch_size"):
+        run(tmp_path / "b", batch_size=0)
     with pytest.raises(ConfigError, match="bfloat16"):
         run(tmp_path / "c", dtype=torch.bfloat16)
     assert not list(tmp_path.iterdir())
@@ -326,7 +326,7 @@ def test_failed_samples_are_kept_and_named(tmp_path):
     model = mixture()
     model.__class__ = Poisoned
     with pytest.warns(sd.sampling.NonFiniteWarning):
-        job = run(tmp_path, model=model, seeds=range(40), batch=40)
+        job = run(tmp_path, model=model, seeds=range(40), batch_size=40)
     bad = (~job.samples().isfinite().all(1)).nonzero().flatten().tolist()
     assert 0 < len(bad) < 40
     assert sorted(map(int, job.info(0)["failures"])) == bad

@@ -46,6 +46,46 @@ def test_interpolation_is_the_exact_flow_of_the_arc() -> None:
     torch.testing.assert_close(got[:, 0], a, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", ["encode", "decode", "interpolate", "round_trip_error"])
+def test_gradients_are_kept_where_they_are_asked_for(way: str) -> None:
+    """Of the flow to the latent and back, those of its closed form; without grad=True none."""
+    model = gaussian(SDE, 3)
+    low, high = SDE.at(1e-2), SDE.at(1.0)
+    settings = {"solver": TIGHT, "t_min": 1e-2}
+    run, exact = {
+        "encode": (encode, lambda x: model.flow(x, low, high)),
+        "decode": (decode, lambda x: model.flow(x, high, low)),
+        "interpolate": (lambda m, x, **s: interpolate(m, x, 2 * x, 3, **s)[:, 1], _middle(model)),
+        "round_trip_error": (round_trip_error, lambda x: 0.0 * x),
+    }[way]
+    x = randn(4, 3).requires_grad_()
+    with torch.enable_grad():
+        assert not run(model, x, **settings).requires_grad
+    with torch.set_grad_enabled(way == "interpolate"):  # which the test itself slices
+        found = run(model, x, **settings, grad=True)
+    assert found.requires_grad
+    if way != "round_trip_error":  # it is 0, where a root mean square has no gradient
+        weight = randn(4, 3, seed=3)
+        got, want = (torch.autograd.grad((weight * y).sum(), x)[0] for y in (found, exact(x)))
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+def _middle(model):
+    low, high = SDE.at(1e-2), SDE.at(1.0)
+
+    def middle(x):
+        a, b = (model.flow(y, low, high) for y in (x, 2 * x))
+        return model.flow(slerp(a, b, 0.5), high, low)
+
+    return middle
+
+
+def test_a_latent_of_norm_0_is_interpolated_linearly() -> None:
+    a, b = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[3.0, -1.0]]).double()
+    torch.testing.assert_close(slerp(a, b, 0.25), 0.25 * b)
+    torch.testing.assert_close(slerp(b, a, 0.25), 0.75 * b)
+
+
 def test_conditions_follow_their_pair() -> None:
     def net(x, t, y):
         return x - y[:, None]  # a flow that leads to y

@@ -192,7 +192,9 @@ def test_loss_per_noise_level_of_a_gaussian(sde: SDE) -> None:
     rho = torch.tensor(lams, dtype=torch.float64).neg().exp()
     n, dim = 4000, 3
     for off, extra in ((0.0, torch.zeros(5)), (OFF, excess(rho))):
-        found = loss_per_noise_level(gaussian(sde, MEAN + off), data(n), lams, seed=7, batch=1500)
+        found = loss_per_noise_level(
+            gaussian(sde, MEAN + off), data(n), lams, seed=7, batch_size=1500
+        )
         variance = optimal(rho)
         z = (found.loss - variance - extra) / found.stderr
         assert z.abs().max() < 4
@@ -203,8 +205,8 @@ def test_loss_per_noise_level_of_a_gaussian(sde: SDE) -> None:
 
 def test_noise_of_a_level_does_not_depend_on_the_batch() -> None:
     model, x0 = gaussian(VP), data(30)
-    one = loss_per_noise_level(model, x0, [0.0, 2.0], batch=30)
-    many = loss_per_noise_level(model, x0, [0.0, 2.0], batch=7)
+    one = loss_per_noise_level(model, x0, [0.0, 2.0], batch_size=30)
+    many = loss_per_noise_level(model, x0, [0.0, 2.0], batch_size=7)
     torch.testing.assert_close(one.loss, many.loss, rtol=1e-13, atol=0)
 
 

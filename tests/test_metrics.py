@@ -1,4 +1,4 @@
-"""Measures against closed forms: Gaussians, shifts and intervals of known coverage."""
+"""Metrics against closed forms: Gaussians, shifts and intervals of known coverage."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Interrupted(Gaussian):
 
 def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
     images = integers(16, 10, 2)
-    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9), "key": "gaussian"}
+    settings = {"pixels": Pixels(16), "batch_size": 4, "method": FixedGrid(9), "key": "gaussian"}
     model = Interrupted(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     part = tmp_path / "part"
@@ -69,7 +69,7 @@ def test_an_interrupted_job_goes_on_and_counts_nothing_twice(tmp_path) -> None:
 def test_a_job_of_another_configuration_is_refused(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 6, 2)
-    settings = {"levels": 16, "batch": 4, "method": FixedGrid(9)}
+    settings = {"pixels": Pixels(16), "batch_size": 4, "method": FixedGrid(9)}
     nll_dataset(model, images, tmp_path, **settings)
     with pytest.raises(CheckpointError, match="seed"):
         nll_dataset(model, images, tmp_path, seed=1, **settings)
@@ -84,7 +84,9 @@ def test_damaged_and_foreign_parts_of_a_job_are_computed_again(tmp_path) -> None
     images = integers(16, 6, 2)
 
     def job(folder, nodes=11):
-        return nll_dataset(model, images, tmp_path / folder, levels=16, batch=4, nodes=nodes)
+        return nll_dataset(
+            model, images, tmp_path / folder, pixels=Pixels(16), batch_size=4, nodes=nodes
+        )
 
     whole, fewer = job("job").per_image.tolist(), job("fewer", 5).per_image.tolist()
     assert whole != fewer
@@ -112,7 +114,7 @@ def test_damaged_and_foreign_parts_of_a_job_are_computed_again(tmp_path) -> None
 def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path) -> None:
     def job(variance: float, key: str | None):
         model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(variance))
-        settings = {"levels": 16, "batch": 4, "method": FixedGrid(9), "key": key}
+        settings = {"pixels": Pixels(16), "batch_size": 4, "method": FixedGrid(9), "key": key}
         return nll_dataset(model, integers(16, 6, 2), tmp_path / str(key), **settings)
 
     job(0.3, None)
@@ -127,7 +129,7 @@ def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path) -> Non
 def test_a_job_stops_early_at_its_target(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     images = integers(16, 100, 2)
-    settings = {"levels": 16, "batch": 10, "method": FixedGrid(9)}
+    settings = {"pixels": Pixels(16), "batch_size": 10, "method": FixedGrid(9)}
     got = nll_dataset(model, images, tmp_path, target=10.0, **settings)
     assert len(got.per_image) == 30
 
@@ -149,7 +151,13 @@ def test_a_job_killed_at_any_time_loses_one_batch_and_counts_nothing_twice(tmp_p
     """SIGKILL, which no program can answer, over and over until the job is done."""
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     images = integers(16, 22, 3)
-    settings = {"levels": 16, "batch": 4, "nodes": 7, "divergence": Hutchinson(2), "key": "x"}
+    settings = {
+        "pixels": Pixels(16),
+        "batch_size": 4,
+        "nodes": 7,
+        "divergence": Hutchinson(2),
+        "key": "x",
+    }
     Counted.tally[0] = tmp_path / "once"
     whole = nll_dataset(model, images, tmp_path / "whole", **settings)
     once = len((tmp_path / "once").read_text().split())
@@ -185,15 +193,21 @@ def test_the_default_method_is_fitted_once_and_kept(tmp_path) -> None:
     model = Counted(VPSDE(t_min=1e-3), torch.zeros(3).double(), Covariance.isotropic(0.3))
     Counted.tally[0] = tmp_path / "tally"
     images = integers(16, 12, 3)
-    settings = {"levels": 16, "batch": 6, "nodes": 9, "divergence": Exact(), "key": "x"}
+    settings = {
+        "pixels": Pixels(16),
+        "batch_size": 6,
+        "nodes": 9,
+        "divergence": Exact(),
+        "key": "x",
+    }
     got = nll_dataset(model, images, tmp_path / "job", **settings)
-    assert got.nfe == 9
+    assert got.mean_nfe == 9
     kept = json.loads((tmp_path / "job" / "method.json").read_text())
     grid = FixedGrid(kept["nodes"], kept["order"], tuple(kept["places"]))
     x = Pixels(16).lower_edge(images) + Pixels(16).width / 2
     frame = estimate_frame(x)
     told = bits_per_dim(
-        model, images, levels=16, method=grid, frame=frame, divergence=Exact(), batch_size=6
+        model, images, pixels=Pixels(16), method=grid, frame=frame, divergence=Exact(), batch_size=6
     )
     assert got.per_image.tolist() == told.per_image.tolist()
     assert got.parts["prior"] == told.parts["prior"] > 0
@@ -206,19 +220,30 @@ def test_values_of_each_image_as_parquet(tmp_path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
-        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), table="parquet"
+        model, integers(16, 6, 2), tmp_path, pixels=Pixels(16), method=FixedGrid(9), table="parquet"
     )
     columns = parquet.read_table(tmp_path / "per_image.parquet").to_pydict()
     assert columns["bits_per_dim"] == got.per_image.tolist()
     assert columns["nfe"] == [9] * 6
     with pytest.raises(ConfigError, match="'npz' or 'parquet'"):
-        nll_dataset(model, integers(16, 6, 2), tmp_path, levels=16, table="csv")
+        nll_dataset(model, integers(16, 6, 2), tmp_path, pixels=Pixels(16), table="csv")
+
+
+def test_nodes_beside_a_method_are_refused(tmp_path) -> None:
+    model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
+    with pytest.raises(ConfigError, match="nodes=9 is of the default method"):
+        nll_dataset(model, integers(16, 6, 2), tmp_path, method=FixedGrid(9), nodes=9)
 
 
 def test_the_summary_is_strict_json_and_keeps_notes(tmp_path) -> None:
     model = Gaussian(VPSDE(t_min=1e-3), torch.zeros(2).double(), Covariance.isotropic(0.3))
     got = nll_dataset(
-        model, integers(16, 6, 2), tmp_path, levels=16, method=FixedGrid(9), notes={"data": "mine"}
+        model,
+        integers(16, 6, 2),
+        tmp_path,
+        pixels=Pixels(16),
+        method=FixedGrid(9),
+        notes={"data": "mine"},
     )
 
     def refuse(name):

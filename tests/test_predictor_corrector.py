@@ -164,8 +164,8 @@ def test_evaluations_are_the_predictors_and_the_correctors(predictor, corrector,
     solver = PredictorCorrector(predictor, corrector)
     grid = uniform_t(model.sde, steps)
     out = sample(model, solver, grid, shape=(3, 4), seeds=range(3))
-    assert out.nfe == len(model.asked) == evaluations(solver, grid)
-    assert out.nfe == steps * (1 + corrector.steps)
+    assert out.mean_nfe == len(model.asked) == evaluations(solver, grid)
+    assert out.mean_nfe == steps * (1 + corrector.steps)
     assert all(knot.sigma > 0 for knot in model.asked)
     assert bool(out.x.isfinite().all())
 
@@ -259,7 +259,7 @@ def test_starts_where_there_is_no_signal(name):
     model = LinearModel(sde)
     grid = uniform_t(sde, 40)
     out = sample(model, solver, grid, shape=(4000, 2), seeds=3)
-    assert out.nfe == len(model.asked) == evaluations(solver, grid)
+    assert out.mean_nfe == len(model.asked) == evaluations(solver, grid)
     assert float(out.x.mean()) == pytest.approx(0.7, abs=0.035)  # 6 standard errors
 
 

@@ -77,7 +77,7 @@ def test_page_is_whole_and_fetches_nothing(table, tmp_path):
     assert page.open == []
     assert page.tags.count("script") == 1
     assert "link" not in page.tags
-    assert page.tags.count("svg") == 3 + 2 + 2 + 4  # key, measure, paths, ways
+    assert page.tags.count("svg") == 3 + 2 + 2 + 4  # key, metric, paths, ways
     assert "A &lt;title&gt; &amp; more" in text
     assert "UniPC&lt;3&gt;" in text
     assert "UniPC<3>" not in text
@@ -104,7 +104,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
 def test_the_report_says_how_it_was_made_and_what_its_marks_mean(table, tmp_path):
     nine, silent = cell("Heun", 10, 0.3), cell("SDE", 5, 0.1, scores={})
     cells = (*table.cells, replace(nine, nfe=9.0), silent)
-    setup = replace(table.setup, first_seed=7, truth=50, models={"": {"model": "abc", "sde": {
+    setup = replace(table.setup, seed=7, truth=50, models={"": {"model": "abc", "sde": {
         "name": "VPSDE", "beta_max": 20.0, "log_alphas": [0.0, -1.0]}}})  # fmt: skip
     write(Table(cells, setup), tmp_path, command="scoresde bench 'ring8(seed=3)'")
     text = (tmp_path / "report.md").read_text()

@@ -28,6 +28,7 @@ from scoresde import (
     from_times,
     iterate,
     karras,
+    log_likelihood,
     sample,
     uniform_lambda,
     uniform_t,
@@ -48,6 +49,25 @@ from scoresde.solvers import DPMSolverAdaptive, evaluations
 SDE = VPSDE()
 MODEL = mixture(SDE)
 GRID = uniform_lambda(SDE, 6)
+
+
+def test_a_start_needs_its_grid() -> None:
+    """It could be pure noise or, as in SDEdit, a noised image: only the grid says which."""
+    for settings in ({}, {"nfe": 10}, {"solver": "DDIM", "nfe": 10}):
+        with pytest.raises(ConfigError, match=r"x is the state at the grid's first knot"):
+            sample(MODEL, x=torch.zeros(2, 2), **settings)
+
+
+def test_evaluations_are_one_number_a_sample() -> None:
+    """In every result a LongTensor of shape (B,) and a mean, whether samples share it or not."""
+    shared = sample(MODEL, Heun(), GRID, shape=(4, 2))
+    assert shared.nfe.tolist() == [shared.mean_nfe] * 4
+    own = sample(MODEL, DPMSolverAdaptive(), uniform_lambda(SDE, 2), x=randn(8, 2))
+    for found in (own, log_likelihood(MODEL, own.x)):
+        assert found.nfe.dtype == torch.long
+        assert found.nfe.shape == (8,)
+        assert found.mean_nfe == sum(found.nfe.tolist()) / 8
+    assert len(set(own.nfe.tolist())) > 1
 
 
 def _draw(solver=None, **settings):
@@ -76,12 +96,12 @@ def test_sample_is_iterate_run_to_its_end():
     assert [info.step for info in steps] == list(range(7))
     assert all(info.steps == 6 for info in steps)
     assert [info.knot for info in steps] == list(GRID.knots)
-    assert [info.nfe for info in steps] == list(range(7))
+    assert [info.mean_nfe for info in steps] == list(range(7))
     assert torch.equal(out.x, steps[-1].x)
     for kept, info in zip(out.trajectory, steps, strict=True):
         assert torch.equal(kept.x, info.x)
         assert kept.knot == info.knot
-    assert (out.steps, out.nfe, out.grid, out.failures) == (6, 6, GRID, {})
+    assert (out.steps, out.mean_nfe, out.grid, out.failures) == (6, 6, GRID, {})
     assert out.noise == SampleSeeds((0, 1, 2, 3))
     assert out.seconds > 0
 
@@ -132,7 +152,7 @@ def test_the_three_ways_to_end():
     open_ended = grid.without_clean()
     assert torch.equal(sample(model, DDIM(), open_ended, x=x).x, ends["none"].x)
     assert torch.equal(sample(model, DDIM(), open_ended, x=x, final="denoise").x, ends["denoise"].x)
-    assert sample(model, DDIM(), open_ended, x=x, final="denoise").nfe == 400
+    assert sample(model, DDIM(), open_ended, x=x, final="denoise").mean_nfe == 400
 
 
 def test_the_network_is_never_asked_at_the_clean_end():
@@ -223,7 +243,7 @@ def test_any_shape_any_batch(event, batch):
     everyone = sample(model, EulerMaruyama(), GRID, shape=(3, *event), seeds=range(3)).x
     out = sample(model, EulerMaruyama(), GRID, shape=(batch, *event), seeds=range(batch))
     assert out.x.shape == (batch, *event)
-    assert out.nfe == 6
+    assert out.nfe.tolist() == [6] * batch
     assert out.failures == {}
     torch.testing.assert_close(out.x, everyone[:batch])
 
@@ -316,17 +336,17 @@ class Doubled:
 
 
 def test_evaluations_are_counted_not_computed():
-    assert _draw(model=Doubled(MODEL)).nfe == 12
-    assert _draw(model=Doubled(MODEL), final="none").nfe == 10
+    assert _draw(model=Doubled(MODEL)).mean_nfe == 12
+    assert _draw(model=Doubled(MODEL), final="none").mean_nfe == 10
     run = iterate(Doubled(MODEL), DDIM(), GRID, shape=(2, 2))
-    assert [info.nfe for info in run] == [0, 2, 4, 6, 8, 10, 12]
+    assert [info.mean_nfe for info in run] == [0, 2, 4, 6, 8, 10, 12]
 
 
 def test_evaluations_of_single_samples():
     counted = Counted(MODEL)
     x, knot = randn(4, 2), SDE.at(0.5)
     counted(x, knot)
-    assert counted.nfe(4) == 1
+    assert counted.nfe(4).tolist() == [1, 1, 1, 1]
     some = counted.rows(torch.tensor([3, 1]))
     some(x[:2], knot)
     some.rows(torch.tensor([0]))(x[:1], knot)
@@ -422,7 +442,7 @@ def test_a_solver_is_handed_its_own_steps_alone():
     ):
         out = sample(model, Noting(), grid, shape=(2, 1), final=final)
         assert handed.pop() == own
-        assert out.nfe == evaluations(Noting(), grid, final) == cost
+        assert out.mean_nfe == evaluations(Noting(), grid, final) == cost
     x = randn(3, 1)
     want = DDIM().step(model, x, grid.knots[0], grid.knots[1], None, None)[0]
     assert torch.equal(sample(model, Heun(), grid, x=x, keep=[1]).trajectory[0].x, want)
@@ -499,7 +519,7 @@ def test_no_warning_where_nothing_is_wrong():
         (lambda: _draw("DDIMM"), ConfigError, "did you mean 'DDIM'"),
         (lambda: _draw(grid=10), ConfigError, "uniform_lambda(model.sde, 10)"),
         (lambda: _draw(grid=uniform_t), ConfigError, "uniform_t(model.sde, 20)"),
-        (lambda: _draw(grid="karras"), ConfigError, "names.grid('karras')(model.sde, 20)"),
+        (lambda: _draw(grid="karras"), ConfigError, "scoresde.grid.karras(model.sde, 20)"),
         (lambda: _draw("Heun", nfe=10), ConfigError, "which takes 11 evaluations: give one"),
         (lambda: _draw("Heun", nfe=10), ConfigError, "sample(model, 'Heun', nfe=10, ...)"),
         (lambda: _draw("recommended"), ConfigError, "or leave the grid out as well"),

@@ -112,7 +112,7 @@ def test_counted_evaluations_are_those_stated_and_lie_in_range(name, steps):
             model = Recorder(mixture(sde))
             grid = uniform_lambda(sde, steps, clean=clean)
             result = sample(model, solver, grid, shape=(2, 2))
-            assert result.nfe == evaluations(solver, grid) == len(model.seen)
+            assert result.mean_nfe == evaluations(solver, grid) == len(model.seen)
             assert bool(torch.isfinite(result.x).all())
             assert min(model.seen) >= sde.t_min * (1 - 1e-12)
             assert max(model.seen) <= sde.t_max * (1 + 1e-12)
@@ -184,7 +184,7 @@ def test_churn_raises_the_noise_by_what_it_says_and_never_above_the_top():
     grid = karras(model.sde, 20)
     solver = Heun(s_churn=4.0, s_min=0.05, s_max=100.0)
     result = sample(model, solver, grid, shape=(4, 2), dtype=torch.float64)
-    assert result.nfe == evaluations(solver, grid)
+    assert result.mean_nfe == evaluations(solver, grid)
     asked = model.seen[0::2]
     for knot, at in zip(grid.knots[:-1], asked, strict=True):
         factor = 1.2 if 0.05 <= knot.rho <= 100 else 1.0

@@ -531,7 +531,7 @@ def test_evaluations_dtype_and_times(solver, sde):
             out = sample(model, solver, grid, shape=(4, 3, 2), seeds=range(4), dtype=dtype)
             assert out.x.dtype == dtype
             assert bool(out.x.isfinite().all())
-            assert out.nfe == len(model.asked) == evaluations(solver, grid)
+            assert out.mean_nfe == len(model.asked) == evaluations(solver, grid)
             assert all(sde.t_min <= knot.t <= sde.t_max and knot.sigma > 0 for knot in model.asked)
 
 

@@ -28,7 +28,7 @@ TINY = Recipe(
     weighting={"name": "Simple", "of": None},
     times={"name": "UniformLambda"},
     steps=30,
-    batch=32,
+    batch_size=32,
     lr=2e-3,
     warmup=5,
     decay=10,
@@ -181,7 +181,7 @@ def test_the_average_is_the_stated_recursion(tmp_path) -> None:
 
 
 def test_every_epoch_takes_every_sample_once(tmp_path) -> None:
-    run = _Run(replace(TINY, batch=32), tmp_path, torch.device("cpu"))
+    run = _Run(replace(TINY, batch_size=32), tmp_path, torch.device("cpu"))
     size = 50  # no multiple of the batch: epochs end within batches
     rows = []
     for run.step in range(25):
@@ -226,8 +226,8 @@ def test_the_global_generator_is_left_alone(tmp_path) -> None:
 def test_a_gaussian_is_learned_to_its_exact_loss(tmp_path, predicts: str) -> None:
     """The least error of eps for data of variances c^2 is the mean of c^2/(c^2 + rho^2)."""
     recipe = replace(
-        TINY, predicts=predicts, steps=1000, decay=1000, batch=256, ema=0.99, lr=5e-3, clip=1.0,
-        network={**TINY.network, "width": 32}, weighting={"name": "Simple", "of": "v"},
+        TINY, predicts=predicts, steps=1000, decay=1000, batch_size=256, ema=0.99, lr=5e-3,
+        clip=1.0, network={**TINY.network, "width": 32}, weighting={"name": "Simple", "of": "v"},
         times={"name": "LogNormalRho", "mean": 0.0, "std": 1.0},
     )  # fmt: skip
     g = torch.Generator().manual_seed(0)
@@ -236,11 +236,23 @@ def test_a_gaussian_is_learned_to_its_exact_loss(tmp_path, predicts: str) -> Non
     model = train(recipe, train_set, tmp_path, progress=False)
     lams = torch.tensor([-1.0, 0.0, 1.0])
     fresh = torch.randn(40_000, 2, generator=g) * std
-    found = loss_per_noise_level(model, fresh, lams, batch=40_000)
+    found = loss_per_noise_level(model, fresh, lams, batch_size=40_000)
     rho2 = (-2 * lams.double()).exp()[:, None]
     best = (std**2 / (std**2 + rho2)).mean(1)
     assert ((found.loss - best) > -4 * found.stderr).all()  # nothing is better than the optimum
     assert ((found.loss - best) < 0.02 * best + 4 * found.stderr).all()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ((TINY, torch.zeros(8, 2)), r"the data must be a Dataset, got Tensor; write data=Dataset"),
+        ((torch.nn.Linear(2, 2), points()), "the recipe must be a Recipe, got Linear; write"),
+    ],
+)
+def test_what_cannot_be_trained_says_what_to_write(tmp_path, args, says) -> None:
+    with pytest.raises(ConfigError, match=says):
+        train(*args, tmp_path)
 
 
 # -- recipes -------------------------------------------------------------------------------------
@@ -268,7 +280,7 @@ def test_shipped_recipes_build_their_models(name: str) -> None:
 def test_train_from_recipe_by_file_and_with_fewer_steps(tmp_path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(TINY.to_dict()))
-    model = train_from_recipe(path, out=tmp_path / "run", steps=4, device="cpu")
+    model = train_from_recipe(path, folder=tmp_path / "run", steps=4, device="cpu")
     loaded, description = load_model(tmp_path / "run" / "model.safetensors")
     assert_bitwise(model.state_dict(), loaded.state_dict())
     assert description["recipe"]["steps"] == description["recipe"]["trained_steps"] == 4
@@ -290,6 +302,6 @@ def test_bad_recipes_say_what_would_be_right(tmp_path) -> None:
     with pytest.raises(ConfigError, match="not JSON"):
         load_recipe(broken)
     with pytest.raises(ConfigError, match="needs the images"):
-        train_from_recipe("mnist", out=tmp_path / "run")
+        train_from_recipe("mnist", folder=tmp_path / "run")
     with pytest.raises(ConfigError, match="no file"):
-        train_from_recipe("mnist", data=tmp_path / "none.npz", out=tmp_path / "run")
+        train_from_recipe("mnist", data=tmp_path / "none.npz", folder=tmp_path / "run")

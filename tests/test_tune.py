@@ -22,7 +22,7 @@ from scoresde.sampling import choose
 from scoresde.tune import TunedGridWarning, TuningWarning, by_endpoints, load, tune
 from scoresde.tune.basin_hopping import descend, hop
 from scoresde.tune.by_endpoints import _decide, _informative
-from scoresde.tune.by_measure import Judge
+from scoresde.tune.by_metric import Judge
 from scoresde.tune.candidates import Motion, stock_grids
 from scoresde.tune.cost import Metered
 from scoresde.tune.endpoint_objective import Candidate, Trial
@@ -48,7 +48,7 @@ def prior(count: int, first: int = 9000) -> torch.Tensor:
 
 def fresh(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = prior(count)
-    return x, sd.sample(model(), nfe=200, x=x).x
+    return x, sd.sample(model(), *sd.recommended(SDE, 200), x=x).x
 
 
 def rms(solver: sd.Solver, grid: sd.Grid, x: torch.Tensor, truth: torch.Tensor) -> float:
@@ -233,7 +233,7 @@ def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     means = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.5, 0.02]])
     narrow = sd.GaussianMixture(SDE, means, sd.Covariance.isotropic([0.09, 4e-5, 4e-5]))
     x, _ = fresh(256)
-    truth = sd.sample(narrow, nfe=200, x=x).x
+    truth = sd.sample(narrow, *sd.recommended(narrow.sde, 200), x=x).x
     trial = Trial(Metered(narrow), x, truth, torch.ones(len(x)))
     worst = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 3, t_min=1e-3))
     motion = Motion(worst, free=False)
@@ -268,7 +268,9 @@ def test_a_mixture_of_low_rank_is_solved_in_its_span(kind):
     assert inner.shape == (50, size)
     solver, grid = sd.recommended(SDE, 6)
     coarse = [sd.sample(m, solver, grid, x=z).x for m, z in ((whole, x), (small, inner))]
-    fine = [sd.sample(m, nfe=50, x=z).x for m, z in ((whole, x), (small, inner))]
+    fine = [
+        sd.sample(m, *sd.recommended(m.sde, 50), x=z).x for m, z in ((whole, x), (small, inner))
+    ]
     full, part = (endpoint_errors(a, b) for a, b in zip(coarse, fine, strict=True))
     torch.testing.assert_close(part * math.sqrt(size / 40), full, rtol=1e-9, atol=1e-12)
 
@@ -287,10 +289,10 @@ def test_the_cost_is_every_evaluation_of_every_sample():
             return self.inner(x, knot)
 
     counting = Counting()
-    found = tune(counting, "Heun", 21, shape=(2,), starts=16, held_out=8, dtype=torch.float64)
+    found = tune(counting, "Heun", 21, event_shape=(2,), starts=16, held_out=8, dtype=torch.float64)
     assert found.cost == counting.rows_seen
     assert found.nfe == 21 == found.budget
-    found = tune(counting, "Heun", 8, shape=(2,), starts=8, held_out=4, rounds=0)
+    found = tune(counting, "Heun", 8, event_shape=(2,), starts=8, held_out=4, rounds=0)
     assert found.nfe != 8
     assert f"{found.nfe} evaluations of 8, which it cannot meet" in str(found)
 
@@ -311,7 +313,13 @@ def test_a_model_that_is_not_finite_or_never_settles_is_told_of(monkeypatch):
             shift = self.rough * math.sin(1e9 * float(knot.t))
             return Prediction(x, knot, found.eps + shift, EPS)
 
-    settings = {"shape": (2,), "starts": 8, "held_out": 4, "rounds": 0, "dtype": torch.float64}
+    settings = {
+        "event_shape": (2,),
+        "starts": 8,
+        "held_out": 4,
+        "rounds": 0,
+        "dtype": torch.float64,
+    }
     with pytest.raises(NonFiniteError, match="endpoints that are not finite"):
         tune(Broken(math.nan), "DDIM", 4, **settings)
     monkeypatch.setattr(by_endpoints, "_LONGEST", 60)
@@ -335,6 +343,18 @@ def test_says_where_nothing_better_was_found(tuned):
 def test_what_cannot_be_tuned(solver, nfe, words):
     with pytest.raises(ConfigError, match=words):
         tune(model(), solver, nfe)
+
+
+def test_rounds_of_a_search_that_is_not_made_are_refused():
+    with pytest.raises(ConfigError, match="rounds=2 is of a search"):
+        tune(model(), "EulerMaruyama", 5, rounds=2)
+
+
+def test_a_name_is_the_same_in_any_case():
+    """Were "Recommended" another solver than "recommended", its grid alone would be tuned."""
+    settings = {"starts": 8, "held_out": 8, "rounds": 0, "dtype": torch.float64}
+    small, capital = (tune(model(), name, 5, **settings) for name in ("recommended", "Recommended"))
+    assert (small.solver, small.grid, small.cost) == (capital.solver, capital.grid, capital.cost)
 
 
 def test_the_bound_of_a_gaussian_and_its_best_grid():
@@ -380,7 +400,7 @@ def test_a_grid_for_noisy_steps_brings_samples_closer_to_the_truth():
     mixture = problems.ring8(SDE)
     found = tune(mixture, "DDIM(eta=1.0)", 8, starts=2048, held_out=2048, dtype=torch.float64)
     assert "of the way to the least KL bound" in found.source
-    assert found.measure.startswith("KL bound")
+    assert found.metric.startswith("KL bound")
     assert found.ratio.high < 0.9
     level = mixture.log_prob(mixture.sample(20_000, seed=1), SDE.clean).mean()
     gaps = []
@@ -403,9 +423,9 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     # Data of deviation 0.5 and a network trained, as it were, on data of 0.8.
     network = sd.Gaussian(SDE, torch.zeros(4), sd.Covariance.isotropic(0.8**2))
     true = 0.5 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(3))
-    measure = FrechetDistance(true, lambda x: x)
+    metric = FrechetDistance(true, lambda x: x)
     settings = {"starts": 256, "held_out": 512, "dtype": torch.float64}
-    found = tune(network, "DDIM", 6, rounds=3, measure=measure, progress=True, **settings)
+    found = tune(network, "DDIM", 6, rounds=3, metric=metric, progress=True, **settings)
     faithful = tune(network, "DDIM", 6, rounds=3, **settings)
     default = fan(*choose.choose(SDE, "DDIM", None, 6), 0.8)
     assert 0.5 + 0.05 < default < fan(faithful.solver, faithful.grid, 0.8) < 0.8
@@ -414,10 +434,10 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     seeds = sd.SampleSeeds(tuple(range(1_000_768, 1_001_280)))
     x = SDE.prior_sample(seeds.open((512, 4), torch.float64))
     again = [
-        measure(sd.sample(network, solver, grid, x=x).x)
+        metric(sd.sample(network, solver, grid, x=x).x)
         for solver, grid in ((found.solver, found.grid), choose.choose(SDE, "DDIM", None, 6))
     ]
-    assert found.measure == "Frechet distance"
+    assert found.metric == "Frechet distance"
     assert found.error == pytest.approx(again[0].value, rel=1e-9)
     assert found.change.value == pytest.approx(again[0].value - again[1].value, rel=1e-9)
     assert found.change.high < -0.5 * again[1].value
@@ -432,12 +452,12 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
 def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
     gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.35**2))
     true = 0.5 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(4))
-    measure = FrechetDistance(true, lambda x: x)
-    free = tune(gaussian, "recommended", 5, starts=128, measure=measure, dtype=torch.float64)
+    metric = FrechetDistance(true, lambda x: x)
+    free = tune(gaussian, "recommended", 5, starts=128, metric=metric, dtype=torch.float64)
     assert free.solver != sd.recommended(SDE, 5)[0]
     assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.06)  # 256 x 4: +-2.2 %
     gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.8**2))
-    noisy = tune(gaussian, "Ancestral", 12, starts=256, measure=measure, dtype=torch.float64)
+    noisy = tune(gaussian, "Ancestral", 12, starts=256, metric=metric, dtype=torch.float64)
     assert noisy.solver == specs.solver("Ancestral")
     x = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     x = x * float(SDE.at(SDE.t_max).sigma)
@@ -462,8 +482,8 @@ def test_a_measure_that_sees_no_gain_keeps_the_default():
             return super().__call__(x)
 
     calls = []
-    for measure in (Tied(), Fickle()):
-        found = tune(model(), "DDIM", 5, starts=8, measure=measure, dtype=torch.float64)
+    for metric in (Tied(), Fickle()):
+        found = tune(model(), "DDIM", 5, starts=8, metric=metric, dtype=torch.float64)
         assert found.source == "default"
         assert found.grid == choose.choose(SDE, "DDIM", None, 5)[1]
         assert found.change[:3] == (0.0, 0.0, 0.0)
@@ -529,20 +549,20 @@ def test_a_measure_that_cannot_decide_is_refused_before_the_search():
 
         return Fixed()
 
-    for measure, wrong in (
+    for metric, wrong in (
         (estimates(math.nan, (1.0, 2.0)), "fixed of 8 of the default's samples is .* not an Est"),
         (estimates(0.5, None), "is 0.5, not an Estimate"),
         (estimates(0.5, ()), "fixed of 8 samples has no draws, by which a gain is told"),
-        ("energy", "measure must be a metric, a callable with a name, got 'energy'; write"),
-        (len, "measure must be a metric"),
+        ("energy", "metric must be a Metric, a callable with a name, got 'energy'; write"),
+        (len, "metric must be a Metric"),
     ):
         calls = []
         with pytest.raises(ConfigError, match=wrong):
-            tune(model(), "DDIM", 5, starts=16, measure=measure)
+            tune(model(), "DDIM", 5, starts=16, metric=metric)
         assert len(calls) <= 1
 
 
 def test_a_measure_must_be_a_distance():
-    measure = Neighbours(torch.randn(50, 2), "precision")
+    metric = Neighbours(torch.randn(50, 2), "precision")
     with pytest.raises(ConfigError, match="precision is no distance, of which less is better"):
-        tune(model(), "DDIM", 5, measure=measure)
+        tune(model(), "DDIM", 5, metric=metric)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, DtypeError, ShapeError
+from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..grid import Grid
-from ..model import Predictor
+from ..model import Predictor, device_of
 from ..noise import NoiseSource
 from ..sde import SDE
 from ..solvers.probability_flow import ProbabilityFlow
@@ -49,7 +51,7 @@ def as_solver(solver: Any) -> Solver:
         return solver
     if inspect.isclass(solver) and issubclass(solver, Solver):
         hint = f"write {solver.__name__}()"
-    elif hasattr(solver, "evals"):
+    elif hasattr(solver, "evals_per_call"):
         hint = f"a corrector goes into PredictorCorrector(corrector={type(solver).__name__}(...))"
     else:
         hint = "write one, such as Heun() or 'Heun'"
@@ -82,7 +84,8 @@ def check_grid(grid: Any) -> None:
     elif isinstance(grid, str) and grid.endswith(".json"):
         hint = f"solver, grid = tune.load({grid!r}, model) after `from scoresde import tune`"
     elif isinstance(grid, str) and specs.is_named(grid, specs.GRIDS):
-        hint = f"names.grid({grid!r})(model.sde, 20) after `from scoresde import names`"
+        name, _, rest = grid.rstrip(")").partition("(")
+        hint = f"scoresde.grid.{name}(model.sde, 20{', ' if rest else ''}{rest})"
     else:
         hint = "from_times(model.sde, [...]) for your own times"
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
@@ -128,8 +131,52 @@ def check_shape(shape: Any, form: str) -> tuple[int, ...]:
     except TypeError:
         sizes = ()
     if not sizes or min(sizes) < 0:
-        raise ShapeError(f"shape must be {form} in whole numbers, got {shape!r}")
+        raise ShapeError(f"a shape must be {form} in whole numbers, got {shape!r}")
     return sizes
+
+
+def check_event_shape(event_shape: Any, known: Any = None) -> tuple[int, ...]:
+    """The shape of one sample as whole numbers, without the batch.
+
+    Args:
+        event_shape: as the caller gave it.
+        known: the shape that the model or its data have; None where it is not known.
+
+    Raises:
+        ShapeError: for anything but whole numbers, or a shape that is not the known one.
+    """
+    event = check_shape(event_shape, "that of one sample, without the batch,")
+    if known is None or event == tuple(known):
+        return event
+    why = "; event_shape has no batch in it" if event[1:] == tuple(known) else ""
+    raise ShapeError(
+        f"event_shape={event} is not the shape of a sample, {tuple(known)}{why}; write "
+        f"event_shape={tuple(known)}, or leave it out"
+    )
+
+
+@contextmanager
+def explained_shape(model: Predictor, event: tuple[int, ...]) -> Iterator[None]:
+    """Turn the error of a network that cannot take samples of this shape into a ShapeError.
+
+    Any other error passes: the network is called on one sample of zeros to tell the two apart.
+    """
+    try:
+        yield
+    except ScoreSDEError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        one = torch.zeros((1, *event), device=device_of(model))
+        try:
+            with torch.no_grad():
+                model.rows(torch.tensor([0], device=one.device))(one, model.sde.at(model.sde.t_max))
+        except (RuntimeError, ValueError, IndexError) as reason:
+            raise ShapeError(
+                f"the network does not take samples of event_shape={event} "
+                f"({str(reason).partition(chr(10))[0]}); event_shape is the shape of one sample, "
+                "without the batch, such as (3, 32, 32)"
+            ) from error
+        raise
 
 
 def check_dtype(dtype: Any) -> None:

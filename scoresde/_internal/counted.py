@@ -61,15 +61,29 @@ class Counted(Observer):
         """The last prediction, if it was remembered and made for the whole batch."""
         return self._tally.last
 
-    def nfe(self, batch: int) -> int | Tensor:
-        """Evaluations per sample: a number, or shape (batch,) where they differ."""
+    def nfe(self, batch: int) -> Tensor:
+        """Evaluations of each sample, shape (batch,), int64, on the CPU."""
+        return spread_nfe(self.cost(batch), batch)
+
+    def cost(self, batch: int) -> int | Tensor:
+        """`nfe` without an operation of torch where all samples have one number."""
         return self._tally.total(batch)
 
 
-def told(nfe: int | Tensor) -> str:
-    """A number of evaluations, or the least and the most of several, in words."""
-    if not isinstance(nfe, Tensor) or nfe.numel() == 0:
-        return f"{nfe if isinstance(nfe, int) else 'no'} evaluations a sample"
+def spread_nfe(cost: int | Tensor, batch: int) -> Tensor:
+    """One number for all samples, or one each, as shape (batch,), int64."""
+    return cost if isinstance(cost, Tensor) else torch.full((batch,), cost, dtype=torch.long)
+
+
+def mean_nfe(nfe: Tensor) -> float:
+    """The mean over samples, shape (B,); NaN for no samples."""
+    return float(nfe.double().mean())
+
+
+def format_nfe(nfe: Tensor) -> str:
+    """The evaluations of samples, shape (B,), in words: one number, or the least and the most."""
+    if nfe.numel() == 0:
+        return "no evaluations"
     least, most = int(nfe.min()), int(nfe.max())
     return f"{least}{f' to {most}' if most > least else ''} evaluations a sample"
 

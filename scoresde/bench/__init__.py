@@ -2,7 +2,8 @@
 
 from ..sampling.choose import GridMaker, grid_for
 from .comparison import compare, environment
-from .named_metrics import MEASURES
+from .named_metrics import METRICS
+from .protocol import Against, Starts
 from .reference import Reference, ReferencePath, solve_reference
 from .report import recommendations, write
 from .store import StoreWarning
@@ -10,7 +11,8 @@ from .table import Cell, Setup, Table
 from .tasks import Fixed, Peer
 
 __all__ = [
-    "MEASURES",
+    "METRICS",
+    "Against",
     "Cell",
     "Fixed",
     "GridMaker",
@@ -18,6 +20,7 @@ __all__ = [
     "Reference",
     "ReferencePath",
     "Setup",
+    "Starts",
     "StoreWarning",
     "Table",
     "compare",

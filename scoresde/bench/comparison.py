@@ -6,37 +6,39 @@ import os
 import platform
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._internal import specs
-from .._internal.checks import check_budget, check_model
+from .._internal.checks import check_budget, check_kind, check_model, explained_shape
 from .._internal.fingerprint import fingerprint
 from .._internal.witness import name_of
-from ..errors import ConfigError, FingerprintError, ShapeError
+from ..errors import ConfigError, FingerprintError
 from ..metrics import EndpointError, Metric
-from ..metrics.features import Features
-from ..model import Predictor, event_shape_of
-from ..noise import SampleSeeds
+from ..model import Predictor
 from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
 from ..solvers.solver import Solver
 from .live import live
-from .named_metrics import AtHand
+from .named_metrics import ENDPOINTS, FEATURES, AtHand
+from .protocol import NOTHING_MORE, STARTS, Against, Starts
 from .reference import Reference, solve_reference
 from .runner import Job, make_path, scored
 from .schedule import gathered, run
 from .store import Store
-from .table import Setup, Table, missing
+from .table import OWN_GRID, Setup, Table, missing
 from .tasks import Fixed, Peer, Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
+Metrics = Metric | str | Sequence[Metric | str] | None
+"""One metric or several, or names of `scoresde.bench.METRICS`; None for the default ones."""
 
 
 def compare(
@@ -44,16 +46,10 @@ def compare(
     solvers: Row | Sequence[Row],
     *,
     nfe: int | Sequence[int],
-    metric: Metric | str | Sequence[Metric | str] | None = None,
-    grids: GridMaker | str | Sequence[GridMaker | str] = ("uniform_lambda",),
-    truth: Tensor | None = None,
-    features: Features | None = None,
-    samples: int = 64,
-    shape: Sequence[int] | None = None,
-    first_seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    tolerance: float | None = None,
-    absent: Mapping[str, str] | None = None,
+    grids: GridMaker | str | Sequence[GridMaker | str] | None = None,
+    metric: Metrics = None,
+    against: Against = NOTHING_MORE,
+    starts: Starts = STARTS,
     cache: str | Path | None = None,
     key: str | None = None,
     jobs: int = 1,
@@ -74,19 +70,14 @@ def compare(
             brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
             (`benchmarks/peers`). Those that choose their own steps are run once each.
         nfe: one budget or several, in network evaluations per sample.
-        metric: measures, or names of `scoresde.bench.MEASURES`, one or several; by default the
+        grids: one or several makers of grids, or names such as "karras(exponent=5)";
+            "uniform_lambda" by default.
+        metric: metrics, or names of `scoresde.bench.METRICS`, one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at
             hand, the energy distance of all, the Frechet distance in features where some are
             given, and the NLL gap of closed-form models.
-        grids: one or several makers of grids, or names such as "karras(exponent=5)".
-        truth: true samples, shape (m, *); drawn from the model where it is a closed-form one.
-        features: maps samples (B, *) to features (B, F), see `scoresde.metrics.features`.
-        samples: samples a cell.
-        shape: of one sample, without the batch; that of `truth` or of a closed-form model.
-        first_seed: sample k is drawn from seed `first_seed + k` in every cell.
-        dtype: of the state.
-        tolerance: of the reference endpoints, see `solve_reference`.
-        absent: peers that are not installed and why, to be listed.
+        against: true samples, features, and the tolerance of the reference endpoints.
+        starts: how many samples a cell has, their seed, shape and dtype.
         cache: a folder; work found there is not done again.
         key: a name for the models, which you change whenever one of them changes. It takes the
             place of their fingerprints, where those cannot be known or are slow to find.
@@ -95,72 +86,20 @@ def compare(
 
     Raises:
         FingerprintError: with a cache, where the content of a model cannot be known; write `key=`.
-        ConfigError: for settings that contradict one another. A cell that fails does not raise;
-            it is reported with its reason, and the others go on.
+        ConfigError: for settings that contradict one another, or that nothing here would use. A
+            cell that fails does not raise; it is reported with its reason, and the others go on.
         NonFiniteError: if the reference of every sample is not finite. Where that of some is not,
             they are left out of endpoint errors, with a warning and a note in the table.
         ShapeError: for features or true samples of a shape that does not fit.
     """
-    models = dict(model) if isinstance(model, Mapping) else {"": model}
-    for each in models.values():
-        check_model(each)
-    nfe = list(nfe) if isinstance(nfe, Iterable) else [nfe]
-    for budget in nfe:
-        check_budget(budget)
-    solvers = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
-    given = [grids] if isinstance(grids, str) or callable(grids) else grids
-    makers = [specs.grid(g) if isinstance(g, str) else g for g in given]
-    if not models or not solvers or not nfe:
-        raise ConfigError("compare needs a model, a solver and a budget at least")
-    first = next(iter(models.values()))
-    truth, spare = _truth(first, truth, samples)
-    shape = _shape(first, shape, truth)
-    seeds = tuple(range(first_seed, first_seed + samples))
+    what = _What.of(model, solvers, nfe, grids)
+    how = _How.of(next(iter(what.models.values())), metric, against, starts)
+    todo = what.tasks()
+    how.check([task for each in todo.values() for task in each])
     store = Store(cache)
-    work: list[tuple[Job, Task]] = []
-    about: dict[str, dict[str, Any]] = {}
-    for process, one in models.items():
-        stream = SampleSeeds(seeds).open((samples, *shape), dtype)
-        start = one.sde.prior_sample(stream)
-        todo = list(tasks(one.sde, solvers, makers, nfe, process))
-        needed = _needs_reference(metric, todo)
-        who = _name(one, key and f"{key}, {process}", cache)
-        reference = _reference(one, who, start, tolerance, store) if needed else None
-        at_hand = AtHand(one, None if reference is None else reference.x, truth, features)
-        metrics = at_hand.all(metric)
-        identity, measured = fingerprint([who, start, seeds]), [fingerprint(m) for m in metrics]
-        path = None
-        if not all(task.stochastic for task in todo):
-            path = make_path(one, start, f"path-{identity}", store)
-        kept = None if cache is None else str(cache)
-        job = Job(one, start, seeds, metrics, identity, measured, path, kept)
-        work += [(job, job.keyed(task)) for task in todo]
-        about[process] = {"model": who, "sde": one.sde.to_dict()}
-        if reference is not None:
-            about[process]["reference"] = {
-                "accuracy": reference.accuracy, "nfe": reference.nfe, "missing": reference.missing
-            }  # fmt: skip
-            if reference.missing:
-                warnings.warn(missing(reference.missing, samples), NonFiniteWarning, stacklevel=2)
-    setup = Setup(
-        models=about,
-        samples=samples,
-        first_seed=first_seed,
-        dtype=str(dtype).removeprefix("torch."),
-        truth=0 if truth is None else len(truth),
-        truth_digest="" if truth is None else fingerprint(truth),
-        shape=shape,
-        tolerance=tolerance,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        better={m.name: getattr(m, "better", "lower") for m in metrics},
-        floor={
-            m.name: scored(m, spare, f"floor-{fingerprint(spare)}-{digest}", store)
-            for m, digest in zip(metrics, measured, strict=True)
-            if spare is not None and not isinstance(m, EndpointError)
-        },
-        absent=dict(absent or {}),
-        environment=environment(),
-    )
+    parts = [_part(name, one, todo[name], how, store, key) for name, one in what.models.items()]
+    setup = _setup(parts, how, store)
+    work = [(part.job, part.job.keyed(task)) for part in parts for task in part.tasks]
     with gathered() as together, live([task.cell for _, task in work], setup, progress) as show:
         done = {}
         try:
@@ -172,6 +111,200 @@ def compare(
             raise
         done = together(done)
     return Table(tuple(done[place] for place in range(len(work))), setup)
+
+
+class _Part(NamedTuple):
+    """The cells of one model.
+
+    Attributes:
+        name: of its process; empty where there is one.
+        who: what stands for the model in keys: its fingerprint, or the name given.
+        job: what they share.
+        tasks: one a cell.
+        reference: endpoints of the starts, where they are asked for.
+    """
+
+    name: str
+    who: str
+    job: Job
+    tasks: list[Task]
+    reference: Reference | None
+
+
+@dataclass(frozen=True, eq=False)
+class _What:
+    """What is compared."""
+
+    models: dict[str, Predictor]
+    rows: list[Row]
+    budgets: list[int]
+    makers: list[GridMaker]
+    grids_given: bool
+
+    @classmethod
+    def of(cls, model: Any, solvers: Any, nfe: Any, grids: Any) -> _What:
+        """The arguments of `compare`, each as a list, checked."""
+        models = dict(model) if isinstance(model, Mapping) else {"": model}
+        for each in models.values():
+            check_model(each)
+        budgets = list(nfe) if isinstance(nfe, Iterable) else [nfe]
+        for budget in budgets:
+            check_budget(budget)
+        rows = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
+        given = ("uniform_lambda",) if grids is None else grids
+        given = [given] if isinstance(given, str) or callable(given) else given
+        makers = [specs.grid(g) if isinstance(g, str) else g for g in given]
+        if not models or not rows or not budgets:
+            raise ConfigError("compare needs a model, a solver and a budget at least")
+        return cls(models, rows, budgets, makers, grids is not None)
+
+    def tasks(self) -> dict[str, list[Task]]:
+        """The cells of each model.
+
+        Raises:
+            ConfigError: for a row that is none, or for grids that no cell is on.
+        """
+        found = {
+            name: list(tasks(model.sde, self.rows, self.makers, self.budgets, name))
+            for name, model in self.models.items()
+        }
+        cells = [task.cell for each in found.values() for task in each]
+        if self.grids_given and all(cell.grid in ("", OWN_GRID) for cell in cells):
+            raise ConfigError(
+                "grids are given, but each of these solvers brings its own or chooses its steps; "
+                "leave grids out"
+            )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    """How it is measured: true samples to compare with, and spare ones for the floor."""
+
+    metric: Metrics
+    against: Against
+    starts: Starts
+    event: tuple[int, ...]
+    truth: Tensor | None
+    spare: Tensor | None
+
+    @classmethod
+    def of(cls, model: Predictor, metric: Metrics, against: Against, starts: Starts) -> _How:
+        """The arguments of `compare`, checked against the first model."""
+        check_kind(against, Against, "against", "against=Against(truth=images)")
+        check_kind(starts, Starts, "starts", "starts=Starts(64)")
+        truth, spare = against.split(model, starts.count)
+        return cls(metric, against, starts, starts.event(model, truth), truth, spare)
+
+    def check(self, todo: Sequence[Task]) -> None:
+        """Raise ConfigError for a tolerance or features that nothing uses."""
+        if self.against.tolerance is not None and not _needs_reference(self.metric, todo):
+            raise ConfigError(
+                f"tolerance={self.against.tolerance!r} is that of reference endpoints, and nothing "
+                "is compared with them here; leave it out, or add metric='rms' and a solver that "
+                "draws no noise"
+            )
+        if self.against.features is not None and not self._takes_features():
+            raise ConfigError(
+                "features are given, but no metric here takes them; leave them out, or write "
+                "metric='frechet' and Against(truth=images, features=...)"
+            )
+
+    def _takes_features(self) -> bool:
+        if self.metric is None:
+            return self.truth is not None
+        given = [self.metric] if isinstance(self.metric, str | Metric) else self.metric
+        return any(one in FEATURES for one in given if isinstance(one, str))
+
+
+def _part(
+    name: str, model: Predictor, todo: list[Task], how: _How, store: Store, key: str | None
+) -> _Part:
+    """The cells of one model, with what they share."""
+    who = _name(model, key and f"{key}, {name}", store)
+    start = how.starts.draw(model, how.event)
+    with explained_shape(model, how.event):
+        needed = _needs_reference(how.metric, todo)
+        reference = _reference(model, who, start, how.against, store) if needed else None
+        if reference is not None and reference.missing:
+            said = missing(reference.missing, how.starts.count)
+            warnings.warn(said, NonFiniteWarning, stacklevel=3)
+        endpoints = None if reference is None else reference.x
+        metrics = AtHand(model, endpoints, how.truth, how.against.features).all(how.metric)
+        identity = fingerprint([who, start, how.starts.seeds])
+        path = None
+        if not all(task.stochastic for task in todo):
+            path = make_path(model, start, f"path-{identity}", store)
+    digests = [fingerprint(metric) for metric in metrics]
+    kept = None if store.folder is None else str(store.folder)
+    job = Job(model, start, how.starts.seeds, metrics, identity, digests, path, kept)
+    return _Part(name, who, job, todo, reference)
+
+
+def _setup(parts: Sequence[_Part], how: _How, store: Store) -> Setup:
+    """What all cells of the table share."""
+    about: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        about[part.name] = {"model": part.who, "sde": part.job.model.sde.to_dict()}
+        if (found := part.reference) is not None:
+            about[part.name]["reference"] = {
+                "accuracy": found.accuracy, "nfe": found.nfe, "missing": found.missing
+            }  # fmt: skip
+    last, spare = parts[-1].job, how.spare
+    return Setup(
+        models=about,
+        samples=how.starts.count,
+        seed=how.starts.seed,
+        dtype=str(how.starts.dtype).removeprefix("torch."),
+        truth=0 if how.truth is None else len(how.truth),
+        truth_digest="" if how.truth is None else fingerprint(how.truth),
+        event_shape=how.event,
+        tolerance=how.against.tolerance,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        better={m.name: getattr(m, "better", "lower") for m in last.metrics},
+        floor={
+            m.name: scored(m, spare, f"floor-{fingerprint(spare)}-{digest}", store)
+            for m, digest in zip(last.metrics, last.measured, strict=True)
+            if spare is not None and not isinstance(m, EndpointError)
+        },
+        environment=environment(),
+    )
+
+
+def _needs_reference(metric: Metrics, todo: Sequence[Task]) -> bool:
+    """Whether endpoints are to be compared, with ones that nobody has solved for yet."""
+    if all(task.stochastic for task in todo):
+        return False
+    if metric is None:
+        return True
+    given = [metric] if isinstance(metric, str | Metric) else metric
+    return any(one in ENDPOINTS for one in given if isinstance(one, str))
+
+
+def _name(model: Predictor, key: str | None, store: Store) -> str:
+    """What stands for a model. Where nothing is kept, it need not be known."""
+    try:
+        return name_of(model, key)
+    except FingerprintError:
+        if store.folder is not None:
+            raise
+        return "unknown"
+
+
+def _reference(
+    model: Predictor, who: str, start: Tensor, against: Against, store: Store
+) -> Reference:
+    """The reference, from the store where it is there."""
+    rtol = against.tolerance
+    key = "reference-" + fingerprint([who, start, rtol])
+    kept = store.tensors(key)
+    if kept is not None and set(kept) == {"x", "numbers"}:
+        accuracy, nfe = kept["numbers"].tolist()
+        return Reference(kept["x"], accuracy, int(nfe))
+    found = solve_reference(model, start, rtol=rtol, partial=True)
+    numbers = torch.tensor([found.accuracy, found.nfe], dtype=torch.float64)
+    store.keep_tensors(key, {"x": found.x, "numbers": numbers})
+    return found
 
 
 def environment() -> dict[str, str]:
@@ -192,68 +325,6 @@ def environment() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "gpu": gpu,
     }
-
-
-# -- at the door -------------------------------------------------------------------------------
-
-
-def _needs_reference(
-    metric: Metric | str | Sequence[Metric | str] | None, todo: Sequence[Task]
-) -> bool:
-    """Whether endpoints are to be compared, with ones that nobody has solved for yet."""
-    if all(task.stochastic for task in todo):
-        return False
-    if metric is None:
-        return True
-    given = [metric] if isinstance(metric, str | Metric) else metric
-    return any(one in ("rms", "median") for one in given if isinstance(one, str))
-
-
-def _name(model: Predictor, key: str | None, cache: str | Path | None) -> str:
-    """What stands for a model. Where nothing is kept, it need not be known."""
-    try:
-        return name_of(model, key)
-    except FingerprintError:
-        if cache is not None:
-            raise
-        return "unknown"
-
-
-def _reference(
-    model: Predictor, who: str, start: Tensor, rtol: float | None, store: Store
-) -> Reference:
-    """The reference, from the store where it is there."""
-    key = "reference-" + fingerprint([who, start, rtol])
-    kept = store.tensors(key)
-    if kept is not None and set(kept) == {"x", "numbers"}:
-        accuracy, nfe = kept["numbers"].tolist()
-        return Reference(kept["x"], accuracy, int(nfe))
-    found = solve_reference(model, start, rtol=rtol, partial=True)
-    numbers = torch.tensor([found.accuracy, found.nfe], dtype=torch.float64)
-    store.keep_tensors(key, {"x": found.x, "numbers": numbers})
-    return found
-
-
-def _truth(model: Any, truth: Tensor | None, samples: int) -> tuple[Tensor | None, Tensor | None]:
-    """True samples to compare with, and others, as many as a cell has, to find the floor."""
-    if truth is not None:
-        if len(truth) < 2 * samples:
-            return truth, None
-        return truth[samples:], truth[:samples]
-    if hasattr(model, "log_prob") and hasattr(model, "sample"):
-        return model.sample(max(2000, samples), seed=2**31), model.sample(samples, seed=2**31 + 1)
-    return None, None
-
-
-def _shape(model: Any, shape: Sequence[int] | None, truth: Tensor | None) -> tuple[int, ...]:
-    known = truth.shape[1:] if truth is not None else event_shape_of(model)
-    if shape is None:
-        if known is None:
-            raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
-        return tuple(known)
-    if known is not None and tuple(shape) != tuple(known):
-        raise ShapeError(f"shape {tuple(shape)} does not fit true samples of {tuple(known)}")
-    return tuple(shape)
 
 
 def _processor() -> str:

@@ -92,31 +92,31 @@ def trajectories(
         _save(figure, path)
 
 
-def steps_quality(table: Table, path: str | Path, *, measures: Sequence[str] | None = None) -> None:
-    """Measures against network evaluations, a panel a measure, with 95 % intervals.
+def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | None = None) -> None:
+    """Metrics against network evaluations, a panel a metric, with 95 % intervals.
 
     Solvers that choose their own steps are single points. The floor, where there is one, is what
     true samples score.
     """
-    chosen = list(measures or table.measures)
+    chosen = list(metrics or table.metrics)
     style = {name: k for k, name in enumerate(dict.fromkeys(table.label(c) for c in table.cells))}
     with _styled():
         figure = _figure((5.2 * len(chosen), 4.0 + 0.2 * math.ceil(len(style) / 3)))
         handles: dict[str, Any] = {}
-        for axes, measure in zip(_row(figure, len(chosen)), chosen, strict=True):
+        for axes, metric in zip(_row(figure, len(chosen)), chosen, strict=True):
             for label, k in style.items():
-                cells = [c for c in table.cells if table.label(c) == label and measure in c.scores]
+                cells = [c for c in table.cells if table.label(c) == label and metric in c.scores]
                 if cells:
-                    handles[label] = _curve(axes, cells, measure, k)
-            if floor := table.setup.floor.get(measure):
+                    handles[label] = _curve(axes, cells, metric, k)
+            if floor := table.setup.floor.get(metric):
                 axes.axhline(floor.value, color="#666666", linewidth=1, linestyle=":")
                 axes.annotate(
                     "true samples", (1, floor.value), xycoords=("axes fraction", "data"),
                     ha="right", va="bottom", fontsize=9, color="#666666",
                 )  # fmt: skip
-            _scales(axes, table, measure)
+            _scales(axes, table, metric)
             axes.set_xlabel("network evaluations per sample")
-            axes.set_title(measure)
+            axes.set_title(metric)
         figure.legend(
             handles.values(),
             [name.partition("(backend")[0] for name in handles],
@@ -157,10 +157,10 @@ def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path)
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def _curve(axes: Any, cells: Sequence[Cell], measure: str, k: int) -> Any:
+def _curve(axes: Any, cells: Sequence[Cell], metric: str, k: int) -> Any:
     ordered = sorted(cells, key=lambda c: c.nfe)
     nfe = np.array([c.nfe for c in ordered])
-    value, low, high = np.array([c.scores[measure][:3] for c in ordered]).T
+    value, low, high = np.array([c.scores[metric][:3] for c in ordered]).T
     color, marker = PALETTE[k % len(PALETTE)], MARKERS[(k + k // len(PALETTE)) % len(MARKERS)]
     bars = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
     return axes.errorbar(
@@ -169,16 +169,16 @@ def _curve(axes: Any, cells: Sequence[Cell], measure: str, k: int) -> Any:
     )  # fmt: skip
 
 
-def _scales(axes: Any, table: Table, measure: str) -> None:
-    values = [c.scores[measure].value for c in table.cells if measure in c.scores]
+def _scales(axes: Any, table: Table, metric: str) -> None:
+    values = [c.scores[metric].value for c in table.cells if metric in c.scores]
     axes.set_xscale("log")
     if min(values, default=0) > 0:
         axes.set_yscale("log")
     else:  # an unbiased distance may fall below 0: linear where noise rules, logarithmic above
-        scores = [c.scores[measure] for c in table.cells if measure in c.scores]
+        scores = [c.scores[metric] for c in table.cells if metric in c.scores]
         noise = float(np.nanmedian([score.high - score.low for score in scores]))
         axes.set_yscale("symlog", linthresh=max(1e-12, 10.0 ** round(math.log10(noise))))
-    ticks = sorted({c.nfe for c in table.cells if measure in c.scores and c.budget is not None})
+    ticks = sorted({c.nfe for c in table.cells if metric in c.scores and c.budget is not None})
     nice = [b for b in table.budgets if ticks and ticks[0] <= b <= 1.2 * ticks[-1]]
     axes.set_xticks(nice, [str(b) for b in nice])
     axes.xaxis.set_minor_formatter(lambda x, position: "")

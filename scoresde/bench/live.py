@@ -38,9 +38,9 @@ def live(expected: Sequence[Cell], setup: Setup, shown: bool) -> Iterator[Show]:
 
 
 def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell]) -> Any:
-    measure = next(iter(names.setup.better), "")
+    metric = next(iter(names.setup.better), "")
     count = f"{len(done)} of {len(names.cells)}"
-    drawn = require("rich.table", "cli").Table(title=f"{measure} ({count} cells)")
+    drawn = require("rich.table", "cli").Table(title=f"{metric} ({count} cells)")
     drawn.add_column("solver")
     budgets: list[int | None] = [*names.budgets]
     if any(cell.budget is None for cell in names.cells):
@@ -48,17 +48,17 @@ def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell])
     for budget in budgets:
         drawn.add_column("its own" if budget is None else f"{budget} NFE", justify="right")
     for label in dict.fromkeys(names.label(cell) for cell in names.cells):
-        row = [_text(done.get((label, budget)), found, measure) for budget in budgets]
+        row = [_text(done.get((label, budget)), found, metric) for budget in budgets]
         drawn.add_row(label, *row)
     return drawn
 
 
-def _text(cell: Cell | None, found: Table, measure: str) -> str:
+def _text(cell: Cell | None, found: Table, metric: str) -> str:
     if cell is None:
         return ""
     if cell.failed:
         return "[red]failed[/]"
-    if measure not in cell.scores:
+    if metric not in cell.scores:
         return "-"
-    text = number(cell.scores[measure].value)
-    return f"[bold]{text}[/]" if cell is found.best(cell.budget, measure) else text
+    text = number(cell.scores[metric].value)
+    return f"[bold]{text}[/]" if cell is found.best(cell.budget, metric) else text

@@ -1,4 +1,4 @@
-"""Measures by name, made from what is at hand to compare with."""
+"""Metrics by name, made from what is at hand to compare with."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ..metrics.features import Features
 from ..model import Predictor
 
 _T = TypeVar("_T")
-_EXACT = 2000  # true samples that measures of quadratic or cubic cost take
-MEASURES: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
+_EXACT = 2000  # true samples that metrics of quadratic or cubic cost take
+METRICS: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
     {
         "rms": lambda at: EndpointError(at.endpoints()),
         "median": lambda at: EndpointError(at.endpoints(), "median"),
@@ -48,6 +48,12 @@ MEASURES: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
     }
 )
 """What each name stands for, given what there is to compare with."""
+
+ENDPOINTS = ("rms", "median")
+"""Names of metrics that compare with reference endpoints, and with no true samples."""
+
+FEATURES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
+"""Names of metrics that take features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +98,7 @@ class AtHand:
         return Neighbours(self.samples()[:_EXACT], name, self.features)
 
     def defaults(self) -> list[str]:
-        """Names of the measures that there is enough for, the most telling first."""
+        """Names of the metrics that there is enough for, the most telling first."""
         names = [] if self.reference is None else ["rms", "median"]
         if self.truth is None:
             return names
@@ -100,22 +106,22 @@ class AtHand:
         return [*names, "nll_gap"] if isinstance(self.model, GaussianMixture) else names
 
     def make(self, metric: Metric | str) -> Metric:
-        """The measure of a name; a measure is given back as it is.
+        """The metric of a name; a metric is given back as it is.
 
         Raises:
             ConfigError: for an unknown name, or one that there is not enough for.
         """
         if not isinstance(metric, str):
             return metric
-        if metric not in MEASURES:
-            raise unknown_name("measure", metric, MEASURES)
+        if metric not in METRICS:
+            raise unknown_name("metric", metric, METRICS)
         try:
-            return MEASURES[metric](self)
+            return METRICS[metric](self)
         except LookupError as missing:
             raise ConfigError(f"{metric!r} takes {missing.args[0]}") from None
 
     def all(self, metric: Metric | str | Sequence[Metric | str] | None) -> list[Metric]:
-        """The measures asked for, or the default ones.
+        """The metrics asked for, or the default ones.
 
         Raises:
             ConfigError: see `make`; also if there is nothing to measure.

@@ -1,7 +1,7 @@
 """One HTML page of a comparison: plots, tables, samples, trajectories.
 
 It loads nothing, and everything on it is there without scripts. Plots are the library's own SVG,
-with 40 lines of script to point at marks and to show one measure at a time: a page of some 100 kB
+with 40 lines of script to point at marks and to show one metric at a time: a page of some 100 kB
 that opens at once on a phone and follows its dark mode. plotly would do the same with 4 MB in every
 report, and nothing to see where scripts are off.
 """
@@ -33,9 +33,9 @@ def html(table: Table, title: str, sentences: Sequence[str]) -> str:
     body += [f"<li>{escape(sentence)}</li>" for sentence in sentences] + ["</ul>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in table.notes()]
     body += ['<div class="key">', *(_key(k, label) for k, label in enumerate(labels)), "</div>"]
-    body.append('<div class="pick" data-of="measure">')
-    for name in table.measures:
-        body += [f"<section><h2>{escape(name)}</h2>", *_measure(table, labels, name), "</section>"]
+    body.append('<div class="pick" data-of="metric">')
+    for name in table.metrics:
+        body += [f"<section><h2>{escape(name)}</h2>", *_metric(table, labels, name), "</section>"]
     body += ["</div>", '<div class="pick" data-of="budget">']
     budgets: list[int | None] = [*table.budgets]
     if any(cell.budget is None for cell in table.cells):
@@ -61,7 +61,7 @@ def html(table: Table, title: str, sentences: Sequence[str]) -> str:
 # -- sections ----------------------------------------------------------------------------------
 
 
-def _measure(table: Table, labels: Sequence[str], name: str) -> list[str]:
+def _metric(table: Table, labels: Sequence[str], name: str) -> list[str]:
     """Quality against evaluations and against seconds, and the table."""
     floor = table.setup.floor.get(name)
     out = ['<div class="plots">']

@@ -88,7 +88,7 @@ def solve_reference(
     endpoints[list(failed)] = torch.nan
     errors = endpoint_errors(loose.x.cpu(), endpoints)
     accuracy = float(errors[errors.isfinite()].square().mean().sqrt())
-    nfe = sum(int(torch.as_tensor(out.nfe).max()) for out in found)
+    nfe = sum(int(out.nfe.max()) for out in found)
     return Reference(endpoints, accuracy, nfe)
 
 

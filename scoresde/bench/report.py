@@ -2,8 +2,8 @@
 
 report.json   everything
 report.md     tables
-report.csv    one line a cell and measure
-report.png    the first two measures against evaluations
+report.csv    one line a cell and metric
+report.png    the first two metrics against evaluations
 report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.page`
 """
 
@@ -37,7 +37,7 @@ def write(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     said = recommendations(table)
-    made = "\n".join(f"- {line}" for line in table.setup.told())
+    made = "\n".join(f"- {line}" for line in table.setup.lines())
     text = "\n".join(
         [
             *(f"# {title}", "", *(f"- {sentence}" for sentence in said), "", str(table), ""),
@@ -52,15 +52,15 @@ def write(
     }
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
-    if table.measures:
-        steps_quality(table, folder / "report.png", measures=table.measures[:2])
+    if table.metrics:
+        steps_quality(table, folder / "report.png", metrics=table.metrics[:2])
 
 
 def recommendations(table: Table) -> list[str]:
-    """One sentence a budget, by the first measure, that says whether the lead is clear."""
-    if not table.measures:
+    """One sentence a budget, by the first metric, that says whether the lead is clear."""
+    if not table.metrics:
         return ["Every cell failed."]
-    name = table.measures[0]
+    name = table.metrics[0]
     said = []
     for budget in table.budgets:
         ranked = table.ranked(budget, name)

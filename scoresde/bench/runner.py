@@ -136,7 +136,7 @@ class Job:
                         f"{len(out.failures)} of {len(self.start)} samples are not finite; "
                         f"sample {place}: {why}"
                     )
-                x, cost = out.x, float(torch.as_tensor(out.nfe).double().mean())
+                x, cost = out.x, out.mean_nfe
             seconds = time.perf_counter() - began
         numbers = torch.tensor([cost, seconds, memory[0]], dtype=torch.float64)
         return Run(x.cpu(), numbers, torch.stack(states) if states else x.new_empty(0))

@@ -50,7 +50,7 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
             yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
     except (PicklingError, BrokenExecutor) as error:
         raise ConfigError(
-            "a worker process died, or the model, a solver or a measure cannot be sent to it "
+            "a worker process died, or the model, a solver or a metric cannot be sent to it "
             f"({error}); write jobs=1, or start the command with torchrun"
         ) from error
     finally:  # they would keep their memory, and the search path that they began with

@@ -1,7 +1,7 @@
 """Finished work on disk, under the fingerprint of all that decides it.
 
 A run is one file and each of its scores another, so that a new solver computes its own runs only
-and a new measure computes no run at all. A file is replaced as a whole; one that cannot be read
+and a new metric computes no run at all. A file is replaced as a whole; one that cannot be read
 is told of, counts as absent, and is computed again.
 """
 

@@ -25,7 +25,7 @@ class Point(NamedTuple):
 
     Attributes:
         x: cost.
-        y: measure.
+        y: metric.
         label: what is shown when it is pointed at.
     """
 
@@ -82,7 +82,7 @@ def plot(
     """
     points = [p for marks in series.values() for p in marks]
     if not points:
-        return "<p>No cell has this measure.</p>"
+        return "<p>No cell has this metric.</p>"
     values = [p.y.value for p in points] + ([floor] if floor is not None else [])
     widths = sorted(p.y.high - p.y.low for p in points if math.isfinite(p.y.high - p.y.low))
     noise = widths[len(widths) // 2] if widths else 0.0

@@ -32,7 +32,7 @@ class Cell:
         steps: steps of the grid.
         seconds: wall-clock time of the run.
         memory: bytes held at most beyond those held before.
-        scores: measures by name.
+        scores: metrics by name.
         path_error: (sigma / alpha, RMS distance from the exact path in units of the state) at each
             knot, of a few starts.
         failed: why there are no scores, or empty.
@@ -73,16 +73,16 @@ class Setup:
         models: by process (empty where there is one): the model's fingerprint, its process, and
             accuracy and cost of its reference endpoints.
         samples: samples a cell.
-        first_seed: seeds are `first_seed, first_seed + 1, ...`.
+        seed: sample k has the seed `seed + k`.
         dtype: of the state.
         truth: true samples compared with; 0 where there are none.
-        better: "lower", "higher" or "zero" by measure.
-        floor: measures of true samples against others, by name.
+        better: "lower", "higher" or "zero" by metric.
+        floor: metrics of true samples against others, by name.
         absent: peers that are not installed, each with how to get it.
         environment: versions and hardware.
         command: what was typed, where a command line made the table.
         truth_digest: fingerprint of the true samples.
-        shape: of one sample.
+        event_shape: shape of one sample.
         tolerance: asked for of reference endpoints; None for the default.
         date: when the table was made, UTC.
         given: names as they were given: the model, its true samples, features.
@@ -90,7 +90,7 @@ class Setup:
 
     models: Mapping[str, Mapping[str, Any]]
     samples: int
-    first_seed: int
+    seed: int
     dtype: str
     truth: int = 0
     better: Mapping[str, str] = field(default_factory=dict)
@@ -99,21 +99,21 @@ class Setup:
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     truth_digest: str = ""
-    shape: tuple[int, ...] = ()
+    event_shape: tuple[int, ...] = ()
     tolerance: float | None = None
     date: str = ""
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self) -> list[str]:
+    def lines(self) -> list[str]:
         """How the table was made, in a few lines."""
-        last = self.first_seed + self.samples - 1
+        last = self.seed + self.samples - 1
         out = [f"Command: `{self.command}`"] if self.command else []
         if self.date:
             out.append(f"Date: {self.date}")
         if self.given:
             out.append("Given: " + ", ".join(f"{what} {name}" for what, name in self.given.items()))
         out.append(
-            f"{self.samples} samples a cell, seeds {self.first_seed} to {last}, {self.dtype}"
+            f"{self.samples} samples a cell, seeds {self.seed} to {last}, {self.dtype}"
             + (f", against {self.truth} true samples" if self.truth else "")
         )
         for process, model in self.models.items():
@@ -132,8 +132,8 @@ class Table:
     setup: Setup
 
     @property
-    def measures(self) -> list[str]:
-        """Names of the measures, in the order in which they were asked for."""
+    def metrics(self) -> list[str]:
+        """Names of the metrics, in the order in which they were asked for."""
         found = {name for cell in self.cells for name in cell.scores}
         known = [name for name in self.setup.better if name in found]
         return known + sorted(found - set(known))
@@ -149,24 +149,24 @@ class Table:
         label = f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
         return f"{cell.process}: {label}" if cell.process else label
 
-    def ranked(self, budget: int | None, measure: str | None = None) -> list[Cell]:
-        """The cells that have a measure (the first by default) at a budget, the best first."""
-        name = self._measure(measure)
+    def ranked(self, budget: int | None, metric: str | None = None) -> list[Cell]:
+        """The cells that have a metric (the first by default) at a budget, the best first."""
+        name = self._metric(metric)
         found = [c for c in self.cells if c.budget == budget and name in c.scores]
         better = self.setup.better.get(name, "lower")
         return sorted(found, key=lambda c: badness(c.scores[name].value, better))
 
-    def best(self, budget: int | None, measure: str | None = None) -> Cell | None:
+    def best(self, budget: int | None, metric: str | None = None) -> Cell | None:
         """The first of `ranked`."""
-        return next(iter(self.ranked(budget, measure)), None)
+        return next(iter(self.ranked(budget, metric)), None)
 
-    def tied(self, cell: Cell, measure: str | None = None) -> bool:
+    def tied(self, cell: Cell, metric: str | None = None) -> bool:
         """Whether a cell is not clearly worse than the best at its budget.
 
         By the paired bootstrap at 95 % where both have resamples, else by whether their intervals
         overlap.
         """
-        name = self._measure(measure)
+        name = self._metric(metric)
         best = self.best(cell.budget, name)
         if best is None or best is cell or name not in cell.scores:
             return best is cell
@@ -176,14 +176,14 @@ class Table:
             return not gap.low > 0
         return a.low <= b.high and b.low <= a.high
 
-    def markdown(self, measure: str | None = None, *, intervals: bool = False) -> str:
-        """One measure (the first by default): a row for each solver and grid, a column a budget.
+    def markdown(self, metric: str | None = None, *, intervals: bool = False) -> str:
+        """One metric (the first by default): a row for each solver and grid, a column a budget.
 
         The best value of a column is bold, and those not clearly worse are marked with an
         asterisk. Where the cost is not the budget, it stands beside the value; solvers that
         choose their own steps are listed below with their cost.
         """
-        name = self._measure(measure)
+        name = self._metric(metric)
         rows: dict[str, dict[int, Cell]] = {}
         for cell in self.cells:
             if cell.budget is not None and (name in cell.scores or cell.failed):
@@ -201,16 +201,16 @@ class Table:
         return "\n".join(lines + self._adaptive(name, intervals))
 
     def __repr__(self) -> str:
-        return f"Table({len(self.cells)} cells of {', '.join(self.measures) or 'no measure'})"
+        return f"Table({len(self.cells)} cells of {', '.join(self.metrics) or 'no metric'})"
 
     def __str__(self) -> str:
-        parts = [self.markdown(name) for name in self.measures]
+        parts = [self.markdown(name) for name in self.metrics]
         return "\n\n".join([*parts, *self.notes()])
 
     def notes(self) -> list[str]:
         """What a reader of the numbers must know: marks, the reference's accuracy, what failed."""
         out = []
-        if self.measures:
+        if self.metrics:
             out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
         if any(c.scores and c.budget not in (None, c.nfe) for c in self.cells):
             out.append(
@@ -222,7 +222,7 @@ class Table:
             out.append(
                 f"Not measured: {', '.join(silent)}. Endpoints are those of solvers that start at "
                 "t_max and draw no noise; others are judged by distribution, which takes true "
-                "samples (truth=..., or --truth) and a measure of them."
+                "samples (truth=..., or --truth) and a metric of them."
             )
         for process, model in self.setup.models.items():
             if reference := model.get("reference"):
@@ -266,11 +266,11 @@ class Table:
         return {"setup": setup, "cells": cells}
 
     def csv(self) -> str:
-        """One line for each cell and measure."""
+        """One line for each cell and metric."""
         out = io.StringIO()
         writer = csv.writer(out)
         head = ["solver", "grid", "process", "budget", "nfe", "steps", "seconds", "memory"]
-        writer.writerow([*head, "measure", "value", "low", "high", "tied", "failed"])
+        writer.writerow([*head, "metric", "value", "low", "high", "tied", "failed"])
         for cell in self.cells:
             own = [getattr(cell, key) for key in head]
             for name, score in cell.scores.items():
@@ -279,12 +279,12 @@ class Table:
                 writer.writerow([*own, "", "", "", "", "", cell.failed])
         return out.getvalue()
 
-    def _measure(self, measure: str | None) -> str:
-        if measure is None:
-            return self.measures[0] if self.measures else ""
-        if measure not in self.measures:
-            raise unknown_name("measure", measure, self.measures)
-        return measure
+    def _metric(self, metric: str | None) -> str:
+        if metric is None:
+            return self.metrics[0] if self.metrics else ""
+        if metric not in self.metrics:
+            raise unknown_name("metric", metric, self.metrics)
+        return metric
 
     def _adaptive(self, name: str, intervals: bool) -> list[str]:
         own = [c for c in self.cells if c.budget is None and name in c.scores]

@@ -116,6 +116,16 @@ def tasks(
                     yield Task(replace(cell, failed=str(error)))
 
 
+def takes_budget(row: Row, sde: SDE) -> bool:
+    """Whether a row has a cell for each budget, rather than a grid or steps of its own."""
+    if isinstance(row, Fixed):
+        return False
+    if isinstance(row, str | Solver):
+        both = isinstance(row, str) and specs.is_pair(row)
+        return both or evaluations(_solver(row)[0], uniform_lambda(sde, 4)) is not None
+    return row.kind != "adaptive"
+
+
 def _solver(row: Solver | str) -> tuple[Solver, str]:
     """What is run, and what it is called in the table."""
     if isinstance(row, str):

@@ -35,6 +35,14 @@ def _run() -> None:
     except ScoreSDEError as error:
         print(f"scoresde: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"scoresde: cannot use {str(error.filename)!r}: {error.strerror}; choose another place",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except Exception as error:
         notes = getattr(error, "__notes__", ())
         if not notes:

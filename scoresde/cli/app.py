@@ -30,7 +30,10 @@ Process = Annotated[
 Truth = Annotated[
     str, typer.Option(help="True samples: file.npy, file.npz:field, or heldout digits.")
 ]
-Truths = Annotated[int, typer.Option(min=2, help="How many true samples, at most.")]
+Truths = Annotated[
+    int | None,
+    typer.Option(min=2, help="How many true samples, at most.", show_default="4000"),
+]
 FeaturesOf = Annotated[
     str,
     typer.Option(
@@ -38,8 +41,11 @@ FeaturesOf = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
-Shape = Annotated[
-    str, typer.Option(help="Shape of one sample, such as 3,32,32; known for shipped models.")
+EventShape = Annotated[
+    str,
+    typer.Option(
+        help="Shape of one sample, without the batch, such as 3,32,32; known for shipped models."
+    ),
 ]
 
 
@@ -72,7 +78,7 @@ def _examples(*lines: str) -> str:
 @app.command(epilog=_examples("scoresde demo", "scoresde demo --out pictures --seed 100"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and report.json.")] = Path("out"),
-    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
 ) -> None:
     """Sample digits with three solvers, compute their likelihood, compare all solvers."""
     from .demo import Plan, run
@@ -85,7 +91,7 @@ def demo(
         "scoresde sample mnist --n 64 --nfe 20 --out digits",
         'scoresde sample mnist --solver "DDIM(eta=0.5)" --grid "karras(exponent=5)" --out eta',
         "scoresde sample ring8 --solver ProbabilityFlow --dtype float64 --out ring",
-        "scoresde sample my_model.py:model --solver my_solvers:Mine --shape 3,32,32 --out mine",
+        "scoresde sample my_model.py:model --event-shape 3,32,32 --out mine",
     )
 )
 def sample(
@@ -108,10 +114,10 @@ def sample(
     nfe: Annotated[
         int | None, typer.Option(min=1, help="Evaluations a sample, at most.", show_default="20")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Sample k is drawn from seed + k.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time, and in a file.")] = 64,
     dtype: Annotated[Dtype, typer.Option(help="Of the state and the files.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -119,8 +125,9 @@ def sample(
     from . import work
 
     work.sample(
-        model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed, batch=batch,
-        dtype=dtype.value, shape=shape, process=process, device=device,
+        model=model, out=out, n=n, solver=solver, grid=grid, nfe=nfe, seed=seed,
+        batch_size=batch_size, dtype=dtype.value, event_shape=event_shape, process=process,
+        device=device,
     )  # fmt: skip
 
 
@@ -168,16 +175,18 @@ def nll(
         ),
     ] = "",
     nodes: Annotated[
-        int, typer.Option(min=5, help="Of the default method: evaluations an image.")
-    ] = 41,
+        int | None,
+        typer.Option(min=5, help="Of the default method: evaluations an image.", show_default="41"),
+    ] = None,
     t_min: Annotated[
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
-    seed: Annotated[int, typer.Option(help="Image k takes seed + k.")] = 0,
-    table: Annotated[TableFormat, typer.Option(help="Of the values of each image.")] = (
-        TableFormat.npz
-    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time, and in a file.")] = 16,
+    seed: Annotated[int, typer.Option(help="Image k has the seed --seed + k.")] = 0,
+    table: Annotated[
+        TableFormat | None,
+        typer.Option(help="Of the values of each image, in --out.", show_default="npz"),
+    ] = None,
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -186,8 +195,8 @@ def nll(
 
     work.nll(
         model=model, data=data, n=n, out=out, target=target, levels=levels, pixels=pixels.value,
-        probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch=batch,
-        seed=seed, table=table.value, process=process, device=device,
+        probes=probes, draws=draws, method=method, nodes=nodes, t_min=t_min, batch_size=batch_size,
+        seed=seed, table=None if table is None else table.value, process=process, device=device,
     )  # fmt: skip
 
 
@@ -214,7 +223,7 @@ def train(
     """Train a network by a recipe, or go on where a run stopped."""
     from ..training.loop import train_from_recipe
 
-    train_from_recipe(recipe, data=data, out=out, steps=steps, device=device)
+    train_from_recipe(recipe, data=data, folder=out, steps=steps, device=device)
     typer.echo(f"wrote {out / 'model.safetensors'}")
 
 
@@ -244,8 +253,12 @@ def bench(
         ),
     ] = None,
     peers_from: Annotated[
-        str, typer.Option(help="Module of the peers, see the repository's benchmarks/peers.")
-    ] = "benchmarks.peers",
+        str,
+        typer.Option(
+            help="Module of the peers, see the repository's benchmarks/peers.",
+            show_default="benchmarks.peers",
+        ),
+    ] = "",
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -255,11 +268,13 @@ def bench(
         ),
     ] = None,
     features: FeaturesOf = "",
-    nfe: Annotated[str, typer.Option(help="Budgets, in evaluations a sample.")] = "5,10,20,50",
+    nfe: Annotated[
+        str, typer.Option(help="Budgets, in evaluations a sample.", show_default="5,10,20,50")
+    ] = "",
     samples: Annotated[int, typer.Option(min=2, help="Samples a cell.")] = 256,
     truth: Truth = "",
-    truths: Truths = 4000,
-    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    truths: Truths = None,
+    seed: Annotated[int, typer.Option(help="Sample k has the seed --seed + k.")] = 0,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -268,7 +283,7 @@ def bench(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Annotated[
         list[str] | None,
         typer.Option(
@@ -282,11 +297,11 @@ def bench(
     from . import benchmark
 
     benchmark.bench(
-        model=model, out=out, solvers=solver or [], grids=grid or ["uniform_lambda"],
+        model=model, out=out, solvers=solver or [], grids=grid or [],
         peers=peer or [], peers_from=peers_from, metrics=metric or [], features=features, nfe=nfe,
         samples=samples, truth=truth, truths=truths, seed=seed, tolerance=tolerance, jobs=jobs,
         dtype=dtype.value,
-        shape=shape, processes=process or [], device=device,
+        event_shape=event_shape, processes=process or [], device=device,
     )  # fmt: skip
 
 
@@ -333,13 +348,13 @@ def tune(
         ),
     ] = "",
     truth: Truth = "",
-    truths: Truths = 4000,
+    truths: Truths = None,
     features: FeaturesOf = "",
     seed: Annotated[
-        int, typer.Option(help="First seed; `sample` and `bench` begin elsewhere, at 0.")
+        int, typer.Option(help="Start k has the seed --seed + k; `sample` and `bench` begin at 0.")
     ] = 1_000_000,
     dtype: Annotated[Dtype, typer.Option(help="Of the state.")] = Dtype.float32,
-    shape: Shape = "",
+    event_shape: EventShape = "",
     process: Process = "",
     device: Device = "cpu",
 ) -> None:
@@ -349,7 +364,7 @@ def tune(
     tuning.tune(
         model=model, out=out, solver=solver, nfe=nfe, starts=starts, held_out=held_out,
         rounds=rounds, metric=metric, truth=truth, truths=truths, features=features,
-        seed=seed, dtype=dtype.value, shape=shape, process=process, device=device,
+        seed=seed, dtype=dtype.value, event_shape=event_shape, process=process, device=device,
     )  # fmt: skip
 
 

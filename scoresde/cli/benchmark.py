@@ -7,21 +7,22 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from .. import tune as tuning
-from ..bench import Fixed, compare, recommendations, write
+from ..bench import Against, Fixed, Starts, compare, recommendations, write
 from ..bench.schedule import share
-from ..bench.tasks import Row
+from ..bench.tasks import Row, takes_budget
 from ..errors import ConfigError, unknown_name
 from ..model import Predictor
 from ..sampling.run import NonFiniteWarning
 from ..solvers.legs import evaluations
 from . import measuring, models
-from .work import check_device, event_shape
+from .work import check_device, shape_of_event
 
 _SELECTION = (
     "recommended",
@@ -36,7 +37,7 @@ _SELECTION = (
     "Ancestral",
     "SASolver",
 )
-_ALL = "all"
+_ALL, _BUDGETS = "all", "5,10,20,50"
 
 
 def bench(
@@ -52,12 +53,12 @@ def bench(
     nfe: str,
     samples: int,
     truth: str,
-    truths: int,
+    truths: int | None,
     seed: int,
     tolerance: float | None,
     jobs: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     processes: Sequence[str],
     device: str,
 ) -> None:
@@ -67,29 +68,37 @@ def bench(
     found = next(iter(named.values()))
     alone = len(named) == 1
     rows = _rows(solvers or _SELECTION, found.model)
-    others, absent = _peers(peers, peers_from)
-    truth, features = measuring.at_hand(model, truth, features)
+    if peers_from and not peers:
+        raise ConfigError(f"--peers-from {peers_from} needs --peer; write --peer all")
+    others, absent = _peers(peers, peers_from or "benchmarks.peers")
+    rows += others
+    if nfe and not any(takes_budget(row, found.model.sde) for row in rows):
+        raise ConfigError(
+            f"--nfe {nfe}: each of these solvers brings its grid or chooses its steps; leave it out"
+        )
+    truth, features = measuring.at_hand(model, truth, features, metrics)
+    if truths is not None and not truth:
+        raise ConfigError(
+            f"--truths {truths} is how many of --truth are taken; write --truth images.npy"
+        )
     extract = measuring.extractor(features, device) if features else None
+    true = measuring.images(truth, (truths or measuring.TRUTHS) + samples, seed) if truth else None
+    event = shape_of_event(event_shape, found)
     with _stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NonFiniteWarning)  # the table says it
         table = compare(
             found.model if alone else {spec: one.model for spec, one in named.items()},
-            rows + others,
-            nfe=_whole_numbers(nfe),
+            rows,
+            nfe=_whole_numbers(nfe or _BUDGETS),
             metric=list(metrics) or None,
-            grids=grids,
-            truth=measuring.images(truth, truths + samples, seed) if truth else None,
-            features=extract,
-            samples=samples,
-            shape=event_shape(shape, found),
-            first_seed=seed,
-            dtype=getattr(torch, dtype),
-            tolerance=tolerance,
-            absent=absent,
+            grids=grids or None,
+            against=Against(true, extract, tolerance),
+            starts=Starts(samples, seed, event, getattr(torch, dtype)),
             cache=out / "cells",
             jobs=jobs,
             progress=share()[0] == 0,
         )
+    table = replace(table, setup=replace(table.setup, absent=absent))
     if share()[0] > 0:  # the first process of torchrun writes for all
         return
     command = shlex.join(["scoresde", *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """The demonstration: digits from noise, their exact likelihood, and what each solver costs.
 
-One call, `run(out)`, with the network that the package ships. It writes
+One call, `run(folder)`, with the network that the package ships. It writes
 
     samples.png          the same seeds through three solvers
     trajectories.png     from noise to digit
@@ -19,14 +19,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import __version__
 from .._internal import specs
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
-from ..bench import Cell, Table, compare, environment, figures, grid_for
+from ..bench import Against, Cell, Starts, Table, compare, environment, figures, grid_for
 from ..bench.table import number
 from ..errors import require
 from ..grid import Grid, from_lambdas, uniform_lambda
@@ -127,15 +126,15 @@ class Report:
         self.seconds[part] = round(time.perf_counter() - began, 2)
 
 
-def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = True) -> Report:
-    """Run the demonstration and write its files to the folder `out`.
+def run(folder: str | Path = "out", plan: Plan | None = None, *, progress: bool = True) -> Report:
+    """Run the demonstration and write its files to a folder.
 
     Raises:
         MissingExtraError: if `pip install 'scoresde[demo]'` is still to be done.
     """
     plan = plan or Plan()
     console = require("rich.console", "cli").Console()
-    folder = Path(out)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     images, _ = heldout_digits()
@@ -151,20 +150,20 @@ def run(out: str | Path = "out", plan: Plan | None = None, *, progress: bool = T
         report.likelihood = _likelihood(model, images, plan, progress)
     console.print(_first_table(report))
     with report.timed("comparison"):
+        others = images[plan.likelihoods :][:1000]
+        truth = dequantize(others, generator(plan.seed))
         report.table = compare(
             model,
             plan.solvers,
             nfe=plan.nfe,
-            truth=dequantize(images[plan.likelihoods :][:1000], generator(plan.seed)),
-            samples=plan.compared,
-            first_seed=plan.seed,
-            tolerance=plan.tolerance,
+            against=Against(truth, tolerance=plan.tolerance),
+            starts=Starts(plan.compared, plan.seed),
             progress=progress,
         )
     figures.steps_quality(
         report.table,
         folder / "steps_quality.png",
-        measures=["rms endpoint error", "energy distance"],
+        metrics=["rms endpoint error", "energy distance"],
     )
     console.print(_second_table(report.table))
     report.data = {
@@ -193,7 +192,7 @@ def _draw(model: Predictor, plan: Plan, folder: Path, report: Report, progress: 
         solver = specs.solver(spec)
         grid = _grid(solver, model, nfe)
         out = _sample(model, solver, grid, plan, progress)
-        cost = float(torch.as_tensor(out.nfe).double().mean())
+        cost = out.mean_nfe
         report.sampling.append(
             {
                 "title": title,
@@ -248,8 +247,6 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
         found = bits_per_dim(
             ticking,
             asked,
-            levels=256,
-            pixels="edges",
             dequantize=Uniform(draws=plan.draws),
             divergence=divergence,
             method=grid,
@@ -264,7 +261,7 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
         "systematic": found.systematic,
         "images": len(asked),
         "per_image": found.per_image.tolist(),
-        "nfe": float(torch.as_tensor(found.nfe).double().mean()),
+        "nfe": found.mean_nfe,
         "pixels": repr(found.pixels),
         "t_min": model.sde.t_min,
         "method": repr(grid),
@@ -338,30 +335,30 @@ def _second_table(found: Table) -> Any:
         f"Reference endpoints are known to {found.setup.models['']['reference']['accuracy']:.0e}. "
         "Distances are to held-out digits."
     )
-    for measure in (error, distance):
-        table.add_row(f"[italic]{measure}[/]")
+    for metric in (error, distance):
+        table.add_row(f"[italic]{metric}[/]")
         rows: dict[str, dict[int | None, Cell]] = {}
         for cell in found.cells:
-            if measure in cell.scores or cell.failed:
+            if metric in cell.scores or cell.failed:
                 rows.setdefault(cell.solver, {})[cell.budget] = cell
         for label, cells in rows.items():
-            shown = [_shown(cells.get(b), measure, found) for b in (*found.budgets, None)]
+            shown = [_shown(cells.get(b), metric, found) for b in (*found.budgets, None)]
             table.add_row(f"  {label.partition('(backend')[0]}", *shown)
-        if floor := found.setup.floor.get(measure):
+        if floor := found.setup.floor.get(metric):
             table.add_row("  held-out digits", *[number(floor.value)] * len(found.budgets))
         table.add_section()
     return table
 
 
-def _shown(cell: Cell | None, measure: str, found: Table) -> str:
+def _shown(cell: Cell | None, metric: str, found: Table) -> str:
     if cell is None:
         return ""
     if cell.failed:
         return "failed"
-    text = number(cell.scores[measure].value)
+    text = number(cell.scores[metric].value)
     if cell.nfe != cell.budget:
         text += f" ({cell.nfe:.0f})"
-    best = cell.budget is not None and found.best(cell.budget, measure) is cell
+    best = cell.budget is not None and found.best(cell.budget, metric) is cell
     return f"[bold]{text}[/]" if best else text
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .._internal import specs
-from ..bench.named_metrics import AtHand
+from ..bench.named_metrics import ENDPOINTS, FEATURES, AtHand
 from ..errors import ConfigError, unknown_name
 from ..exact.mixtures import GaussianMixture
 from ..metrics import Metric
@@ -17,14 +19,33 @@ from ..training.data import dequantize
 from .work import read_images
 
 DISTANCES = ("frechet", "kernel", "energy", "mmd", "sliced_w2", "w2")
-"""Measures of which less is better and 0 perfect, to true samples."""
+"""Metrics of which less is better and 0 perfect, to true samples."""
 
 
-def at_hand(model: str, truth: str, features: str) -> tuple[str, str]:
-    """Names of true samples and features; those that are at hand for the shipped network."""
-    if model != "mnist":
-        return truth, features
-    return truth or "heldout", features or "digits"
+TRUTHS = 4000
+"""True samples that are taken, at most, unless --truths says otherwise."""
+
+
+def at_hand(model: str, truth: str, features: str, metrics: Sequence[str] = ()) -> tuple[str, str]:
+    """Names of true samples and features; for the shipped network, those that its metrics take.
+
+    Args:
+        model, truth, features: as they were given.
+        metrics: names; none for the default ones, which take both.
+
+    Raises:
+        ConfigError: for true samples or features that no metric takes.
+    """
+    compared = [name for name in metrics if name not in ENDPOINTS]
+    mapped = [name for name in metrics if name in FEATURES]
+    if truth and metrics and not compared:
+        raise ConfigError(f"--truth {truth} is not compared with in {', '.join(metrics)}")
+    if features and metrics and not mapped:
+        raise ConfigError(f"--features {features} are not taken by {', '.join(metrics)}")
+    if model == "mnist":
+        truth = truth or ("heldout" if compared or not metrics else "")
+        features = features or ("digits" if mapped or not metrics else "")
+    return truth, features
 
 
 def extractor(spec: str, device: str) -> Features:

@@ -28,12 +28,12 @@ class Named:
 
     Attributes:
         model: the model.
-        shape: of one sample, without the batch; None where it is not known.
+        event_shape: shape of one sample, without the batch; None where it is not known.
         description: what its file says of it.
     """
 
     model: Predictor
-    shape: tuple[int, ...] | None
+    event_shape: tuple[int, ...] | None
     description: dict[str, Any]
 
 

@@ -9,7 +9,7 @@ import torch
 from .. import tune as tuning
 from ..errors import ConfigError
 from . import measuring, models
-from .work import check_device, event_shape
+from .work import check_device, shape_of_event
 
 _BENCHED = 4000  # held-out digits, the first, that `scoresde bench mnist` measures distances to
 
@@ -25,11 +25,11 @@ def tune(
     rounds: int | None,
     metric: str,
     truth: str,
-    truths: int,
+    truths: int | None,
     features: str,
     seed: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     process: str,
     device: str,
 ) -> None:
@@ -38,28 +38,31 @@ def tune(
         raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
     out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
     found = models.load(model, process=process, device=check_device(device))
-    event = event_shape(shape, found)
-    measure = None
+    event = shape_of_event(event_shape, found)
+    distance = None
     if metric:
         skipped = _BENCHED if model == "mnist" and not truth else 0
-        truth, features = measuring.at_hand(model, truth, features)
-        measure = measuring.distance(
-            metric, found.model, event, truth=truth, skipped=skipped, truths=truths,
+        truth, features = measuring.at_hand(model, truth, features, [metric])
+        distance = measuring.distance(
+            metric, found.model, event, truth=truth, skipped=skipped,
+            truths=truths or measuring.TRUTHS,
             features=features, seed=seed, device=device,
         )  # fmt: skip
-    elif truth or features:
-        raise ConfigError("--truth and --features are of a --metric; write --metric energy")
+    elif truth or truths is not None or features:
+        raise ConfigError(
+            "--truth, --truths and --features are of a --metric; write --metric energy"
+        )
     tuned = tuning.tune(
         found.model,
         solver,
         nfe,
-        shape=event,
+        event_shape=event,
         starts=starts,
         held_out=held_out,
-        first_seed=seed,
+        seed=seed,
         dtype=getattr(torch, dtype),
         rounds=rounds,
-        measure=measure,
+        metric=distance,
         progress=True,
     )
     tuned.save(out)

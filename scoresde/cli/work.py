@@ -18,7 +18,7 @@ from .._internal.fingerprint import fingerprint
 from ..bench import environment
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
-from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
+from ..likelihood import AccuracyWarning, Hutchinson, Pixels, Uniform, nll_dataset
 from ..likelihood.inputs import METHODS, check_method
 from ..model import Predictor
 from ..sampling.choose import DEFAULT, choose, grid_for
@@ -41,9 +41,9 @@ def sample(
     grid: str,
     nfe: int | None,
     seed: int,
-    batch: int,
+    batch_size: int,
     dtype: str,
-    shape: str,
+    event_shape: str,
     process: str,
     device: str,
 ) -> None:
@@ -55,9 +55,9 @@ def sample(
         rule,
         knots,
         out,
-        shape=event_shape(shape, found),
+        event_shape=shape_of_event(event_shape, found),
         seeds=range(seed, seed + n),
-        batch=batch,
+        batch_size=batch_size,
         dtype=getattr(torch, dtype),
         device=device,
         notes={"model": model, "solver": solver, "grid": grid},
@@ -87,16 +87,23 @@ def nll(
     probes: int,
     draws: int,
     method: str,
-    nodes: int,
+    nodes: int | None,
     t_min: float | None,
-    batch: int,
+    batch_size: int,
     seed: int,
-    table: str,
+    table: str | None,
     process: str,
     device: str,
 ) -> None:
     """`scoresde nll`."""
-    rule = check_method(method) if method else None
+    if method and nodes is not None:
+        raise ConfigError(
+            f"--nodes {nodes} is of the default method, and --method {method} is given; leave one "
+            f"out, or write --method 'FixedGrid(nodes={nodes})'"
+        )
+    if table is not None and out is None:
+        raise ConfigError(f"--table {table} is kept in --out; write --out FOLDER as well")
+    rule, table = check_method(method) if method else None, table or "npz"
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -105,9 +112,9 @@ def nll(
             f"write --pixels {trained}"
         )
     images = read_images(data)[:n]
-    if found.shape is not None and tuple(images.shape[1:]) != found.shape:
+    if found.event_shape is not None and tuple(images.shape[1:]) != found.event_shape:
         raise ShapeError(
-            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.shape}"
+            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.event_shape}"
         )
     low = found.model.sde.t_min if t_min is None else t_min
     with TemporaryDirectory() as spare, warnings.catch_warnings():
@@ -116,12 +123,11 @@ def nll(
             found.model,
             images.to(device),
             out or Path(spare) / "nll",
-            levels=levels,
-            pixels=pixels,
+            pixels=Pixels(levels, pixels),
             dequantize=Uniform(draws=draws),
             method=rule,
             nodes=nodes,
-            batch=batch,
+            batch_size=batch_size,
             seed=seed,
             target=target,
             table=table,
@@ -143,7 +149,7 @@ def nll(
     for place, why in bits.failures.items():
         print(f"image {place} failed: {why}")
     for doubt in bits.doubts:
-        print(f"{doubt}; write --nodes {2 * nodes - 1}, or --method 'PerSample(tol=1e-4)'")
+        print(f"{doubt}; write --nodes {2 * (nodes or 41) - 1}, or --method 'PerSample(tol=1e-4)'")
     if out is not None:
         print(f"wrote {out / f'per_image.{table}'} and {out / 'summary.json'}")
 
@@ -151,10 +157,15 @@ def nll(
 def info(model: str, process: str) -> None:
     """`scoresde info`."""
     console = require("rich.console", "cli").Console()
+    if process and not model:
+        raise ConfigError(
+            f"--process {process} is of a closed-form problem; write scoresde info ring8 "
+            f"--process {process!r}"
+        )
     if model:
         found = models.load(model, process=process)
         console.print(found.model.sde)
-        console.print({"shape": found.shape, "fingerprint": fingerprint(found.model)})
+        console.print({"event shape": found.event_shape, "fingerprint": fingerprint(found.model)})
         console.print(found.description)
         return
     table = require("rich.table", "cli").Table(box=None, show_header=False)
@@ -206,7 +217,7 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
     return rule, knots
 
 
-def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
+def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
     """The shape given, or the model's own.
 
     Raises:
@@ -214,21 +225,21 @@ def event_shape(text: str, found: models.Named) -> tuple[int, ...]:
         ShapeError: for another than the model's own.
     """
     if not text:
-        if found.shape is None:
+        if found.event_shape is None:
             raise ConfigError(
-                "the shape of a sample is not known; write --shape 3,32,32, or --shape 2 for "
-                "vectors of two numbers"
+                "the shape of a sample is not known; write --event-shape 3,32,32, or "
+                "--event-shape 2 for vectors of two numbers"
             )
-        return found.shape
+        return found.event_shape
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
-    if min(shape) < 1 or found.shape not in (None, shape):
-        known = found.shape or (3, 32, 32)
+    if min(shape) < 1 or found.event_shape not in (None, shape):
+        known = found.event_shape or (3, 32, 32)
         raise ShapeError(
-            f"--shape {text} cannot be the shape of a sample; write --shape "
-            f"{','.join(map(str, known))}" + (", or leave it out" if found.shape else "")
+            f"--event-shape {text} cannot be the shape of a sample; write --event-shape "
+            f"{','.join(map(str, known))}" + (", or leave it out" if found.event_shape else "")
         )
     return shape
 

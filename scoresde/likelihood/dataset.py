@@ -2,7 +2,7 @@
 
     config.json        what the job is; written first, never changed
     method.json        the grid, where the job calibrated one
-    shard-00000.json   estimates for images 0 .. batch - 1, and so on
+    shard-00000.json   estimates for images 0 .. batch_size - 1, and so on
     per_image.npz      bits/dim, standard error and evaluations of each image, when all are done
     summary.json       mean, standard error, parts, configuration, when all are done
 
@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ from ..model import Predictor, dtype_of
 from ..ode import Backend
 from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
-from .discrete_data import Evaluation
+from .discrete_data import Evaluation, LikelihoodSettings
+from .divergence import Divergence
 from .error_budget import BitsPerDim, Estimates, summarize
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .frame_estimate import estimate_frame
-from .inputs import check_method
 from .method import Method
-from .pixels import Pixels
+from .pixels import EDGES, Pixels
 
 _FOR_FRAME = 10_000  # images that a frame is estimated from, at most
 
@@ -116,23 +116,23 @@ def _differs(theirs: dict[str, Any], mine: dict[str, Any]) -> str | None:
 def nll_dataset(
     model: Predictor,
     images: Tensor,
-    out: str | Path,
+    folder: str | Path,
     *,
-    levels: int = 256,
-    pixels: str = "edges",
-    value_range: tuple[float, float] = (-1.0, 1.0),
+    pixels: Pixels = EDGES,
     dequantize: Dequantization | None = None,
+    t_min: float | None = None,
     method: Method | Backend | str | None = None,
+    divergence: Divergence | None = None,
+    prior: Any = None,
     frame: Frame | None = None,
-    nodes: int = 41,
-    batch: int = 64,
+    nodes: int | None = None,
+    batch_size: int = 64,
     seed: int = 0,
     target: float | None = None,
     table: str = "npz",
     key: str | None = None,
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
-    **settings: Any,
 ) -> BitsPerDim:
     """Bits per dimension of many images, written to a folder; run again, it goes on.
 
@@ -142,14 +142,15 @@ def nll_dataset(
     Args:
         model: what predicts. Conditions bound to it are one row an image.
         images: integers 0 .. levels-1, shape (N, *).
-        out: an empty or new folder, or that of the same job.
-        levels, pixels, value_range, dequantize: see `bits_per_dim`.
+        folder: an empty or new folder, or that of the same job.
+        pixels, dequantize: see `bits_per_dim`.
+        t_min, divergence, prior: see `log_likelihood`.
         method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
             of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
             not depend on it, only its accuracy does.
-        nodes: of the default method.
-        batch: images a shard; part of the job.
+        nodes: of the default method, 41 by default.
+        batch_size: images a shard; part of the job.
         seed: of pixels and probes.
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
             before 30 images); the summary says how many images it took.
@@ -158,7 +159,6 @@ def nll_dataset(
             of the model's fingerprint, where that cannot be known or is slow to find.
         notes: JSON-able data to keep in the summary.
         progress: show a bar with the running mean and its standard error (needs tqdm).
-        **settings: for `log_likelihood`: t_min, divergence, prior.
 
     Returns:
         The result for the images done.
@@ -169,17 +169,21 @@ def nll_dataset(
         FingerprintError: where the content of the model cannot be known, or changes as it is
             called; write `key=`.
     """
-    layout = Pixels(levels, pixels, value_range)
-    method = None if method is None else check_method(method)
+    if method is not None and nodes is not None:
+        raise ConfigError(
+            f"nodes={nodes!r} is of the default method, and method={method!r} is given; leave "
+            "nodes out, or write method=FixedGrid(nodes=...)"
+        )
+    nodes = 41 if nodes is None else nodes
     rule = dequantize if dequantize is not None else Uniform()
-    if batch < 1:
-        raise ConfigError(f"batch must be 1 or more, got {batch!r}")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
     if table not in ("npz", "parquet"):
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
         require("pyarrow.parquet", "parquet")  # now, and not when all is computed
-    given = {**settings, "method": method, "frame": frame}
-    Evaluation.of(model, images, layout, rule, given)  # refuses what cannot be
+    given = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    Evaluation.of(model, images, pixels, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     middle = model.sde.at(0.5 * (model.sde.t_min + model.sde.t_max))
@@ -188,52 +192,56 @@ def nll_dataset(
         "images": fingerprint(images.cpu()),
         "count": len(images),
         "dequantize": fingerprint(rule),
-        "method": f"calibrated, {nodes} nodes" if method is None else fingerprint(method),
+        "method": f"calibrated, {nodes} nodes"
+        if given.method is None
+        else fingerprint(given.method),
         "frame": "estimated" if frame is None else fingerprint(frame),
-        "batch": batch,
+        "batch_size": batch_size,
         "seed": seed,
-        **layout.to_dict(),
-        **{f"setting {k}": fingerprint(v) for k, v in sorted(settings.items())},
+        **pixels.to_dict(),
+        "setting divergence": fingerprint(divergence),
+        "setting prior": fingerprint(prior),
+        "setting t_min": fingerprint(t_min),
     }
-    folder = JobFolder(Path(out), "likelihood", config, _differs)
-    folder.claim()
-    shards = _Shards(folder, nodes)
+    job = JobFolder(Path(folder), "likelihood", config, _differs)
+    job.claim()
+    shards = _Shards(job, nodes)
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
-        frame = estimate_frame(layout.lower_edge(few) + 0.5 * layout.width)
-    chosen: Method | Backend | None = method or shards.method()
+        frame = estimate_frame(pixels.lower_edge(few) + 0.5 * pixels.width)
+    chosen: Method | Backend | str | None = given.method or shards.method()
     if chosen is None:
-        chosen = _calibrated(model, images, layout, nodes, frame, settings)
+        chosen = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
         shards.keep_method(chosen)
-    settings = {**settings, "method": chosen, "frame": frame}
-    asked = Evaluation.of(model, images, layout, rule, settings)
+    settings = replace(given, method=chosen, frame=frame)
+    asked = Evaluation.of(model, images, pixels, rule, settings)
     size = images[0].numel()
     seeds = range(seed, seed + len(images))
     known = asked.systematic(model, images, seeds)
     done: list[Estimates] = []
     by = fingerprint(chosen)
-    todo: Any = range(math.ceil(len(images) / batch))
+    todo: Any = range(math.ceil(len(images) / batch_size))
     if progress:
         todo = require("tqdm.auto", "cli").tqdm(todo, unit="batch")
     for k in todo:
-        rows = torch.arange(k * batch, min((k + 1) * batch, len(images)), device=images.device)
+        first, last = k * batch_size, min((k + 1) * batch_size, len(images))
+        rows = torch.arange(first, last, device=images.device)
         found = shards.load(k, len(rows), rule.draws, by)
         if found is None:
-            own = seeds[k * batch : k * batch + len(rows)]
-            found = asked.estimate(model.rows(rows), images[rows], own)
+            found = asked.estimate(model.rows(rows), images[rows], seeds[first:last])
             shards.save(k, found, by)
         done.append(found)
         if progress or target is not None:
-            running = summarize(Estimates.join(done), layout, size, **known)
+            running = summarize(Estimates.join(done), pixels, size, **known)
             if progress:
                 todo.set_postfix_str(f"{running.mean:.4f} +- {running.stderr:.4f} bits/dim")
             if target is not None and len(running.per_image) >= 30 and running.stderr <= target:
                 break
     everything = Estimates.join(done)
-    result = summarize(everything, layout, size, **known)
+    result = summarize(everything, pixels, size, **known)
     told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
     _write(
-        folder.path,
+        job.path,
         result,
         everything,
         size,
@@ -249,15 +257,14 @@ def _calibrated(
     images: Tensor,
     layout: Pixels,
     nodes: int,
-    frame: Frame | None,
-    settings: Mapping[str, Any],
+    settings: LikelihoodSettings,
 ) -> FixedGrid:
     """A grid for these images; even where the pilot fails, which must not stop the others."""
     pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
-    given = {key: settings[key] for key in ("t_min", "divergence") if key in settings}
+    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame")}
     try:
-        return calibrated_grid(model.rows(pilot), x, nodes, frame=frame, **given)
+        return calibrated_grid(model.rows(pilot), x, nodes, **given)
     except NonFiniteError:
         return FixedGrid(nodes)
 

@@ -11,16 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._internal.checks import check_model
+from .._internal.checks import check_kind, check_model
 from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..model import Predictor, event_shape_of
+from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
 from ..sde.knot import Knot
 from .dequantization import Dequantization, Uniform
+from .divergence import Divergence
 from .error_budget import BitsPerDim, Estimates, prior_gap, summarize
+from .frame import Frame
 from .inputs import check_frame, check_method
 from .log_density import TimeRangeWarning, likelihood_ends, log_likelihood
-from .pixels import Pixels
+from .method import Method
+from .pixels import EDGES, Pixels
 from .streams import PIXELS, PROBES, derived, per_sample
 from .truncation import truncation
 
@@ -31,13 +35,15 @@ def bits_per_dim(
     model: Predictor,
     images: Tensor,
     *,
-    levels: int = 256,
-    pixels: str = "edges",
-    value_range: tuple[float, float] = (-1.0, 1.0),
+    pixels: Pixels = EDGES,
     dequantize: Dequantization | None = None,
+    t_min: float | None = None,
+    method: Method | Backend | str | None = None,
+    divergence: Divergence | None = None,
+    prior: Any = None,
+    frame: Frame | None = None,
     batch_size: int | None = None,
     seeds: int | Sequence[int] = 0,
-    **settings: Any,
 ) -> BitsPerDim:
     """Bits per dimension, -log2 P(image) / D.
 
@@ -47,11 +53,11 @@ def bits_per_dim(
     Args:
         model: what predicts.
         images: integers 0 .. levels-1, shape (B, *).
-        levels, pixels, value_range: how the model was shown integers, see `Pixels`.
+        pixels: how the model was shown integers; 256 levels in (-1, 1) by default.
         dequantize: `Uniform(draws=1)` by default.
+        t_min, method, divergence, prior, frame: see `log_likelihood`.
         batch_size: images at a time; all by default.
         seeds: of pixels and probes, one an image; a number s stands for s, s + 1, ...
-        **settings: for `log_likelihood`: t_min, method, divergence, prior, frame.
 
     Warns:
         AccuracyWarning: where the integration's error exceeds the standard error, or an image
@@ -64,13 +70,9 @@ def bits_per_dim(
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
-    asked = Evaluation.of(
-        model,
-        images,
-        Pixels(levels, pixels, value_range),
-        Uniform() if dequantize is None else dequantize,
-        settings,
-    )
+    settings = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    rule = Uniform() if dequantize is None else dequantize
+    asked = Evaluation.of(model, images, pixels, rule, settings)
     own = per_sample(seeds, len(images))
     known = asked.systematic(model, images, own)
     size = batch_size or max(len(images), 1)
@@ -82,6 +84,29 @@ def bits_per_dim(
     result = summarize(Estimates.join(done), asked.layout, images[0:1].numel(), **known)
     result.warn()
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class LikelihoodSettings:
+    """How `log_likelihood` integrates: its arguments of the same names; a method is no name here,
+    but the method itself.
+    """
+
+    t_min: float | None = None
+    method: Method | Backend | str | None = None
+    divergence: Divergence | None = None
+    prior: Any = None
+    frame: Frame | None = None
+
+    def __post_init__(self) -> None:
+        """The method of a name.
+
+        Raises:
+            ConfigError: for a method or a frame that is none.
+        """
+        if self.method is not None:
+            object.__setattr__(self, "method", check_method(self.method))
+        check_frame(self.frame)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +123,7 @@ class Evaluation:
     layout: Pixels
     rule: Dequantization
     low: Knot
-    settings: dict[str, Any]
+    settings: LikelihoodSettings
 
     @classmethod
     def of(
@@ -107,10 +132,12 @@ class Evaluation:
         images: Tensor,
         layout: Pixels,
         rule: Dequantization,
-        settings: dict[str, Any],
+        settings: LikelihoodSettings,
     ) -> Evaluation:
         """The evaluation, or an error that says what to write if it cannot be."""
         check_model(model)
+        hint = 'pixels=Pixels(levels=256, convention="edges", value_range=(-1, 1))'
+        check_kind(layout, Pixels, "pixels", hint)
         if not isinstance(images, Tensor):
             hint = "from_numpy" if hasattr(images, "__array__") else "tensor"
             raise DtypeError(
@@ -127,10 +154,7 @@ class Evaluation:
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
             raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
-        if settings.get("method") is not None:
-            settings = {**settings, "method": check_method(settings["method"])}
-        check_frame(settings.get("frame"))
-        low, _ = likelihood_ends(model.sde, settings.get("t_min"))
+        low, _ = likelihood_ends(model.sde, settings.t_min)
         return cls(layout, rule, low, settings)
 
     def systematic(
@@ -143,15 +167,16 @@ class Evaluation:
         """
         few, seeds = images[:_PILOT], seeds[:_PILOT]
         size = images[0:1].numel()
-        gap = prior_gap(model.sde, self.settings.get("frame"), self.settings.get("prior"), size)
+        gap = prior_gap(model.sde, self.settings.frame, self.settings.prior, size)
         if len(few) == 0:
             return {"truncation": 0.0, "prior_gap": gap}
         index = torch.arange(len(few), device=images.device)
         part = model if len(few) == len(images) else model.rows(index)
         x, _ = self._draw(few, seeds, 0)
-        chosen = {k: v for k, v in self.settings.items() if k in ("t_min", "divergence")}
+        own = derived(seeds, PROBES, 0).seeds
+        how = self.settings
         try:
-            cost = truncation(part, x, seeds=derived(seeds, PROBES, 0).seeds, **chosen)
+            cost = truncation(part, x, seeds=own, t_min=how.t_min, divergence=how.divergence)
         except ScoreSDEError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
@@ -171,18 +196,17 @@ class Evaluation:
                 warnings.simplefilter("ignore", TimeRangeWarning)
                 warnings.simplefilter("ignore", NonFiniteWarning)
                 probes = derived(seeds, PROBES, k).seeds
-                run = log_likelihood(model, x, seeds=probes, **self.settings)
+                run = log_likelihood(model, x, seeds=probes, **vars(self.settings))
             runs.append(run)
             nats.append(run.nats.detach() + gain)
         failures: dict[int, str] = {}
         for run in runs:
             failures |= run.failures
-        nfe = [torch.as_tensor(run.nfe).expand(len(images)) for run in runs]
         return Estimates(
             torch.stack(nats, 1),
             torch.stack([run.stderr for run in runs], 1),
             torch.stack([run.error for run in runs], 1),
-            torch.stack(nfe, 1).sum(1),
+            torch.stack([run.nfe for run in runs], 1).sum(1),
             failures,
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._internal.counted import mean_nfe
 from ..sampling.run import NonFiniteWarning
 from ..sde import SDE
 from .frame import Frame
@@ -48,8 +49,8 @@ divergence |
             spread, which holds the estimator's own noise too.
         per_image: shape (B,), float64.
         parts: see above.
-        nfe: network evaluations per image, all draws together: a number, or shape (B,). The
-            pilot for "truncation", one for each of the first 16 images, is not in it.
+        nfe: network evaluations of each image, all draws together, shape (B,), int64, on the
+            CPU. The pilot for "truncation", one for each of the first 16 images, is not in it.
         pixels: the convention.
         importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
             mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
@@ -62,7 +63,7 @@ divergence |
     stderr: float
     per_image: Tensor
     parts: dict[str, float]
-    nfe: int | Tensor
+    nfe: Tensor
     pixels: Pixels
     importance_weighted: Tensor | None = None
     failures: dict[int, str] = field(default_factory=dict)
@@ -84,6 +85,11 @@ divergence |
         """
         return math.hypot(self.parts["trace"], self.parts["draws"])
 
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the images."""
+        return mean_nfe(self.nfe)
+
     def __str__(self) -> str:
         if self.failures:
             place, reason = next(iter(sorted(self.failures.items())))
@@ -98,8 +104,8 @@ divergence |
         error = self.parts["ode"]
         if error > 0.1 * self.stderr or (error > 0 and not self.stderr > 0):
             ode = f", ODE error {error:.1g}"
-        nfe = round(float(torch.as_tensor(self.nfe, dtype=torch.float64).mean()))
-        return f"{self.mean:.{digits}f}{spread} bits/dim{ode} ({nfe} network evaluations a sample)"
+        cost = f"{self.mean_nfe:.0f} network evaluations a sample"
+        return f"{self.mean:.{digits}f}{spread} bits/dim{ode} ({cost})"
 
     def __repr__(self) -> str:
         return f"BitsPerDim({self})"
@@ -199,7 +205,6 @@ def summarize(
     if draws > 1 and bool((found.stderr == 0).all()):
         mean = torch.logsumexp(found.nats, 1) - math.log(draws)
         weighted = layout.bits_per_dim(mean, size)
-    same = count > 0 and bool((found.nfe == found.nfe[0]).all())
     return BitsPerDim(
         mean=float(per_image.mean()),
         stderr=total,
@@ -212,7 +217,7 @@ def summarize(
             "prior": unit * prior_gap,
             "truncation": unit * truncation,
         },
-        nfe=int(found.nfe[0]) if same else found.nfe,
+        nfe=found.nfe,
         pixels=layout,
         importance_weighted=weighted,
         failures=found.failures,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._internal.checked import Checked, crash
 from .._internal.checks import check_model, check_tensor
-from .._internal.counted import Counted, told
+from .._internal.counted import Counted, format_nfe, mean_nfe
 from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
 from ..model import Predictor
 from ..ode import Backend
@@ -57,21 +57,26 @@ class LogLikelihood:
             divergence, NaN where a single probe says nothing about its own spread.
         error: estimate of the integration's own error, in nats, shape (B,); NaN where the method
             has none.
-        nfe: network evaluations per sample: a number, or shape (B,) where they differ.
+        nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
+        divergences: those of the evaluations with which the divergence was taken too, which cost
+            more than a plain forward, shape (B,), int64, on the CPU.
         t_min: the time at which x has this density.
         failures: reasons, by place in the batch.
-        divergences: those of the evaluations with which the divergence was taken too, which cost
-            more than a plain forward; a number, or shape (B,).
     """
 
     nats: Tensor
     z: Tensor
     stderr: Tensor
     error: Tensor
-    nfe: int | Tensor
+    nfe: Tensor
+    divergences: Tensor
     t_min: float
     failures: dict[int, str] = field(default_factory=dict)
-    divergences: int | Tensor = 0
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
 
     def __repr__(self) -> str:
         good = self.nats[torch.isfinite(self.nats)].detach()
@@ -80,7 +85,7 @@ class LogLikelihood:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
             f"LogLikelihood({mean} of {len(self.nats)} samples at t = {self.t_min:g}, "
-            f"{told(self.nfe)}{failed})"
+            f"{format_nfe(self.nfe)}{failed})"
         )
 
 
@@ -147,15 +152,16 @@ def log_likelihood(
             NonFiniteWarning,
             stacklevel=2,
         )
+    nfe = counted.nfe(len(x))
     return LogLikelihood(
         nats=nats,
         z=z.detach(),
         stderr=path.variance.sqrt(),
         error=path.error,
-        nfe=counted.nfe(len(x)),
+        nfe=nfe,
+        divergences=nfe if path.traced is None else path.traced,
         t_min=float(flow.low.t),
         failures=failures,
-        divergences=counted.nfe(len(x)) if path.traced is None else path.traced,
     )
 
 

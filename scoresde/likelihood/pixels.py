@@ -80,7 +80,9 @@ class Pixels:
             least, most = int(images.min()), int(images.max())
             if least < 0 or most >= self.levels:
                 shift = f"images - ({least})" if least < 0 else "images"
-                hint = f"write {shift} with levels={max(most - min(least, 0) + 1, 2)}"
+                hint = (
+                    f"write {shift} with pixels=Pixels(levels={max(most - min(least, 0) + 1, 2)})"
+                )
                 raise ConfigError(
                     f"levels={self.levels} means integers 0 .. {self.levels - 1}, got values from "
                     f"{least} to {most}; {hint}, if those are all the values there are"
@@ -90,7 +92,7 @@ class Pixels:
     def _cast(self, images: Tensor) -> str:
         """Advice for data that are not integers."""
         if images.dtype == torch.bool:
-            return "; write images.to(torch.uint8) with levels=2"
+            return "; write images.to(torch.uint8) with pixels=Pixels(levels=2)"
         other = "or use log_likelihood for real-valued data"
         if images.is_complex() or not images.numel():
             return f"; write images.to(torch.uint8), {other}"
@@ -114,3 +116,7 @@ class Pixels:
             "pixels": self.convention,
             "value_range": list(self.value_range),
         }
+
+
+EDGES = Pixels()
+"""Images of 256 levels in (-1, 1), on edges."""

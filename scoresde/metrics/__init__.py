@@ -23,7 +23,8 @@ from .distances import (
     wasserstein2,
 )
 from .estimate import Estimate, Metric, bootstrap, difference, error_ratio
-from .measures import (
+from .neighbours import density_coverage, precision_recall
+from .sample_metrics import (
     MMD,
     EndpointError,
     EnergyDistance,
@@ -35,7 +36,6 @@ from .measures import (
     SlicedWasserstein,
     Wasserstein2,
 )
-from .neighbours import density_coverage, precision_recall
 
 __all__ = [
     "MMD",

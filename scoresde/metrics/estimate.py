@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
 
 @runtime_checkable
 class Metric(Protocol):
-    """What the benchmark asks of a measure.
+    """What the benchmark asks of a metric.
 
     A metric may also have `better`: "lower" (taken where it is absent), "higher", or "zero" for a
     signed number of which the size counts.
@@ -54,11 +54,11 @@ class Metric(Protocol):
         """A few words, for the head of a column."""
 
     def __call__(self, x: Tensor) -> Estimate:
-        """The measure of samples x, shape (B, *)."""
+        """The metric of samples x, shape (B, *)."""
 
 
 def badness(value: float, better: str) -> float:
-    """A number that is smaller for better values of a measure.
+    """A number that is smaller for better values of a metric.
 
     Raises:
         ConfigError: if `better` is not "lower", "higher" or "zero".

@@ -56,8 +56,9 @@ class Backend(ABC):
     def order(self) -> float:
         """Order of convergence of the method."""
 
-    def evals(self) -> int | None:
-        """Evaluations of one solve; None where it depends on the data."""
+    @property
+    def evals_per_solve(self) -> int | None:
+        """Network evaluations of one solve; None where it depends on the data."""
         return None
 
     @abstractmethod

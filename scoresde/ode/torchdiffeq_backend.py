@@ -73,7 +73,8 @@ class TorchDiffEq(Backend):
         """Order of the method; of Adams methods, that of their start."""
         return _ORDERS[self.method]
 
-    def evals(self) -> int | None:
+    @property
+    def evals_per_solve(self) -> int | None:
         """See `Backend`; adaptive and implicit methods depend on the data."""
         if self.steps is None:
             return None

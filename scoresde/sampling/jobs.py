@@ -1,9 +1,9 @@
 """Large sampling jobs, in a folder that survives interruptions.
 
-A job is a list of seeds. It is cut into shards of `batch` seeds each, and a shard is one file:
+A job is a list of seeds. It is cut into shards of `batch_size` seeds each, and a shard is one file:
 
     config.json        what the job is; written first, and only its list of seeds ever grows
-    shard-00000.npy    samples of seeds 0 .. batch - 1, shape (batch, *)
+    shard-00000.npy    samples of seeds 0 .. batch_size - 1, shape (batch_size, *)
     shard-00000.json   their seeds, cost, failures, and a digest of the samples
 
 Every file is written under another name and moved into place, so one that is there is whole. A
@@ -28,7 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._internal.checks import as_solver, check_grid, check_model, check_shape
+from .._internal.checks import (
+    as_solver,
+    check_event_shape,
+    check_grid,
+    check_model,
+    explained_shape,
+)
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.folder import CONFIG, JobFolder, digest_of, read_config, read_sealed
@@ -36,7 +42,7 @@ from .._internal.specs import describe
 from .._internal.witness import disagree, identity
 from ..errors import CheckpointError, ConfigError, require
 from ..grid import Grid
-from ..model import Predictor
+from ..model import Predictor, event_shape_of
 from ..noise import SampleSeeds
 from ..solvers.solver import Solver
 from .run import sample
@@ -69,12 +75,12 @@ class SampleFolder:
     @property
     def shards(self) -> int:
         """Number of shards of the whole job."""
-        return math.ceil(len(self.config["seeds"]) / int(self.config["batch"]))
+        return math.ceil(len(self.config["seeds"]) / int(self.config["batch_size"]))
 
     def seeds(self, shard: int) -> list[int]:
         """Seeds of one shard."""
-        batch = self.config["batch"]
-        seeds: list[int] = self.config["seeds"][shard * batch : (shard + 1) * batch]
+        size = self.config["batch_size"]
+        seeds: list[int] = self.config["seeds"][shard * size : (shard + 1) * size]
         return seeds
 
     def file(self, shard: int) -> Path:
@@ -86,7 +92,7 @@ class SampleFolder:
         return [k for k in range(self.shards) if self._load(k) is None]
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The samples, one shard after another, each of shape (batch, *)."""
+        """The samples, one shard after another, each of shape (batch_size, *)."""
         for k in range(self.shards):
             shard = self._load(k)
             if shard is None:
@@ -136,9 +142,9 @@ def sample_many(
     grid: Grid,
     folder: str | Path,
     *,
-    shape: Sequence[int],
+    event_shape: Sequence[int],
     seeds: Sequence[int],
-    batch: int = 64,
+    batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     final: str = "solver",
@@ -152,9 +158,9 @@ def sample_many(
         model: what predicts. Conditions bound to it are one row a seed.
         solver, grid, device, final: see `scoresde.sample`.
         folder: an empty or new folder, or that of the same job, perhaps with fewer seeds.
-        shape: of one sample, without the batch.
+        event_shape: shape of one sample, without the batch.
         seeds: one a sample, all different, such as `range(50_000)`.
-        batch: samples a shard. It is part of the job: another batch is another job.
+        batch_size: samples a shard. It is part of the job: another size is another job.
         dtype: of the state and the files, float16, float32 or float64.
         key: a name for the model, which you change whenever the model changes. It takes the place
             of the model's fingerprint, where that cannot be known or is slow to find.
@@ -167,22 +173,27 @@ def sample_many(
     Raises:
         CheckpointError: if the folder holds a job of another model, solver, grid or seeds, or
             anything that is no such job. Nothing in it is touched.
-        ConfigError: for repeated seeds, or a batch that is not positive.
+        ConfigError: for repeated seeds, or a batch_size below 1.
         FingerprintError: where the content of the model cannot be known, or changes as it is
             called; write `key=`.
     """
     check_model(model)
     check_grid(grid)
-    solver, shape = as_solver(solver), check_shape(shape, "that of one sample")
+    solver = as_solver(solver)
+    event = check_event_shape(event_shape, event_shape_of(model))
     seeds = [int(seed) for seed in seeds]
-    if batch < 1 or not seeds:
-        raise ConfigError(f"a job needs seeds and a batch of 1 or more, got {len(seeds)}, {batch}")
+    if batch_size < 1 or not seeds:
+        raise ConfigError(
+            f"a job needs seeds and a batch_size of 1 or more, got {len(seeds)} seeds and "
+            f"batch_size={batch_size!r}"
+        )
     if len(set(seeds)) < len(seeds):
         raise ConfigError("seeds repeat, and so would samples; write seeds=range(n)")
     if dtype not in (torch.float16, torch.float32, torch.float64):
         raise ConfigError(f"a shard holds float16, float32 or float64, not {dtype}")
     middle = grid.knots[(len(grid.knots) - 1) // 2]
-    who = identity(model, key, middle, (len(seeds), *shape), dtype=dtype, device=device)
+    with explained_shape(model, event):
+        who = identity(model, key, middle, (len(seeds), *event), dtype=dtype, device=device)
     here, job = _claim(
         Path(folder),
         {
@@ -190,10 +201,10 @@ def sample_many(
             "solver": repr(solver),
             "solver_fingerprint": fingerprint(solver),
             "grid": grid.to_dict(),
-            "event_shape": list(shape),
+            "event_shape": list(event),
             "dtype": str(dtype).removeprefix("torch."),
             "final": final,
-            "batch": int(batch),
+            "batch_size": int(batch_size),
             "seeds": seeds,
             _NOTES: dict(notes or {}),
         },
@@ -204,21 +215,21 @@ def sample_many(
         bar = require("tqdm.auto", "cli").tqdm
         todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
     for k in todo:
-        rows = torch.arange(k * batch, k * batch + len(job.seeds(k)))
-        out = sample(
-            model.rows(rows),
-            solver,
-            grid,
-            shape=(len(rows), *shape),
-            noise=SampleSeeds(tuple(job.seeds(k))),
-            dtype=dtype,
-            device=device,
-            final=final,
-        )
-        nfe = out.nfe.tolist() if isinstance(out.nfe, Tensor) else out.nfe
+        rows = torch.arange(k * batch_size, k * batch_size + len(job.seeds(k)))
+        with explained_shape(model, event):
+            out = sample(
+                model.rows(rows),
+                solver,
+                grid,
+                shape=(len(rows), *event),
+                noise=SampleSeeds(tuple(job.seeds(k))),
+                dtype=dtype,
+                device=device,
+                final=final,
+            )
         info = {
             "seeds": job.seeds(k),
-            "nfe": nfe,
+            "nfe": out.nfe.tolist(),
             "seconds": round(out.seconds, 3),
             "failures": {str(job.seeds(k)[place]): why for place, why in out.failures.items()},
         }
@@ -254,7 +265,7 @@ def _valid(config: dict[str, Any], path: Path) -> dict[str, Any]:
         return value if isinstance(value, list) else [None]
 
     wrong = [name for name in ("dtype",) if not isinstance(config.get(name), str)]
-    wrong += [name for name in ("batch",) if not whole(config.get(name), 1)]
+    wrong += [name for name in ("batch_size",) if not whole(config.get(name), 1)]
     wrong += [name for name in ("event_shape",) if not all(whole(n, 0) for n in listed(name))]
     wrong += [
         name for name in ("seeds",) if not all(isinstance(n, int) for n in listed(name) or [None])

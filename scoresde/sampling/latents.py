@@ -20,6 +20,7 @@ def encode(
     *,
     solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
+    grad: bool = False,
 ) -> Tensor:
     """The latent at t_max of x, the state at t_min, shape (B, *); NaN where the solver failed.
 
@@ -29,12 +30,13 @@ def encode(
         solver: `ProbabilityFlow()` by default, or its name with arguments, as on the command line;
             clock="angle" reaches alpha = 0.
         t_min: the process's own by default.
+        grad: keep the graph for backward passes.
 
     Raises:
         ConfigError: for another solver, which does not run both ways.
         DtypeError, ShapeError: for x that cannot be right.
     """
-    return _follow(model, x, solver, t_min, up=True)
+    return _follow(model, x, solver, t_min, grad, up=True)
 
 
 def decode(
@@ -43,17 +45,21 @@ def decode(
     *,
     solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
+    grad: bool = False,
 ) -> Tensor:
     """The state at t_min of a latent at t_max: the inverse of `encode`."""
-    return _follow(model, z, solver, t_min, up=False)
+    return _follow(model, z, solver, t_min, grad, up=False)
 
 
-def _follow(model: Predictor, x: Tensor, solver: Any, t_min: float | None, *, up: bool) -> Tensor:
+def _follow(
+    model: Predictor, x: Tensor, solver: Any, t_min: float | None, grad: bool, *, up: bool
+) -> Tensor:
     check_model(model)
     check_batch(x, "the data" if up else "the latent")
     flow, sde = as_flow(solver), model.sde
     ends = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
-    return flow.solve(begin(model), x, *(ends if up else ends[::-1]))[0]
+    with torch.set_grad_enabled(grad):
+        return flow.solve(begin(model), x, *(ends if up else ends[::-1]))[0]
 
 
 def round_trip_error(
@@ -62,14 +68,17 @@ def round_trip_error(
     *,
     solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
+    grad: bool = False,
 ) -> Tensor:
     """How far x lies from what `decode` makes of its latent: root mean square over the
     coordinates, in units of x, shape (B,); NaN where the solver failed.
 
     The flow is a bijection, so whatever is not 0 is the solver's: its error twice, there and back.
     """
-    back = decode(model, encode(model, x, solver=solver, t_min=t_min), solver=solver, t_min=t_min)
-    return (back - x).flatten(1).square().mean(1).sqrt()
+    latent = encode(model, x, solver=solver, t_min=t_min, grad=grad)
+    back = decode(model, latent, solver=solver, t_min=t_min, grad=grad)
+    with torch.set_grad_enabled(grad):
+        return (back - x).flatten(1).square().mean(1).sqrt()
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
@@ -77,7 +86,8 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
     Shoemake, "Animating Rotation with Quaternion Curves", 1985. Between independent normal latents
     every point of the arc has the norm of a normal latent, where those of the chord are too short.
-    Latents along one line are interpolated linearly.
+    Latents along one line are interpolated linearly, and so is
+    one of norm 0, which has no direction.
 
     Args:
         a, b: shape (B, *).
@@ -90,12 +100,14 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
         raise ShapeError(f"latents must have one shape, got {tuple(a.shape)}, {tuple(b.shape)}")
     wide = [-1, *[1] * (a.ndim - 1)]
     w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(wide)
-    unit = [v / v.flatten(1).norm(dim=1).reshape(wide) for v in (a, b)]
+    sizes = [v.flatten(1).norm(dim=1).reshape(wide) for v in (a, b)]
+    zero = (sizes[0] == 0) | (sizes[1] == 0)
+    unit = [v / torch.where(zero, 1.0, size) for v, size in zip((a, b), sizes, strict=True)]
     # The angle through half chords, which are accurate for small and for large ones.
     apart, together = ((unit[0] + s * unit[1]).flatten(1).norm(dim=1) for s in (-1, 1))
     angle = 2 * torch.atan2(apart, together).reshape(wide)
     whole = angle.sin()
-    straight = whole < 1e-6
+    straight = (whole < 1e-6) | zero
     whole = torch.where(straight, torch.ones_like(whole), whole)
     first = torch.where(straight, 1 - w, ((1 - w) * angle).sin() / whole)
     second = torch.where(straight, w, (w * angle).sin() / whole)
@@ -110,6 +122,7 @@ def interpolate(
     *,
     solver: ProbabilityFlow | str | None = None,
     t_min: float | None = None,
+    grad: bool = False,
 ) -> Tensor:
     """Data on the way from a to b: both encoded, `slerp` of the latents, decoded.
 
@@ -117,7 +130,7 @@ def interpolate(
         model: what predicts.
         a, b: shape (B, *).
         count: points, the two ends included, which are a and b up to the solver's error.
-        solver, t_min: see `encode`.
+        solver, t_min, grad: see `encode`.
 
     Returns:
         Shape (B, count, *).
@@ -129,9 +142,10 @@ def interpolate(
         raise ShapeError(f"an interpolation has two points or more, got {count!r}")
     if a.shape != b.shape:
         raise ShapeError(f"data must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
-    first, last = (encode(model, x, solver=solver, t_min=t_min) for x in (a, b))
+    first, last = (encode(model, x, solver=solver, t_min=t_min, grad=grad) for x in (a, b))
     weights = torch.linspace(0, 1, count, dtype=torch.float64).tolist()
     rows = torch.arange(len(a), device=a.device).repeat_interleave(count)
-    latents = torch.stack([slerp(first, last, weight) for weight in weights], 1).flatten(0, 1)
-    found = decode(model.rows(rows), latents, solver=solver, t_min=t_min)
+    with torch.set_grad_enabled(grad):
+        latents = torch.stack([slerp(first, last, weight) for weight in weights], 1).flatten(0, 1)
+    found = decode(model.rows(rows), latents, solver=solver, t_min=t_min, grad=grad)
     return found.reshape(len(a), count, *a.shape[1:])

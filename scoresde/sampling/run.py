@@ -27,7 +27,7 @@ from .._internal.checks import (
     check_noise,
     check_shape,
 )
-from .._internal.counted import Counted, told
+from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
@@ -50,7 +50,7 @@ class StepInfo(NamedTuple):
 
     Attributes:
         x: the state at `knot`, shape (B, *).
-        nfe: network evaluations per sample so far: a number, or shape (B,) where they differ.
+        cost: what `nfe` is made of when it is asked for, so that the loop itself makes no tensor.
         prediction: the model's last prediction so far. Solvers of one evaluation a step made it
             where the step began; others at their last stage. None at the start, and where the
             last evaluation was of a part of the batch.
@@ -60,7 +60,7 @@ class StepInfo(NamedTuple):
     steps: int
     knot: Knot
     x: Tensor
-    nfe: int | Tensor
+    cost: int | Tensor
     prediction: Prediction | None = None
 
     @property
@@ -70,6 +70,16 @@ class StepInfo(NamedTuple):
         """
         return None if self.prediction is None else self.prediction.x0
 
+    @property
+    def nfe(self) -> Tensor:
+        """Network evaluations of each sample so far, shape (B,), int64, on the CPU."""
+        return spread_nfe(self.cost, self.x.shape[0])
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
+
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
@@ -77,7 +87,7 @@ class SampleResult:
 
     Attributes:
         x: samples, shape (B, *), in the dtype that was asked for.
-        nfe: network evaluations per sample: a number, or shape (B,) where they differ.
+        nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
         steps: steps taken.
         grid: the grid that was followed.
         noise: where the noise came from; the same source gives the same samples.
@@ -88,7 +98,7 @@ class SampleResult:
     """
 
     x: Tensor
-    nfe: int | Tensor
+    nfe: Tensor
     steps: int
     grid: Grid
     noise: NoiseSource
@@ -96,11 +106,16 @@ class SampleResult:
     trajectory: tuple[StepInfo, ...] = ()
     failures: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
+
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
             f"SampleResult(x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}, "
-            f"{told(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
+            f"{format_nfe(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
         )
 
 
@@ -216,7 +231,7 @@ class _Run:
                     )
                 x, carry = moved
                 done += 1
-                yield StepInfo(done, self.steps, s, x, counted.nfe(size), counted.last)
+                yield StepInfo(done, self.steps, s, x, counted.cost(size), counted.last)
 
 
 def _checked(
@@ -276,7 +291,7 @@ def sample(
             digits are too few where alpha is small and eps is what the solver reads.
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
-            `nfe`.
+            `nfe`. A start x needs its grid, which says at what time it is.
         nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
         callback: called after the start and every step.
         keep: which states to keep in `trajectory`: all of them, or those after these steps.
@@ -292,6 +307,12 @@ def sample(
     """
     began = time.perf_counter()
     check_model(model)
+    if x is not None and grid is None:
+        raise ConfigError(
+            "x is the state at the grid's first knot, and no grid says which; for noise at t_max "
+            "write solver, grid = recommended(model.sde, 20), for a state at time t "
+            "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
+        )
     rule, path = choose(model.sde, solver, grid, nfe)
     asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
     working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype

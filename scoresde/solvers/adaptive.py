@@ -28,7 +28,7 @@ class Method(Protocol):
         """
 
     @property
-    def evals(self) -> int:
+    def evals_per_attempt(self) -> int:
         """Network evaluations of an attempt, without the slope."""
 
 
@@ -94,10 +94,10 @@ def integrate(
         low, high = method.attempt(part, x, slope, wide(walk.at, x), wide(h, x), walk.index)
         error = tolerance.error(low, high, last)
         good = walk.judge(error, h, end)
-        walk.used = walk.used + method.evals
+        walk.used = walk.used + method.evals_per_attempt
         pick = wide(good, x)
         x, last = torch.where(pick, high, x), torch.where(pick, low, last)
-        verdict = walk.verdict(method.evals + good.long())
+        verdict = walk.verdict(method.evals_per_attempt + good.long())
         leave = verdict.leave | error.isnan()
         if bool(leave.any()):
             out[walk.index[verdict.done]] = x[verdict.done]

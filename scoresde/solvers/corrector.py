@@ -20,7 +20,7 @@ class Corrector(Protocol):
     """
 
     @property
-    def evals(self) -> int:
+    def evals_per_call(self) -> int:
         """Network evaluations per sample of one call."""
 
     def __call__(self, model: Predictor, x: Tensor, t: Knot, noise: NoiseStream) -> Tensor:

@@ -87,7 +87,7 @@ class _Flow:
     order: int
 
     @property
-    def evals(self) -> int:
+    def evals_per_attempt(self) -> int:
         return self.order - 1
 
     def slope(self, model: Predictor, x: Tensor, at: Tensor) -> Tensor:

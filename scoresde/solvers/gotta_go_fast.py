@@ -99,7 +99,7 @@ class _Reverse:
     s: Knot
     bridges: Bridges
 
-    evals = 1
+    evals_per_attempt = 1
 
     def slope(self, model: Predictor, x: Tensor, at: Tensor) -> Tensor:
         knot = self._knot(at)

@@ -47,7 +47,7 @@ class KineticLangevin:
             raise ConfigError(f"steps must be a whole number, 1 or more, got {self.steps!r}")
 
     @property
-    def evals(self) -> int:
+    def evals_per_call(self) -> int:
         """One evaluation a step."""
         return self.steps
 

@@ -27,7 +27,7 @@ class _Langevin:
             )
 
     @property
-    def evals(self) -> int:
+    def evals_per_call(self) -> int:
         """One evaluation a step."""
         return self.steps
 

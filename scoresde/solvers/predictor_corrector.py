@@ -76,4 +76,4 @@ class PredictorCorrector(Solver):
     def evals(self, grid: Grid) -> int | None:
         """The predictor's evaluations plus the corrector's at every step."""
         own = self.predictor.evals(grid)
-        return None if own is None else own + self.corrector.evals * grid.steps
+        return None if own is None else own + self.corrector.evals_per_call * grid.steps

@@ -55,7 +55,7 @@ class ProbabilityFlow(Solver):
 
     def evals(self, grid: Grid) -> int | None:
         """See `Solver.evals`."""
-        one = self.backend.evals()
+        one = self.backend.evals_per_solve
         if one is None:
             return None
         if not grid.ends_clean:

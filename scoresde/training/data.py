@@ -275,6 +275,9 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
         data: the recipe's entry: {"name": "mnist"}; {"name": "images"} with the fields of
             `image_array`; or the name of a toy set with "n" and "seed".
         path: the npz file, for images.
+
+    Raises:
+        ConfigError: for a data set that is unknown, lacks its file, or does not take one.
     """
     name = data.get("name")
     if name == "images":
@@ -292,5 +295,11 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
         return mnist_training_set(path)
     if name not in TOYS:
         raise unknown_name("data set", name, ["mnist", "images", *TOYS])
+    if path is not None:
+        raise ConfigError(
+            f"this recipe trains on {name!r}, which it draws itself, and would not read "
+            f"{str(path)!r}; leave the data out, or write a recipe with data "
+            '{"name": "images"} or {"name": "mnist"}'
+        )
     generator = torch.Generator().manual_seed(int(data.get("seed", 0)))
     return Dataset(TOYS[str(name)](int(data["n"]), generator))

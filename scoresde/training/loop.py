@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .. import noise, time_input
 from .. import sde as processes
+from .._internal.checks import check_kind
 from ..errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from ..model import ScoreModel
 from . import losses, networks
@@ -48,7 +49,7 @@ class Recipe:
         time: see `scoresde.time_input.from_dict`.
         weighting, times: see `scoresde.training.losses.from_dict`.
         steps: updates in all.
-        batch: samples a step.
+        batch_size: samples a step.
         lr: learning rate of Adam (beta 0.9, 0.99).
         warmup: steps in which the learning rate rises to `lr`, linearly.
         decay: last steps, in which it falls to 0 along half a cosine: 0 for a constant rate,
@@ -70,7 +71,7 @@ class Recipe:
     times: dict[str, Any]
     predicts: str = "eps"
     steps: int = 10_000
-    batch: int = 128
+    batch_size: int = 128
     lr: float = 1e-3
     warmup: int = 200
     decay: int = 0
@@ -81,7 +82,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
+        for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a recipe needs {name} >= 1, got {getattr(self, name)!r}")
         if not (self.lr > 0 and self.clip > 0 and 0.0 <= self.ema < 1.0):
@@ -153,7 +154,7 @@ def train_from_recipe(
     path_or_name: str | Path,
     *,
     data: str | Path | None = None,
-    out: str | Path,
+    folder: str | Path,
     steps: int | None = None,
     device: torch.device | str | None = None,
 ) -> ScoreModel:
@@ -162,25 +163,25 @@ def train_from_recipe(
     Args:
         path_or_name: see `load_recipe`.
         data: the npz file, for recipes that train on MNIST.
-        out: the folder of the run; one that was interrupted is resumed.
+        folder: of the run; one that was interrupted is resumed.
         steps: updates in all, instead of the recipe's.
         device: by default CUDA where there is one.
 
     Returns:
-        The averaged model, which is also in `out/model.safetensors`.
+        The averaged model, which is also in `folder/model.safetensors`.
     """
     recipe = load_recipe(path_or_name)
     if steps is not None:
         recipe = replace(recipe, steps=steps, decay=min(recipe.decay, steps))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return train(recipe, from_recipe(recipe.data, data), out, device=device)
+    return train(recipe, from_recipe(recipe.data, data), folder, device=device)
 
 
 def train(
     recipe: Recipe,
     data: Dataset,
-    out: str | Path,
+    folder: str | Path,
     *,
     device: torch.device | str = "cpu",
     save_every: int = 250,
@@ -188,16 +189,20 @@ def train(
 ) -> ScoreModel:
     """The loop: Adam on the score matching loss, with a running average of the weights.
 
-    Writes `out/state.safetensors` (all that it takes to go on) and `out/model.safetensors` (the
-    averaged model). Ctrl-C finishes the step, saves both and raises KeyboardInterrupt; the same
-    call goes on from there.
+    Writes two files to the folder: `state.safetensors`, from which the run goes on, and
+    `model.safetensors`, the averaged model. Ctrl-C finishes the step, saves both and raises
+    KeyboardInterrupt; the same call goes on from there.
 
     Raises:
-        CheckpointError: if `out` holds a run of another recipe.
+        ConfigError: for what is no recipe, or no data set.
+        CheckpointError: if `folder` holds a run of another recipe.
         NonFiniteError: if the loss is no longer finite; the last state saved stays.
     """
-    out = Path(out)
-    run = _Run(recipe, out, torch.device(device))
+    hint = "recipe=load_recipe('mnist'), or Recipe(...) with a network of the library"
+    check_kind(recipe, Recipe, "the recipe", hint)
+    check_kind(data, Dataset, "the data", "data=Dataset(values), values of shape (N, *)")
+    folder = Path(folder)
+    run = _Run(recipe, folder, torch.device(device))
     values = data.to(device)
     with _deferred_interrupt() as interrupted, _bar(recipe, run.step, progress) as tick:
         while run.step < recipe.steps and not interrupted():
@@ -207,16 +212,17 @@ def train(
         run.save()
         if interrupted():
             raise KeyboardInterrupt(
-                f"stopped after step {run.step} of {recipe.steps}; the same call goes on from {out}"
+                f"stopped after step {run.step} of {recipe.steps}; the same call goes on from "
+                f"{folder}"
             )
-    return load_model(out / "model.safetensors", device).model
+    return load_model(folder / "model.safetensors", device).model
 
 
 class _Run:
     """The state of a run: weights, their average, Adam's moments, and the step."""
 
-    def __init__(self, recipe: Recipe, out: Path, device: torch.device) -> None:
-        self.recipe, self.out, self.device = recipe, out, device
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
+        self.recipe, self.folder, self.device = recipe, folder, device
         self.model = recipe.build().to(device).train()
         self.weighting = losses.from_dict(recipe.weighting)
         self.times = losses.from_dict(recipe.times)
@@ -231,7 +237,7 @@ class _Run:
         self.losses: list[tuple[int, float]] = []
         self._epoch: tuple[int, Tensor] | None = None
         self._recent: list[Tensor] = []
-        if (out / "state.safetensors").exists():
+        if (folder / "state.safetensors").exists():
             self._resume()
 
     @property
@@ -277,14 +283,15 @@ class _Run:
         mean = float(torch.stack(self._recent).mean())
         if not math.isfinite(mean):
             raise NonFiniteError(
-                f"the loss is not finite at step {self.step}; the last state saved in {self.out} "
-                f"is from before; try a lower lr than {self.recipe.lr}, or look for NaN in the data"
+                f"the loss is not finite at step {self.step}; the last state saved in "
+                f"{self.folder} is from before; try a lower lr than {self.recipe.lr}, or look for "
+                "NaN in the data"
             )
         return mean
 
     def _rows(self, size: int) -> Tensor:
         """Places of this step's samples: each epoch is a permutation of its own."""
-        places = torch.arange(self.recipe.batch) + self.step * self.recipe.batch
+        places = torch.arange(self.recipe.batch_size) + self.step * self.recipe.batch_size
         rows = torch.empty_like(places)
         for epoch in torch.unique(places // size).tolist():
             if self._epoch is None or self._epoch[0] != epoch:
@@ -310,10 +317,10 @@ class _Run:
             "seconds": self.seconds,
             "losses": self.losses,
         }
-        write(self.out / "state.safetensors", tensors, description)
+        write(self.folder / "state.safetensors", tensors, description)
         report = {**self.recipe.to_dict(), "trained_steps": self.step}
         save_model(
-            self.out / "model.safetensors",
+            self.folder / "model.safetensors",
             self.model,
             pixels=self.recipe.pixels,
             recipe=report,
@@ -321,7 +328,7 @@ class _Run:
         )
 
     def _resume(self) -> None:
-        path = self.out / "state.safetensors"
+        path = self.folder / "state.safetensors"
         tensors, saved = read(path, self.device)
         try:
             earlier, step = Recipe.from_dict(saved["run"]), int(saved["step"])

@@ -332,7 +332,12 @@ class NoiseLevelLoss(NamedTuple):
 
 @torch.no_grad()
 def loss_per_noise_level(
-    model: Predictor, x0: Tensor, lams: Sequence[float] | Tensor, *, seed: int = 0, batch: int = 256
+    model: Predictor,
+    x0: Tensor,
+    lams: Sequence[float] | Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
 ) -> NoiseLevelLoss:
     """How well the model tells noise from data at each half log-SNR.
 
@@ -344,7 +349,7 @@ def loss_per_noise_level(
         x0: clean data, shape (N, *), N >= 2.
         lams: half log-SNRs within the range of the process, shape (L,).
         seed: of the noise, one stream a sample.
-        batch: samples in one call of the network.
+        batch_size: samples in one call of the network.
 
     Returns:
         The mean over samples of |eps - eps_net|^2 / D, and its standard error.
@@ -355,8 +360,8 @@ def loss_per_noise_level(
         raise ConfigError(f"a standard error needs at least 2 samples, got {x0.shape[0]}")
     levels = [float(lam) for lam in lams]
     squares = torch.empty(len(levels), x0.shape[0], dtype=torch.float64)
-    for start in range(0, x0.shape[0], batch):
-        x = x0[start : start + batch]
+    for start in range(0, x0.shape[0], batch_size):
+        x = x0[start : start + batch_size]
         index = torch.arange(start, start + x.shape[0])
         seeds = [(seed << 32) + int(i) for i in index]
         eps = source(seeds).open(x.shape, x.dtype, x.device).normal()

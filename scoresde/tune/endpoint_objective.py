@@ -37,17 +37,17 @@ class Found(NamedTuple):
 
     Attributes:
         best: the candidate.
-        measure: what was made small.
-        error: the measure, on starts that took no part.
+        metric: what was made small.
+        error: the metric, on starts that took no part.
         cost: evaluations of one sample that the search took.
-        ratio: `error` over that of the default, with a paired interval; None for a measure of
+        ratio: `error` over that of the default, with a paired interval; None for a metric of
             samples.
-        typical: the same for the median endpoint error; None for other measures.
-        change: for a measure of samples, `error` less that of the default, with a paired interval.
+        typical: the same for the median endpoint error; None for other metrics.
+        change: for a metric of samples, `error` less that of the default, with a paired interval.
     """
 
     best: Candidate
-    measure: str
+    metric: str
     error: float
     cost: int
     ratio: Estimate | None = None

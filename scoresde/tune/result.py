@@ -39,11 +39,11 @@ class Tuned:
         nfe: evaluations a sample that it takes.
         budget: what was asked for; `nfe` is the most of it that the solver can use.
         source: which candidate it is.
-        measure: what was made small: "RMS endpoint error", "KL bound", or the name of a metric.
-        error: the measure, on starts that took no part.
+        metric: what was made small: "RMS endpoint error", "KL bound", or the name of a metric.
+        error: the metric, on starts that took no part.
         ratio: `error` over that of the default solver and grid, with a paired interval; None for a
             metric, which may be 0 or below.
-        typical: the same for the median endpoint error; None for other measures.
+        typical: the same for the median endpoint error; None for other metrics.
         change: for a metric, `error` less that of the default, with a paired interval.
         cost: evaluations of one sample that the search took, reference included.
     """
@@ -54,7 +54,7 @@ class Tuned:
     nfe: int
     budget: int
     source: str
-    measure: str
+    metric: str
     error: float
     ratio: Estimate | None
     typical: Estimate | None
@@ -72,7 +72,7 @@ class Tuned:
             "nfe": self.nfe,
             "budget": self.budget,
             "source": self.source,
-            "measure": self.measure,
+            "metric": self.metric,
             "error": self.error,
             "ratio": _listed(self.ratio),
             "typical": _listed(self.typical),
@@ -85,7 +85,7 @@ class Tuned:
         nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
         head = (
             f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
-            f"{nearest}; on starts that took no part, {self.measure} {self.error:.3g}"
+            f"{nearest}; on starts that took no part, {self.metric} {self.error:.3g}"
         )
         if self.source == "default":
             return f"{head}; nothing better than the default was found"

@@ -1,4 +1,4 @@
-"""What candidates are judged by: a measure of their samples from one set of starts."""
+"""What candidates are judged by: a metric of their samples from one set of starts."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class Judge:
     Args:
         model: what predicts.
         x: starts, shape (B, *).
-        measure: a distance: less is better.
+        metric: a distance: less is better.
         noise: which noise solvers draw that draw some; other starts should have another number.
     """
 
-    def __init__(self, model: Metered, x: Tensor, measure: Metric, noise: int = 0) -> None:
+    def __init__(self, model: Metered, x: Tensor, metric: Metric, noise: int = 0) -> None:
         self._model, self._x, self._noise = model, x, noise
-        self._measure, self._quick = measure, _without_interval(measure)
+        self._metric, self._quick = metric, _without_interval(metric)
 
     def estimate(self, candidate: Candidate) -> Estimate:
-        """The measure of a candidate's samples, with its draws.
+        """The metric of a candidate's samples, with its draws.
 
         Raises:
             ScoreSDEError: for a candidate that cannot be run, or whose samples are not finite.
         """
-        return self._measure(samples(self._model, self._x, candidate, self._noise))
+        return self._metric(samples(self._model, self._x, candidate, self._noise))
 
     def rate(self, candidate: Candidate) -> float:
         """The value alone; infinite where there is none."""
@@ -53,7 +53,7 @@ class Judge:
             ScoreSDEError: see `estimate`.
         """
         found: Any = self.estimate(candidate)
-        name = self._measure.name
+        name = self._metric.name
         if not isinstance(found, Estimate) or not math.isfinite(found.value):
             raise ConfigError(
                 f"{name} of {len(self._x)} of the default's samples is {found!r}, not an Estimate "
@@ -79,8 +79,8 @@ class Judge:
         return best if gain is not None and gain.high < 0 else first
 
 
-def _without_interval(measure: Metric) -> Metric:
-    """The same measure without its bootstrap, which can take longer than the samples."""
-    if dataclasses.is_dataclass(measure) and hasattr(measure, "resamples"):
-        return dataclasses.replace(measure, resamples=0)
-    return measure
+def _without_interval(metric: Metric) -> Metric:
+    """The same metric without its bootstrap, which can take longer than the samples."""
+    if dataclasses.is_dataclass(metric) and hasattr(metric, "resamples"):
+        return dataclasses.replace(metric, resamples=0)
+    return metric

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .._internal.checks import check_event_shape, explained_shape
 from .._internal.witness import name_of
 from ..errors import ConfigError
 from ..metrics import Metric
@@ -17,7 +18,7 @@ from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
-from .by_measure import by_measure, check_measure
+from .by_metric import by_metric, check_metric
 from .cost import Bar
 from .endpoint_objective import Candidate
 from .result import Tuned
@@ -28,19 +29,19 @@ def tune(
     solver: Solver | str,
     nfe: int,
     *,
-    shape: Sequence[int] | None = None,
+    event_shape: Sequence[int] | None = None,
     starts: int | None = None,
     held_out: int | None = None,
-    first_seed: int = 1_000_000,
+    seed: int = 1_000_000,
     dtype: torch.dtype = torch.float32,
     rounds: int | None = None,
-    measure: Metric | None = None,
+    metric: Metric | None = None,
     key: str | None = None,
     progress: bool = False,
 ) -> Tuned:
     """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
     stochastic solver, one on the way to the smallest bound on the KL divergence of its samples;
-    with a `measure`, the grid whose samples have the least of it. With "recommended" the solver is
+    with a `metric`, the grid whose samples have the least of it. With "recommended" the solver is
     chosen as well.
 
     Args:
@@ -49,19 +50,21 @@ def tune(
             coordinate change too, and the default that the gain is stated against is the
             recommended solver on its own grid; "recommended(stochastic=True)" stays what it is.
         nfe: the budget; the most that the solver can use of it is taken.
-        shape: of one sample; that of a closed-form model by default.
+        event_shape: shape of one sample, without the batch; that of a closed-form model by
+            default.
         starts: starts to tune on, of which a quarter is used most, those with large errors before
             others; 96 by default, and 2,048 for a closed-form model (16,384 up to 16 dimensions);
-            256 with a measure.
+            256 with a metric.
         held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
             default, and at least 4,096 for a closed-form model tuned with the default `starts`;
-            twice `starts` with a measure.
-        first_seed: first of the seeds of all starts; others than `sample` and `bench` take.
+            twice `starts` with a metric.
+        seed: start k has the seed `seed + k`. The default is far from the seeds that `sample` and
+            `compare` begin with, so that a grid is not judged on the starts it was tuned on.
         dtype: of the state.
-        rounds: how long to search: hops, and Jacobians for each of the finalists (with a measure,
+        rounds: how long to search: hops, and Jacobians for each of the finalists (with a metric,
             24 random moves each); 1 by default, and 3 for a closed-form model. 0 leaves all
             candidates as they are.
-        measure: a distance to what samples should be, such as `FrechetDistance(images, features)`:
+        metric: a distance to what samples should be, such as `FrechetDistance(images, features)`:
             less is better, and 0 perfect, with draws to compare by (see `Estimate`). Its samples
             should be others than those that the result is judged by.
         key: a name for the model, which you change whenever the model changes. It takes the place
@@ -71,26 +74,31 @@ def tune(
     Raises:
         FingerprintError: where the content of the model cannot be known; write `key=`.
         ConfigError: for a solver that chooses its own steps, a budget of one step, too few
-            starts, or a measure that is no distance, not finite or without draws.
-        NonFiniteError: for a model whose reference endpoints, or with a measure the default's
+            starts, or a metric that is no distance, not finite or without draws.
+        NonFiniteError: for a model whose reference endpoints, or with a metric the default's
             samples, are not finite.
-        ScoreSDEError: what the measure says of the default's samples.
+        ScoreSDEError: what the metric says of the default's samples.
     """
-    if measure is not None:
-        check_measure(measure)
+    if metric is not None:
+        check_metric(metric)
     who = name_of(model, key)
     rule, default = choose(model.sde, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
-    event = tuple(closed if shape is None else shape)
+    event = tuple(closed) if event_shape is None else check_event_shape(event_shape, closed or None)
     if not event:
-        raise ConfigError("the shape of a sample is not known; write shape=(1, 28, 28)")
+        raise ConfigError("the shape of a sample is not known; write event_shape=(1, 28, 28)")
     if starts is None:
-        starts, most = _counts(event if closed else None, measure)
+        starts, most = _counts(event if closed else None, metric)
         held_out = most if held_out is None else held_out
     elif held_out is None:
-        held_out = starts // 2 if measure is None else 2 * starts
+        held_out = starts // 2 if metric is None else 2 * starts
+    if rounds is not None and metric is None and rule.stochastic:
+        raise ConfigError(
+            f"rounds={rounds!r} is of a search, and the grid of a solver that draws noise is found "
+            "without one; leave rounds out, or give a metric"
+        )
     if rounds is None:
         rounds = 3 if closed else 1
     if min(starts, held_out) < 2:
@@ -99,12 +107,13 @@ def tune(
             f"held_out={held_out!r}; write starts=64"
         )
     sizes = (starts, held_out, held_out)
-    seeds = SampleSeeds(tuple(range(first_seed, first_seed + sum(sizes))))
+    seeds = SampleSeeds(tuple(range(seed, seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
-    base, free = Candidate("default", rule, default), solver == "recommended"
-    with Bar(progress) as bar:
-        if measure is not None:
-            found = by_measure(model, x, sizes, base, rounds, measure, bar, free=free)
+    base = Candidate("default", rule, default)
+    free = isinstance(solver, str) and solver.strip().lower() in ("recommended", "recommended()")
+    with Bar(progress) as bar, explained_shape(model, event):
+        if metric is not None:
+            found = by_metric(model, x, sizes, base, rounds, metric, bar, free=free)
         elif rule.stochastic:
             found = by_bound(model, x, sizes, base, bar)
         else:
@@ -117,7 +126,7 @@ def tune(
         nfe=evaluations(best.solver, best.grid) or 0,
         budget=nfe,
         source=best.name,
-        measure=found.measure,
+        metric=found.metric,
         error=found.error,
         ratio=found.ratio,
         typical=found.typical,
@@ -126,9 +135,9 @@ def tune(
     )
 
 
-def _counts(closed: Sequence[int] | None, measure: Metric | None) -> tuple[int, int]:
+def _counts(closed: Sequence[int] | None, metric: Metric | None) -> tuple[int, int]:
     """Starts to tune on, and to decide on; `closed` is the shape of a closed form's samples."""
-    if measure is not None:
+    if metric is not None:
         return 256, 512
     if closed is None:
         return 96, 48

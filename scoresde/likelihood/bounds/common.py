@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..._internal.checks import check_model, check_tensor
+from ..._internal.counted import mean_nfe
 from ...errors import ShapeError
 from ...model import Predictor
 from ...scalar import affine
@@ -30,7 +31,8 @@ class Bound:
             "reconstruction" (of integers) or "entropy" (of the noised data).
         variance: of `per_sample` from times and noise, shape (B,); NaN for a single draw.
         unit: "nats" of a sample, or "bits/dim" of integers.
-        nfe: network evaluations per sample; those of the pilot are not in it.
+        nfe: network evaluations of each sample, shape (B,), int64, on the CPU; those of the pilot
+            are not in it.
         per_step: L_0, ..., L_T of the discrete bound, means over samples, shape (T + 1,).
     """
 
@@ -38,8 +40,13 @@ class Bound:
     terms: dict[str, Tensor]
     variance: Tensor
     unit: str
-    nfe: int
+    nfe: Tensor
     per_step: Tensor | None = None
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean of `nfe` over the samples."""
+        return mean_nfe(self.nfe)
 
     @property
     def mean(self) -> float:
@@ -59,7 +66,7 @@ class Bound:
 
     def __str__(self) -> str:
         return (
-            f"<= {self.mean:.3f} +- {self.stderr:.3f} {self.unit} ({self.nfe} network "
+            f"<= {self.mean:.3f} +- {self.stderr:.3f} {self.unit} ({self.mean_nfe:.0f} network "
             "evaluations a sample)"
         )
 
@@ -145,5 +152,5 @@ def total(
         terms={name: value.mean(1) for name, value in terms.items()},
         variance=values.var(1) / draws if draws > 1 else nothing,
         unit="nats" if pixels is None else "bits/dim",
-        nfe=nfe,
+        nfe=torch.full((len(x),), nfe, dtype=torch.long),
     )

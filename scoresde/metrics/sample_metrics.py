@@ -1,4 +1,4 @@
-"""Measures as the benchmark takes them: samples (B, *) to an `Estimate`."""
+"""Metrics as the benchmark takes them: samples (B, *) to an `Estimate`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EndpointError:
 
 
 @dataclass(frozen=True, eq=False)
-class _KernelMeasure(ABC):
+class _KernelMetric(ABC):
     """`discrepancy` to true samples, shape (m, *), in features where some are given."""
 
     reference: Tensor
@@ -106,7 +106,7 @@ class _KernelMeasure(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class EnergyDistance(_KernelMeasure):
+class EnergyDistance(_KernelMetric):
     """`energy_distance` to true samples, shape (m, *), in features where some are given."""
 
     name: str = "energy distance"
@@ -117,7 +117,7 @@ class EnergyDistance(_KernelMeasure):
 
 
 @dataclass(frozen=True, eq=False)
-class MMD(_KernelMeasure):
+class MMD(_KernelMetric):
     """`mmd` to true samples, shape (m, *): a Gaussian kernel as wide as their median distance."""
 
     name: str = "MMD"
@@ -132,7 +132,7 @@ class MMD(_KernelMeasure):
 
 
 @dataclass(frozen=True, eq=False)
-class KernelDistance(_KernelMeasure):
+class KernelDistance(_KernelMetric):
     """`kernel_distance` between features of samples and of true ones, as in KID."""
 
     name: str = "kernel distance"

@@ -1,8 +1,8 @@
-"""By a measure of the samples themselves, such as the Frechet distance to true ones.
+"""By a metric of the samples themselves, such as the Frechet distance to true ones.
 
 A sampler that follows the flow of a network closely need not have the best samples: the network is
 wrong in places, and at few evaluations errors of the solver may work against its own, or with them.
-A measure of samples is noisy and has no gradient at hand, so that candidates are drawn at random
+A metric of samples is noisy and has no gradient at hand, so that candidates are drawn at random
 and the best kept (an evolution strategy without recombination). Li et al., "AutoDiffusion", 2023,
 search time steps by the Frechet distance in this way; here the rule moves too. All candidates see
 the same starts and the same noise, so that differences are far less noisy than values.
@@ -30,36 +30,36 @@ _FINALISTS = 3
 _ENDS = (0.25, 0.5)  # rho of the last knot, all of which is left to the step to sigma = 0
 
 
-def check_measure(measure: object) -> None:
+def check_metric(metric: object) -> None:
     """Refuse what is no distance.
 
     Raises:
         ConfigError: see there.
     """
-    if not isinstance(measure, Metric):
+    if not isinstance(metric, Metric):
         raise ConfigError(
-            f"measure must be a metric, a callable with a name, got {measure!r}; write "
-            "measure=FrechetDistance(images, features)"
+            f"metric must be a Metric, a callable with a name, got {metric!r}; write "
+            "metric=FrechetDistance(images, features)"
         )
-    if getattr(measure, "better", "lower") != "lower":
+    if getattr(metric, "better", "lower") != "lower":
         raise ConfigError(
-            f"{measure.name} is no distance, of which less is better and 0 perfect; write "
-            "measure=FrechetDistance(images, features)"
+            f"{metric.name} is no distance, of which less is better and 0 perfect; write "
+            "metric=FrechetDistance(images, features)"
         )
 
 
-def by_measure(
+def by_metric(
     model: Predictor,
     x: Tensor,
     sizes: Sequence[int],
     base: Candidate,
     rounds: int,
-    measure: Metric,
+    metric: Metric,
     bar: Bar,
     *,
     free: bool,
 ) -> Found:
-    """The solver and grid whose samples have the least of a measure.
+    """The solver and grid whose samples have the least of a metric.
 
     Args:
         model: what predicts.
@@ -67,19 +67,19 @@ def by_measure(
         sizes: how many of them are to tune on, to decide on and to state the gain on.
         base: the default.
         rounds: of random moves.
-        measure: a distance: lower is better, and 0 perfect.
+        metric: a distance: lower is better, and 0 perfect.
         bar: shows how far it is.
         free: whether the solver may change too.
 
     Raises:
-        ConfigError: where the measure of the default's samples is not finite, or has no draws.
-        ScoreSDEError: what the measure says of the default's samples, such as that they are not
+        ConfigError: where the metric of the default's samples is not finite, or has no draws.
+        ScoreSDEError: what the metric says of the default's samples, such as that they are not
             finite, or of another shape than true ones.
     """
     meter = Metered(model, bar)
     parts = enumerate(torch.split(x, list(sizes)))
-    drawn, deciding, test = (Judge(meter, part, measure, noise) for noise, part in parts)
-    few = Judge(meter, x[: max(2, sizes[0] // 2)], measure)
+    drawn, deciding, test = (Judge(meter, part, metric, noise) for noise, part in parts)
+    few = Judge(meter, x[: max(2, sizes[0] // 2)], metric)
     bar.says("screening")
     rated = [(few.check(base), base)]
     rated += [(few.rate(one), one) for one in _stock(base, free=free)]
@@ -89,7 +89,7 @@ def by_measure(
     bar.says("deciding")
     best = deciding.choose([base, *moved[:_FINALISTS]])
     found, stock = (test.estimate(one) for one in (best, base))
-    return Found(best, measure.name, found.value, change=difference(found, stock), cost=meter.spent)
+    return Found(best, metric.name, found.value, change=difference(found, stock), cost=meter.spent)
 
 
 def _stock(base: Candidate, *, free: bool) -> list[Candidate]:
