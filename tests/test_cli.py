@@ -85,7 +85,7 @@ def test_every_grid_of_the_table_is_made(name):
 
 def test_processes_and_foreign_classes():
     assert specs.process("VESDE(sigma_max=80.0)") == sd.VESDE(sigma_max=80.0)
-    assert specs.solver("scoresde.solvers.ddim:DDIM(eta=1.0)") == sd.DDIM(eta=1.0)
+    assert specs.solver("scoresde.solvers.ddim:DDIM(eta=1.0)", own=True) == sd.DDIM(eta=1.0)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_processes_and_foreign_classes():
 )
 def test_nonsense_says_what_would_be_right(spec, hint):
     with pytest.raises(ConfigError, match=hint):
-        specs.solver(spec)
+        specs.solver(spec, own=True)
 
 
 def test_grid_arguments_are_checked():
@@ -354,7 +354,9 @@ def test_own_model_file(run, tmp_path):
     )
     assert code == 0, error
     assert "2 samples of Mine, 3 evaluations each" in said
-    assert specs.lookup("solver", own, {}) is type(specs.solver(own))  # loaded once
+    assert specs.lookup("solver", own, {}, own=True) is type(
+        specs.solver(own, own=True)
+    )  # loaded once
     for member in ("make", "model"):
         code, _, error = run(
             "sample", f"{tmp_path}/mine.py:{member}", "--n", 2, "--out", tmp_path / member

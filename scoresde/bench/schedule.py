@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from pickle import PicklingError
+from types import ModuleType
 
+from .._internal.named_files import named_modules
 from ..errors import ConfigError, require
 from .table import Cell
 
@@ -43,6 +46,7 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
         return
     joblib = require("joblib", "bench")
     pool = require("joblib.externals.loky", "bench")
+    _send_along(named_modules())
     calls = (joblib.delayed(_placed)(place, work[place]) for place in mine)
     try:
         # Its workers take functions and models that are defined in a script or a notebook too.
@@ -80,6 +84,15 @@ def gathered() -> Iterator[Callable[[dict[int, Cell]], dict[int, Cell]]]:
     finally:
         if own:
             distributed.destroy_process_group()
+
+
+def _send_along(modules: Sequence[ModuleType]) -> None:
+    """Have modules that a worker would not find sent to it as they are."""
+    for name in ("joblib.externals.cloudpickle", "cloudpickle"):  # joblib has its own up to 1.5
+        with suppress(ImportError):
+            pickler = import_module(name)
+            for module in modules:
+                pickler.register_pickle_by_value(module)
 
 
 def _placed(place: int, work: Work) -> tuple[int, Cell]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
+from .._internal.named_files import leave_current_directory
 from ..errors import ScoreSDEError, require
 
 
@@ -24,12 +26,11 @@ def _say(message: Warning | str, *place: object, **named: object) -> None:
 
 def _run() -> None:
     try:
+        leave_current_directory()
+        os.environ["PYTHONSAFEPATH"] = "1"  # workers do not put it on their path either
         require("typer", "cli")
         require("rich", "cli")
         from .app import app
-
-        if "" not in sys.path:  # `my_solvers:Mine` is looked for where the command is run
-            sys.path.insert(0, "")
 
         app(prog_name="scoresde")
     except ScoreSDEError as error:

@@ -7,12 +7,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from .. import tune as tuning
+from .._internal import specs
+from .._internal.named_files import module_of_name
 from ..bench import Fixed, compare, recommendations, write
 from ..bench.schedule import share
 from ..bench.tasks import Row
@@ -77,7 +78,7 @@ def bench(
             rows + others,
             nfe=_whole_numbers(nfe),
             metric=list(metrics) or None,
-            grids=grids,
+            grids=[specs.grid(spec, own=True) if ":" in spec else spec for spec in grids],
             truth=measuring.images(truth, truths + samples, seed) if truth else None,
             features=extract,
             samples=samples,
@@ -113,20 +114,22 @@ def _stoppable() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _rows(specs: Sequence[str], model: Predictor) -> list[Row]:
+def _rows(names: Sequence[str], model: Predictor) -> list[Row]:
     """Solvers by name, and solvers with grids of files that `tune` wrote.
 
     Files of different budgets are one row, "tuned"; where two are of the same budget, each is a row
     with the name of its file.
     """
-    files = {spec: tuning.load(spec, model) for spec in specs if spec.endswith(".json")}
+    files = {spec: tuning.load(spec, model) for spec in names if spec.endswith(".json")}
     costs = [evaluations(solver, grid) for solver, grid in files.values()]
     one = len(set(costs)) == len(costs)
     return [
         Fixed("tuned" if one else f"tuned ({Path(spec).stem})", *files[spec])
         if spec in files
+        else specs.solver(spec, own=True)
+        if ":" in spec
         else spec
-        for spec in specs
+        for spec in names
     ]
 
 
@@ -138,7 +141,7 @@ def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str
     if not wanted:
         return [], {}
     try:
-        source = import_module(module)
+        source = module_of_name(module)
         kinds = source.KINDS
         found = {peer.name: peer for kind in kinds for peer in source.available(kind)}
     except (ImportError, AttributeError) as error:

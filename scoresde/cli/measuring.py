@@ -34,7 +34,7 @@ def extractor(spec: str, device: str) -> Features:
     kind, _, rest = spec.partition(":")
     if kind == "inception":
         return inception_features(rest, device)
-    made = specs.lookup("features", spec, {})
+    made = specs.lookup("features", spec, {}, own=True)
     if not callable(made):
         raise ConfigError(f"{spec!r} is {made!r}, not a function of samples (B, *)")
     found: Features = made

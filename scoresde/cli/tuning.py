@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import tune as tuning
+from .._internal import specs
 from ..errors import ConfigError
 from . import measuring, models
 from .work import check_device, event_shape
@@ -51,7 +52,7 @@ def tune(
         raise ConfigError("--truth and --features are of a --metric; write --metric energy")
     tuned = tuning.tune(
         found.model,
-        solver,
+        solver if specs.is_pair(solver) else specs.solver(solver, own=True),
         nfe,
         shape=event,
         starts=starts,

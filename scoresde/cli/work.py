@@ -19,7 +19,7 @@ from ..bench import environment
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
 from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
-from ..likelihood.inputs import METHODS, check_method
+from ..likelihood.inputs import check_method, methods
 from ..model import Predictor
 from ..sampling.choose import DEFAULT, choose, grid_for
 from ..sampling.jobs import sample_many
@@ -96,7 +96,7 @@ def nll(
     device: str,
 ) -> None:
     """`scoresde nll`."""
-    rule = check_method(method) if method else None
+    rule = check_method(method, own=True) if method else None
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -164,7 +164,7 @@ def info(model: str, process: str) -> None:
         "solvers": specs.SOLVERS,
         "grids": specs.GRIDS,
         "processes": specs.PROCESSES,
-        "methods of nll": METHODS,
+        "methods of nll": methods(),
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
@@ -187,13 +187,14 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
         solver, grid = "recommended", solver
     sde, both = model.sde, specs.is_pair(solver)
     if grid.endswith(".json"):
-        rule, knots = tuning.load(grid, model, None if both else specs.solver(solver))
+        rule, knots = tuning.load(grid, model, None if both else specs.solver(solver, own=True))
     elif grid:
         budget = DEFAULT if nfe is None else nfe
-        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver)
-        knots = grid_for(rule, specs.grid(grid), sde, budget)
+        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver, own=True)
+        knots = grid_for(rule, specs.grid(grid, own=True), sde, budget)
     else:
-        rule, knots = choose(sde, solver, None, nfe)
+        given = solver if both else specs.solver(solver, own=True)
+        rule, knots = choose(sde, given, None, nfe)
     cost = evaluations(rule, knots)
     if nfe in (None, cost):
         return rule, knots
