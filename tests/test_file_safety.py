@@ -489,7 +489,7 @@ def test_only_the_named_file_is_imported(trapped, module):
     assert not list(trapped.glob("*.run"))
     rows = json.loads((trapped / "bench" / "report.json").read_text())["cells"]
     assert [row["solver"] for row in rows] == ["Mine", "Mine", "DDIM"]
-    errors = {row["solver"]: row["scores"]["rms endpoint error"]["value"] for row in rows}
+    errors = {row["solver"]: row["scores"]["rms endpoint error"][0] for row in rows}
     assert errors["Mine"] == errors["DDIM"]  # which it is
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -101,6 +101,18 @@ def named_modules() -> list[ModuleType]:
     return [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in tops]
 
 
+def allowed() -> dict[str, Path]:
+    """Names of modules that may be imported from files, for `allow` in a worker process."""
+    return dict(_FINDER.places)
+
+
+def allow(places: Mapping[str, Path]) -> None:
+    """Let modules be imported from these files; see `allowed`."""
+    _FINDER.places.update(places)
+    if places and _FINDER not in sys.meta_path:
+        sys.meta_path.append(_FINDER)
+
+
 def leave_current_directory() -> None:
     """Take the current directory from the search path, where Python puts it for `python -m`.
 
@@ -124,14 +136,12 @@ def _taken(name: str) -> bool:
 
 def _allow(name: str, place: Path) -> None:
     """Let `name` be imported from `place`, and what the files there import from beside it."""
-    if _FINDER not in sys.meta_path:
-        sys.meta_path.append(_FINDER)
     todo = [(name, place)]
     while todo:
         name, place = todo.pop()
         if name in _FINDER.places:
             continue
-        _FINDER.places[name] = place
+        allow({name: place})
         files = [place] if place.suffix == ".py" else sorted(place.rglob("*.py"))[:_MOST]
         for top in sorted({top for file in files for top in _imports(file)}):
             beside = (place.parent / f"{top}.py", place.parent / top / "__init__.py")
