@@ -28,7 +28,7 @@ from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
 from ..solvers.solver import Solver
 from .live import live
-from .named_metrics import AtHand
+from .named_metrics import AtHand, Wanted
 from .reference import Reference, solve_reference
 from .runner import Job, make_path, scored
 from .schedule import gathered, run
@@ -44,7 +44,7 @@ def compare(
     solvers: Row | Sequence[Row],
     *,
     nfe: int | Sequence[int],
-    metric: Metric | str | Sequence[Metric | str] | None = None,
+    metric: Wanted | Sequence[Wanted] | None = None,
     grids: GridMaker | str | Sequence[GridMaker | str] = ("uniform_lambda",),
     truth: Tensor | None = None,
     features: Features | None = None,
@@ -74,7 +74,8 @@ def compare(
             brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
             (`benchmarks/peers`). Those that choose their own steps are run once each.
         nfe: one budget or several, in network evaluations per sample.
-        metric: measures, or names of `scoresde.bench.MEASURES`, one or several; by default the
+        metric: measures, or names of `scoresde.bench.MEASURES`, or functions that make one of what
+            there is to compare with (`AtHand`), one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at
             hand, the energy distance of all, the Frechet distance in features where some are
             given, and the NLL gap of closed-form models.
@@ -197,16 +198,18 @@ def environment() -> dict[str, str]:
 # -- at the door -------------------------------------------------------------------------------
 
 
-def _needs_reference(
-    metric: Metric | str | Sequence[Metric | str] | None, todo: Sequence[Task]
-) -> bool:
+def _needs_reference(metric: Wanted | Sequence[Wanted] | None, todo: Sequence[Task]) -> bool:
     """Whether endpoints are to be compared, with ones that nobody has solved for yet."""
     if all(task.stochastic for task in todo):
         return False
     if metric is None:
         return True
-    given = [metric] if isinstance(metric, str | Metric) else metric
-    return any(one in ("rms", "median") for one in given if isinstance(one, str))
+    given = [metric] if isinstance(metric, str) or callable(metric) else metric
+    # A function of the user's may look at the endpoints; a measure that is made has its own.
+    return any(
+        one.lower() in ("rms", "median") if isinstance(one, str) else not isinstance(one, Metric)
+        for one in given
+    )
 
 
 def _name(model: Predictor, key: str | None, cache: str | Path | None) -> str:

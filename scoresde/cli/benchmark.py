@@ -77,7 +77,7 @@ def bench(
             found.model if alone else {spec: one.model for spec, one in named.items()},
             rows + others,
             nfe=_whole_numbers(nfe),
-            metric=list(metrics) or None,
+            metric=[measuring.measure(name) for name in metrics] or None,
             grids=[specs.grid(spec, own=True) if ":" in spec else spec for spec in grids],
             truth=measuring.images(truth, truths + samples, seed) if truth else None,
             features=extract,

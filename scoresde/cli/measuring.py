@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from ..bench.named_metrics import AtHand
+from ..bench.named_metrics import ALIASES, AtHand, Wanted
 from ..errors import ConfigError, unknown_name
 from ..exact.mixtures import GaussianMixture
 from ..metrics import Metric
@@ -41,6 +41,12 @@ def extractor(spec: str, device: str) -> Features:
     return found
 
 
+def measure(spec: str) -> Wanted:
+    """A measure by name; one of your own, or what makes one, as `module:name` or `file.py:name`."""
+    found: Wanted = specs.lookup("measure", spec, {}, own=True) if ":" in spec else spec
+    return found
+
+
 def images(spec: str, most: int | None, seed: int) -> Tensor:
     """True samples by name, at most so many; integers are dequantized."""
     found = read_images(spec)[:most]
@@ -66,15 +72,16 @@ def distance(
     seed: int,
     device: str,
 ) -> Metric:
-    """A distance by name, to at most `truths` true samples, at random from a file but its first
-    `skipped`; a closed form draws them itself.
+    """A distance by name or of your own, to at most `truths` true samples. They are taken at random
+    from a file without its first `skipped`; a closed form draws them itself.
 
     Raises:
         ConfigError: for a name that is none, or takes what is not given; for true samples of
             another shape than the model's.
     """
-    if name not in DISTANCES:
-        raise unknown_name("distance", name, DISTANCES)
+    wanted = measure(name)
+    if isinstance(wanted, str) and ALIASES.get(name.lower(), name.lower()) not in DISTANCES:
+        raise unknown_name("distance", name, DISTANCES, ALIASES)
     true = None
     if truth:
         true = images(truth, None, seed)[skipped:]
@@ -87,4 +94,4 @@ def distance(
     elif isinstance(model, GaussianMixture):
         true = model.sample(truths, seed=seed)
     extract = extractor(features, device) if features else None
-    return AtHand(model, None, true, extract).make(name)
+    return AtHand(model, None, true, extract).make(wanted)

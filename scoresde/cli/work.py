@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,7 @@ from torch import Tensor
 from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
-from ..bench import environment
+from ..bench import MEASURES, environment
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
 from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
@@ -151,6 +153,9 @@ def nll(
 def info(model: str, process: str) -> None:
     """`scoresde info`."""
     console = require("rich.console", "cli").Console()
+    if about := _about(model):
+        print(about)
+        return
     if model:
         found = models.load(model, process=process)
         console.print(found.model.sde)
@@ -165,12 +170,40 @@ def info(model: str, process: str) -> None:
         "grids": specs.GRIDS,
         "processes": specs.PROCESSES,
         "methods of nll": methods(),
+        "measures": MEASURES,
+        "also known": [f"{name} = {meant}" for name, meant in specs.ALIASES.items()],
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
     for name in ("scoresde", "torch", "torchdiffeq", "scipy", "diffusers", "matplotlib", "POT"):
         table.add_row(f"[bold]{name}[/]", _version(name))
     console.print(table)
+
+
+def _about(name: str) -> str:
+    """A solver, grid, process or method with its arguments and what its docstring says; "" for
+    what is none of these.
+    """
+    tables = {
+        "solver": specs.SOLVERS, "grid": specs.GRIDS, "process": specs.PROCESSES,
+        "method": methods(),
+    }  # fmt: skip
+    meant = specs.ALIASES.get(name.lower(), name)
+    for what, table in tables.items():
+        for known, found in table.items():
+            if known.lower() == meant.partition("(")[0].strip().lower():
+                also = f"{name} is {meant}\n" if meant != name else ""
+                doc = inspect.getdoc(found) or ""
+                return f"{also}{what} {known}{_arguments(found, what)}\n\n{doc}"
+    return ""
+
+
+def _arguments(found: Callable[..., Any], what: str) -> str:
+    """The arguments that may be written, with their defaults."""
+    given = 2 if what == "grid" else 0
+    parameters = list(inspect.signature(found).parameters.values())[given:]
+    plain = [p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY) for p in parameters]
+    return f"({', '.join(map(str, plain))})"
 
 
 # -- shared with the other commands ------------------------------------------------------------

@@ -101,7 +101,7 @@ def tune(
     sizes = (starts, held_out, held_out)
     seeds = SampleSeeds(tuple(range(first_seed, first_seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
-    base, free = Candidate("default", rule, default), solver == "recommended"
+    base, free = Candidate("default", rule, default), _chosen_too(solver)
     with Bar(progress) as bar:
         if measure is not None:
             found = by_measure(model, x, sizes, base, rounds, measure, bar, free=free)
@@ -124,6 +124,11 @@ def tune(
         change=found.change,
         cost=found.cost,
     )
+
+
+def _chosen_too(solver: Solver | str) -> bool:
+    """Whether the solver is left to the tuner: "recommended", in capitals or not."""
+    return isinstance(solver, str) and solver.strip().lower() == "recommended"
 
 
 def _counts(closed: Sequence[int] | None, measure: Metric | None) -> tuple[int, int]:
