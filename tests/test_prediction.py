@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import CONTINUOUS, PROCESSES, randn
 
-from scoresde import VPSDE, FlowSDE, Prediction, PredictsF
+from scoresde import EDMSDE, VPSDE, FlowSDE, Prediction, PredictsF, TrigonometricSDE
 from scoresde.errors import ConfigError, ShapeError, ZeroSNRError
 from scoresde.prediction import Parametrization, PredictsFlow, parametrization
 from scoresde.scalar import derivative, exp
@@ -137,6 +137,42 @@ def test_input_of_edm_has_unit_variance():
                 deviation = math.sqrt(knot.alpha**2 * data**2 + knot.sigma**2)
                 assert PredictsF(data).input_scale(knot) == pytest.approx(1 / deviation)
     assert parametrization("eps").input_scale(CONTINUOUS["vp"].at(0.5)) == 1.0
+
+
+@pytest.mark.parametrize("sde", [FlowSDE(), FlowSDE(0.2), TrigonometricSDE()], ids=repr)
+def test_a_velocity_knows_the_data_where_there_is_no_signal(sde):
+    end = sde.at(1.0)
+    assert end.is_zero_snr
+    row, x0, eps = parametrization("flow", sde), randn(2, 3), randn(2, 3, seed=1)
+    near = sde.at(1.0 - 1e-6)
+    moved = (near.alpha * x0 + near.sigma * eps - eps) / -1e-6  # the path, from its end
+    torch.testing.assert_close(row.target(x0, eps, end), moved, rtol=0, atol=2e-5)
+    said = Prediction(eps, end, row.target(x0, eps, end), row)
+    torch.testing.assert_close(said.x0, x0)
+    torch.testing.assert_close(said.eps, eps)
+
+
+def test_a_velocity_without_a_finite_rate_is_told():
+    table = PROCESSES["zero-SNR table"]
+    with pytest.raises(ZeroSNRError, match=r"velocity of DiscreteVPSDE.*alpha = 0"):
+        Prediction(randn(2, 3), table.at(table.t_max), randn(2, 3), parametrization("flow", table))
+
+
+def test_velocities_that_have_names():
+    x0, eps = randn(4, 3), randn(4, 3, seed=1)
+    for sde, t, want in (
+        (EDMSDE(), 3.0, eps),
+        (FlowSDE(), 0.3, eps - x0),
+        (FlowSDE(0.1), 0.3, 0.9 * eps - x0),
+    ):
+        found = parametrization("flow", sde).target(x0, eps, sde.at(t))
+        torch.testing.assert_close(found, want)
+    sde = TrigonometricSDE()
+    knot = sde.at(0.3)
+    v = parametrization("v").target(x0, eps, knot)
+    torch.testing.assert_close(
+        parametrization("flow", sde).target(x0, eps, knot), 0.5 * math.pi * v
+    )
 
 
 def test_without_signal_only_x0_v_and_flow_make_sense():
