@@ -499,7 +499,7 @@ def test_no_warning_where_nothing_is_wrong():
         (lambda: _draw("DDIMM"), ConfigError, "did you mean 'DDIM'"),
         (lambda: _draw(grid=10), ConfigError, "uniform_lambda(model.sde, 10)"),
         (lambda: _draw(grid=uniform_t), ConfigError, "uniform_t(model.sde, 20)"),
-        (lambda: _draw(grid="karras"), ConfigError, "names.grid('karras')(model.sde, 20)"),
+        (lambda: _draw(grid="karras"), ConfigError, "write karras(model.sde, 20) of scoresde.grid"),
         (lambda: _draw("Heun", nfe=10), ConfigError, "which takes 11 evaluations: give one"),
         (lambda: _draw("Heun", nfe=10), ConfigError, "sample(model, 'Heun', nfe=10, ...)"),
         (lambda: _draw("recommended"), ConfigError, "or leave the grid out as well"),

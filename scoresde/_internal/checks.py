@@ -82,7 +82,9 @@ def check_grid(grid: Any) -> None:
     elif isinstance(grid, str) and grid.endswith(".json"):
         hint = f"solver, grid = tune.load({grid!r}, model) after `from scoresde import tune`"
     elif isinstance(grid, str) and specs.is_named(grid, specs.GRIDS):
-        hint = f"names.grid({grid!r})(model.sde, 20) after `from scoresde import names`"
+        name, bracket, rest = grid.partition("(")
+        bound = rest if bracket else ")"
+        hint = f"{name}(model.sde, 20{', ' if bracket else ''}{bound} of scoresde.grid"
     else:
         hint = "from_times(model.sde, [...]) for your own times"
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
