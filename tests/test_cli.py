@@ -326,7 +326,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
         (["--peer", "their Eule"], "did you mean 'their Euler'"),
         (["--peer", "all", "--peers-from", "no.peers"], "cannot find peers"),
         (["--features", "inception:gone.pth"], "no file 'gone.pth'"),
-        (["--metric", "fid"], "unknown measure"),
+        (["--metric", "fidd"], "did you mean 'fid'"),
     ):
         code, _, error = run(*args, *wrong)
         assert code == 2

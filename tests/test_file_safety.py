@@ -19,7 +19,7 @@ import scoresde as sd
 from scoresde import tune
 from scoresde._internal import files, specs
 from scoresde.cli import main
-from scoresde.errors import CheckpointError, ConfigError, ScoreSDEError
+from scoresde.errors import CheckpointError, ConfigError
 from scoresde.grid import uniform_lambda
 from scoresde.training import networks
 from scoresde.training.checkpoint import load_model, read, save_model
@@ -36,8 +36,6 @@ def run(monkeypatch, capsys):
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", ["scoresde", *map(str, args)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        monkeypatch.setenv("PYTHONSAFEPATH", "")
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code or 0, capsys.readouterr().err
@@ -526,5 +524,10 @@ def test_an_own_module_is_found_where_the_command_is_run(tmp_path):
     assert one_line(done.stderr)
 
 
-def test_errors_are_the_librarys():
-    assert issubclass(CheckpointError, ScoreSDEError)
+def test_the_command_leaves_python_as_it_was(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    before = list(sys.path)
+    assert run("sample", "ring8", "--n", 1, "--nfe", 2, "--out", tmp_path / "out")[0] == 0
+    assert sys.path == before
+    assert "PYTHONSAFEPATH" not in os.environ

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -20,6 +22,7 @@ from types import ModuleType
 
 from ..errors import ConfigError
 
+_SAFE = "PYTHONSAFEPATH"  # a Python that is started with it leaves the directory out
 _MOST = 1000  # files of a package that are read for what they import
 
 
@@ -113,17 +116,28 @@ def allow(places: Mapping[str, Path]) -> None:
         sys.meta_path.append(_FINDER)
 
 
-def leave_current_directory() -> None:
-    """Take the current directory from the search path, where Python puts it for `python -m`.
+@contextmanager
+def without_current_directory() -> Iterator[None]:
+    """Take the current directory from the search path, where Python puts it for `python -m`; and
+    from that of processes that are started meanwhile.
 
     A library that is itself imported from there (a source tree) stays importable, after everything
-    else. Worker processes do the same.
+    else.
     """
-    here = Path.cwd()
-    left = [entry for entry in sys.path if entry and Path(entry).resolve() != here]
+    here, path, variable = Path.cwd(), list(sys.path), os.environ.get(_SAFE)
+    left = [entry for entry in path if entry and Path(entry).resolve() != here]
     if Path(__file__).resolve().parents[2] == here:
         left.append(str(here))
     sys.path[:] = left
+    os.environ[_SAFE] = "1"
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        if variable is None:
+            del os.environ[_SAFE]
+        else:
+            os.environ[_SAFE] = variable
 
 
 def _taken(name: str) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 
-from .._internal.named_files import leave_current_directory
+from .._internal.named_files import without_current_directory
 from ..errors import ScoreSDEError, require
 
 
@@ -14,7 +13,7 @@ def main() -> None:
     """Run the command line. An error made on purpose, or of the network on what it was given, is
     one line and exit code 2; a warning is a line without the place in the code.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_current_directory():
         warnings.showwarning = _say
         _run()
 
@@ -26,8 +25,6 @@ def _say(message: Warning | str, *place: object, **named: object) -> None:
 
 def _run() -> None:
     try:
-        leave_current_directory()
-        os.environ["PYTHONSAFEPATH"] = "1"  # workers do not put it on their path either
         require("typer", "cli")
         require("rich", "cli")
         from .app import app

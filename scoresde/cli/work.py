@@ -18,6 +18,7 @@ from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
 from ..bench import MEASURES, environment
+from ..bench.named_metrics import ALIASES
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
 from ..likelihood import AccuracyWarning, Hutchinson, Uniform, nll_dataset
@@ -171,7 +172,9 @@ def info(model: str, process: str) -> None:
         "processes": specs.PROCESSES,
         "methods of nll": methods(),
         "measures": MEASURES,
-        "also known": [f"{name} = {meant}" for name, meant in specs.ALIASES.items()],
+        "also known": [
+            f"{name} = {meant}" for name, meant in (*specs.ALIASES.items(), *ALIASES.items())
+        ],
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
