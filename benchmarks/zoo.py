@@ -28,6 +28,7 @@ from scoresde import (
     cosine_betas,
     linear_betas,
 )
+from scoresde.time_input import ScaledTime, to_dict
 from scoresde.training.checkpoint import load_model, read, write
 from scoresde.training.data import from_recipe
 from scoresde.training.loop import Recipe, train
@@ -38,7 +39,7 @@ _MNIST = {"name": "images", "images": "train_images"}
 _CIFAR = {"name": "images", "images": "train_images"}
 _UNIFORM = {"name": "UniformT"}
 _SIMPLE = {"name": "Simple", "of": None}
-_INDEX = {"scaled": 1.0, "of": "t"}
+_INDEX = "t"
 
 
 def zero_snr(betas: torch.Tensor) -> torch.Tensor:
@@ -80,14 +81,14 @@ def recipes() -> dict[str, Recipe]:
         _recipe(
             "mnist_score_ve", VESDE(sigma_min=0.01, sigma_max=50.0), "score",
             data={**_MNIST, "value_range": [0.0, 1.0]},
-            time={"scaled": 100.0, "of": "log_sigma"}, times={"name": "UniformLambda"},
+            time=to_dict(ScaledTime(100.0, "log_sigma")), times={"name": "UniformLambda"},
             weighting={"name": "Simple", "of": "eps"},
         ),
-        _recipe("mnist_flow", FlowSDE(), "flow", time={"scaled": 1000.0, "of": "t"}),
+        _recipe("mnist_flow", FlowSDE(), "flow", time=to_dict(ScaledTime(1000.0))),
         _recipe("mnist_x0_cosine", cosine, "x0", weighting={"name": "MinSNR", "gamma": 5.0}),
-        _recipe("cifar_eps_vp", VPSDE(), "eps", **cifar, time={"scaled": 999.0, "of": "t"}),
+        _recipe("cifar_eps_vp", VPSDE(), "eps", **cifar, time=to_dict(ScaledTime(999.0))),
         _recipe(
-            "cifar_F_edm", EDMSDE(), "F", **cifar, time={"scaled": 100.0, "of": "log_sigma"},
+            "cifar_F_edm", EDMSDE(), "F", **cifar, time=to_dict(ScaledTime(100.0, "log_sigma")),
             times={"name": "LogNormalRho", "mean": -1.2, "std": 1.2},
         ),
         _recipe(

@@ -37,7 +37,7 @@ from .likelihood.distribution import ScoreDistribution
 from .model import LearnedRange, Predictor, ScoreModel
 from .noise import BatchSeed, BrownianPath, Predrawn, SampleSeeds
 from .ode import SciPy, TorchDiffEq
-from .prediction import Parametrization, Prediction, PredictsF
+from .prediction import Parametrization, Prediction, PredictsF, PredictsFlow
 from .sampling.jobs import sample_many
 from .sampling.latents import decode, encode, interpolate
 from .sampling.recommend import recommended
@@ -52,6 +52,7 @@ from .sde import (
     FlowSDE,
     Knot,
     SubVPSDE,
+    TrigonometricSDE,
     cosine_betas,
     linear_betas,
     sigmoid_betas,
@@ -156,6 +157,7 @@ __all__ = [
     "Predictor",
     "PredictorCorrector",
     "PredictsF",
+    "PredictsFlow",
     "Predrawn",
     "ProbabilityFlow",
     "ReverseDiffusion",
@@ -175,6 +177,7 @@ __all__ = [
     "SubVPSDE",
     "TorchDiffEq",
     "TorchSDE",
+    "TrigonometricSDE",
     "TwoPhase",
     "UniPC",
     "Uniform",

@@ -72,10 +72,19 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def unknown_name(what: str, given: object, known: Iterable[str]) -> ConfigError:
-    """The error for a name that is not in a table, with the nearest one that is."""
+def unknown_name(
+    what: str, given: object, known: Iterable[str], also: Iterable[str] = ()
+) -> ConfigError:
+    """The error for a name that is not in a table, with the nearest one that is.
+
+    Args:
+        what: the kind of thing.
+        given: the name.
+        known: the names of the table, all of which are listed.
+        also: further names that may be meant, of which only the nearest is told.
+    """
     names = sorted(known)
-    folded = {name.lower(): name for name in names}
+    folded = {name.lower(): name for name in (*also, *names)}
     near = get_close_matches(str(given).lower(), folded, n=1)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     return ConfigError(f"unknown {what} {given!r}{hint} (known: {', '.join(names)})")

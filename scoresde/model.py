@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
-from .prediction import Parametrization, Prediction, PredictsFlow, parametrization
+from .prediction import Parametrization, Prediction, parametrization
 from .scalar import Scalar, scale
-from .sde import SDE, DiscreteVPSDE, FlowSDE
+from .sde import SDE, DiscreteVPSDE
 from .sde.knot import Knot
 from .time_input import TimeInput, time_input
 
@@ -162,8 +162,7 @@ class ScoreModel(nn.Module):
             out; solvers never see this dtype.
 
     Raises:
-        ConfigError: for a class instead of an instance, an unknown name, or "flow" with a process
-            whose alpha + sigma is not 1.
+        ConfigError: for a class instead of an instance, or an unknown name.
     """
 
     def __init__(
@@ -190,16 +189,11 @@ class ScoreModel(nn.Module):
         self.net = net
         self.training = getattr(net, "training", False)  # the network's mode, not PyTorch's default
         self._sde = sde
-        self.predicts = parametrization(predicts)
+        self.predicts = parametrization(predicts, sde)
         self.time = time_input(time, sde)
         self.output = output if output is not None else _plain_output
         self.net_dtype = net_dtype
         self.conditions: dict[str, Any] = {}
-        if isinstance(self.predicts, PredictsFlow) and not isinstance(sde, FlowSDE):
-            raise ConfigError(
-                "a flow velocity is eps - x0 only where alpha + sigma = 1; "
-                f"write sde=FlowSDE() instead of {type(sde).__name__}, or predicts='v'"
-            )
 
     @property
     def sde(self) -> SDE:
@@ -357,6 +351,8 @@ class ScoreModel(nn.Module):
                     f"The condition {name}={value} was passed as a LongTensor of shape (B,), a "
                     f"label of all samples; write bind({name}=Shared({value})) to pass the number."
                 )
+        if time.is_floating_point() and ("Long" in str(error) or "indices" in str(error)):
+            error.add_note("A network with an embedding table takes whole numbers: time='index'.")
 
 
 def _plain_output(out: Any) -> Any:

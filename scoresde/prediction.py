@@ -9,7 +9,7 @@ data x0 affinely. With r^2 = alpha^2 + sigma^2, rho = sigma/alpha and d = sigma_
 | x0 | (x - alpha raw) / sigma | raw |
 | score | -sigma raw | (x + sigma^2 raw) / alpha |
 | v | (sigma x + alpha r raw) / r^2 | (alpha x - sigma r raw) / r^2 |
-| flow | x + alpha raw | x - sigma raw |
+| flow | (alpha raw - alpha' x) / d | (sigma' x - sigma raw) / d, d = alpha sigma' - sigma alpha' |
 | F (EDM) | (rho x/alpha - d q raw) / q^2 | (d^2 x/alpha + rho d q raw) / q^2, q^2 = rho^2 + d^2 |
 
 Sources: score and eps, Song et al. 2021; v, Salimans & Ho, "Progressive Distillation for Fast
@@ -19,14 +19,18 @@ process); flow, Lipman et al. 2023; F, Karras et al. 2022, section 5 and table 1
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from ._internal.plain_data import from_plain, to_plain
 from .errors import ConfigError, ShapeError, ZeroSNRError, unknown_name
 from .scalar import Scalar, affine, hypot, scale
+from .sde import SDE
 from .sde.knot import Knot
 
 
@@ -133,17 +137,35 @@ class PredictsV(Parametrization):
         return affine(alpha / r, eps, -sigma / r, x0)
 
 
+@dataclass(frozen=True)
 class PredictsFlow(Parametrization):
-    """The velocity eps - x0 of linear interpolation; only where alpha + sigma = 1."""
+    """The velocity alpha' x0 + sigma' eps of the path, in the process's own time.
+
+    For `FlowSDE()` it is eps - x0, for `EDMSDE` eps, for `TrigonometricSDE` pi v / 2.
+
+    Attributes:
+        sde: the process; None for that of the model, and eps - x0 without one.
+    """
+
+    sde: SDE | None = None
+
+    def _rates(self, knot: Knot) -> tuple[Scalar, Scalar]:
+        slopes = (-1.0, 1.0) if self.sde is None else self.sde.rates(knot.t)
+        if any(isinstance(slope, float) and not math.isfinite(slope) for slope in slopes):
+            _need_signal(knot, f"the velocity of {type(self.sde).__name__}")
+        return slopes
 
     def coefficients(self, knot: Knot) -> Coefficients:
-        """See `Parametrization`."""
+        """See `Parametrization`: the inverse of the two equations for x and the velocity."""
         alpha, sigma = knot.alpha, knot.sigma
-        return Coefficients(1.0, alpha, 1.0, -sigma)
+        a, s = self._rates(knot)
+        det = alpha * s - sigma * a
+        return Coefficients(-a / det, alpha / det, s / det, -sigma / det)
 
     def target(self, x0: Tensor, eps: Tensor, knot: Knot) -> Tensor:
-        """Eps - x0."""
-        return eps - x0
+        """alpha' x0 + sigma' eps."""
+        a, s = self._rates(knot)
+        return affine(a, x0, s, eps)
 
 
 @dataclass(frozen=True)
@@ -199,19 +221,60 @@ _ELSEWHERE = {
 """Names of other codebases, to be pointed out rather than taken."""
 
 
-def parametrization(name: str | Parametrization) -> Parametrization:
+def parametrization(name: str | Parametrization, sde: SDE | None = None) -> Parametrization:
     """The row of the table with this name ("eps", "x0", "score", "v", "flow", "F").
 
+    Args:
+        name: the name, or a parametrization, which may be your own.
+        sde: the process of the model, which a flow velocity depends on.
+
     Raises:
-        ConfigError: for an unknown name.
+        ConfigError: for an unknown name, and for the velocity of another process.
     """
-    if isinstance(name, Parametrization):
-        return name
-    if name not in _BY_NAME:
+    found = name if isinstance(name, Parametrization) else _BY_NAME.get(name)
+    if found is None:
         if meant := _ELSEWHERE.get(str(name)):
             raise ConfigError(f"{name!r} is called {meant!r} here; write predicts={meant!r}")
         raise unknown_name("parametrization", name, _BY_NAME)
-    return _BY_NAME[name]
+    if isinstance(found, PredictsFlow) and sde is not None:
+        if found.sde not in (None, sde):
+            raise ConfigError(
+                f"a velocity of {found.sde!r} means nothing to a model of {sde!r}; write "
+                "predicts='flow' for that of the model's own process"
+            )
+        return PredictsFlow(sde)
+    return found
+
+
+def to_dict(predicts: Parametrization) -> Any:
+    """A parametrization as JSON-able data: its name, or that of its class with its fields.
+
+    Raises:
+        ConfigError: for one of your own that is not a frozen dataclass of plain values.
+    """
+    if isinstance(predicts, PredictsFlow):  # of the process that is written beside it
+        return "flow"
+    for name, known in _BY_NAME.items():
+        if predicts == known:
+            return name
+    return to_plain(predicts)
+
+
+def from_dict(data: Any, *, known: Sequence[type] = ()) -> str | Parametrization:
+    """What `to_dict` wrote; a name is given back as it is.
+
+    Args:
+        data: the name, or name and fields.
+        known: classes of your own that it may be of.
+
+    Raises:
+        ConfigError: for a name that is neither the library's nor known.
+    """
+    if isinstance(data, str):
+        return data
+    classes = [type(value) for value in _BY_NAME.values()]
+    made: Parametrization = from_plain("parametrization", data, [*classes, *known])
+    return made
 
 
 def _check_times(times: Tensor, x: Tensor) -> None:

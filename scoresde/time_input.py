@@ -6,16 +6,17 @@ be written down and shipped. A user's own function of the knot will do as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from torch import Tensor
 
+from ._internal.plain_data import from_plain, to_plain
 from .axis import AXES
 from .errors import ConfigError, unknown_name
 from .scalar import Scalar
-from .sde import EDMSDE, SDE, DiscreteVPSDE, FlowSDE
+from .sde import SDE, DiscreteVPSDE
 from .sde.knot import Knot
 
 TimeInput = Callable[[Knot], Scalar]
@@ -85,10 +86,8 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
             for it come with either t or 999 t, and the wrong one gives noise without any error.
     """
     if time is None:
-        if isinstance(sde, DiscreteVPSDE | FlowSDE):
-            return _BY_NAME["t"]
-        if isinstance(sde, EDMSDE):
-            return _BY_NAME["c_noise"]
+        if sde.own_time:
+            return time_input(sde.own_time, sde)
         raise ConfigError(
             f"networks for {type(sde).__name__} come with different conventions of time, and the "
             "wrong one fails silently; say which one yours was trained with: time='t' for t, "
@@ -121,23 +120,32 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
     return time
 
 
-def describe(time: TimeInput) -> dict[str, Any]:
+def to_dict(time: TimeInput) -> dict[str, Any]:
     """The convention as JSON-able data.
 
     Raises:
-        ConfigError: for a user's own function, which cannot be written down.
+        ConfigError: for a user's own function that is not a frozen dataclass.
     """
-    if isinstance(time, ScaledTime):
-        return {"scaled": time.factor, "of": time.of}
-    if isinstance(time, IndexTime):
-        return {"index": time.n, "t_max": time.t_max}
-    raise ConfigError(f"{time!r} is not one of scoresde's conventions and has no JSON form")
+    if not is_dataclass(time) or isinstance(time, type):
+        raise ConfigError(
+            f"the time convention {time!r} has no JSON form; write it as a frozen dataclass with "
+            "__call__(self, knot), as ScaledTime is"
+        )
+    data: dict[str, Any] = to_plain(time)
+    return data
 
 
-def from_dict(data: dict[str, Any]) -> TimeInput:
-    """The convention that `describe` wrote."""
-    if "scaled" in data:
-        return ScaledTime(float(data["scaled"]), str(data["of"]))
-    if "index" in data:
-        return IndexTime(int(data["index"]), float(data["t_max"]))
-    raise ConfigError(f"not a description of a time convention: {data!r}")
+def from_dict(data: str | dict[str, Any], *, known: Sequence[type] = ()) -> TimeInput | str:
+    """The convention that `to_dict` wrote; a name such as "log_rho" is given back as it is.
+
+    Args:
+        data: its name and fields.
+        known: classes of your own that it may be of.
+
+    Raises:
+        ConfigError: for a name that is neither the library's nor known.
+    """
+    if isinstance(data, str):
+        return data
+    made: TimeInput = from_plain("time convention", data, [ScaledTime, IndexTime, *known])
+    return made

@@ -18,6 +18,7 @@ from scoresde import (
     Gaussian,
     GaussianMixture,
     SubVPSDE,
+    TrigonometricSDE,
     cosine_betas,
     linear_betas,
     sigmoid_betas,
@@ -30,6 +31,8 @@ CONTINUOUS = {
     "edm": EDMSDE(),
     "cosine": CosineVPSDE(),
     "flow": FlowSDE(t_max=0.999),
+    "ot": FlowSDE(0.02, t_min=0.0, t_max=0.999),
+    "trig": TrigonometricSDE(t_max=0.999),
 }
 
 ZERO_SNR_TABLE = np.cos(np.linspace(0.05, math.pi / 2, 100)) ** 2

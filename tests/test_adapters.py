@@ -248,7 +248,7 @@ def test_folders_that_will_not_do(pipeline, tmp_path):
         from_diffusers(corrupt, diffusers.DDPMScheduler())
     config = json.loads((corrupt / "config.json").read_text())
     (corrupt / "config.json").write_text(json.dumps({**config, "_class_name": "DDPMPipeline"}))
-    with pytest.raises(CheckpointError, match="neither a model nor a scheduler"):
+    with pytest.raises(CheckpointError, match="not a network of diffusers"):
         from_diffusers(corrupt, diffusers.DDPMScheduler())
 
 

@@ -262,8 +262,9 @@ def test_edited_code_is_run_anew(tmp_path, monkeypatch):
             "    def step(self, model, x, t, s, carry, noise):\n"
             f"        return {factor} * model(x, t).x0, None\n"
         )
-        specs._of_file.cache_clear()
-        solver = f"{tmp_path}/own.py:Own"
+        for name in [name for name in sys.modules if name.startswith("own")]:
+            del sys.modules[name]
+        solver = specs.solver(f"{tmp_path}/own.py:Own", own=True)
         table = compare(mixture(), solver, nfe=4, starts=Starts(8), cache=tmp_path / "cells")
         return table.cells[0].scores["rms endpoint error"].value
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
+from support import PROCESSES
 
-from scoresde import EDMSDE, SDE, VPSDE, DiscreteVPSDE, ScaledTime, ScoreModel, linear_betas
+from scoresde import (
+    EDMSDE,
+    SDE,
+    VPSDE,
+    DiscreteVPSDE,
+    FlowSDE,
+    ScaledTime,
+    ScoreModel,
+    TrigonometricSDE,
+    linear_betas,
+)
 from scoresde.errors import CheckpointError, ConfigError
-from scoresde.prediction import PredictsF
+from scoresde.prediction import Coefficients, Parametrization, PredictsF, PredictsFlow
+from scoresde.scalar import log
 from scoresde.training.checkpoint import (
     load_model,
     load_pretrained,
@@ -92,7 +106,7 @@ def test_foreign_and_missing_files_are_refused(tmp_path) -> None:
     save_file({"w": torch.zeros(2)}, plain)
     with pytest.raises(CheckpointError, match="without a scoresde description"):
         load_model(plain)
-    for header, message in (("{", "not JSON"), ("[]", "format"), ('{"format": 99}', "format")):
+    for header, message in (("{", "not JSON"), ("[]", "object"), ('{"format": 99}', "format")):
         save_file({"w": torch.zeros(2)}, plain, metadata={"scoresde": header})
         with pytest.raises(CheckpointError, match=message):
             load_model(plain)
@@ -130,13 +144,113 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
-def test_only_networks_with_a_description_can_be_saved(tmp_path) -> None:
-    model = ScoreModel(torch.nn.Identity(), VPSDE(), time="t")
-    with pytest.raises(ConfigError, match="Identity"):
-        save_model(tmp_path / "m.safetensors", model)
-    own = small(time=lambda knot: knot.t)
-    with pytest.raises(ConfigError, match="no JSON form"):
-        save_model(tmp_path / "m.safetensors", own)
+# -- parts of a user's own -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnSDE(SDE):
+    """alpha = 1, sigma = rate t."""
+
+    rate: float = 2.0
+    own_time = "sigma"
+
+    def log_alpha(self, t):
+        return 0.0 * t
+
+    def log_sigma(self, t):
+        return log(self.rate * t)
+
+
+@dataclass(frozen=True)
+class PredictsTwiceEps(Parametrization):
+    factor: float = 2.0
+
+    def coefficients(self, knot):
+        return Coefficients(0.0, 1.0 / self.factor, 1.0 / knot.alpha, -knot.rho / self.factor)
+
+    def target(self, x0, eps, knot):
+        return self.factor * eps
+
+
+@dataclass(frozen=True)
+class OwnTime:
+    power: float = 0.5
+
+    def __call__(self, knot):
+        return knot.rho**self.power
+
+
+@dataclass(frozen=True)
+class Halved:
+    by: tuple[float, ...] = (0.5, math.inf)
+
+    def __call__(self, out):
+        return self.by[0] * out
+
+
+class OwnNet(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner = torch.nn.Linear(2, width)
+        self.outer = torch.nn.Linear(width, 2)
+
+    def forward(self, x, t):
+        return self.outer((self.inner(x) + t[:, None]).sin())
+
+
+OWN = (OwnSDE, PredictsTwiceEps, OwnTime, Halved)
+
+
+def test_a_model_whose_parts_are_all_a_users_own_comes_back(tmp_path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = ScoreModel(
+        OwnNet(5), OwnSDE(3.0), predicts=PredictsTwiceEps(3.0), time=OwnTime(0.7), output=Halved()
+    )
+    save_model(path, model)
+    with pytest.raises(CheckpointError, match=r"'OwnNet' of somebody's own.*net=\.\.\."):
+        load_model(path)
+    for left_out in OWN:
+        known = [kind for kind in OWN if kind is not left_out]
+        with pytest.raises(CheckpointError, match=rf"'{left_out.__name__}'.*known=\(MyClass,\)"):
+            load_model(path, net=OwnNet(5), known=known)
+    with pytest.raises(CheckpointError, match="size mismatch"):
+        load_model(path, net=OwnNet(6), known=OWN)
+    again = load_model(path, net=OwnNet(5), known=OWN).model
+    assert (again.sde, again.predicts, again.time) == (model.sde, model.predicts, model.time)
+    assert again.output == Halved()
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1))
+    knot = model.sde.at(0.5)
+    assert torch.equal(again(x, knot).x0, model(x, knot).x0)
+
+
+@pytest.mark.parametrize("sde", [EDMSDE(), FlowSDE(0.1), TrigonometricSDE(t_max=0.9)])
+def test_a_velocity_comes_back_with_its_process(tmp_path, sde) -> None:
+    model = small(sde, "flow")
+    save_model(tmp_path / "m.safetensors", model)
+    again = load_model(tmp_path / "m.safetensors").model
+    assert again.predicts == PredictsFlow(sde)
+    assert again.sde == sde
+
+
+def test_a_table_that_ends_without_signal_comes_back(tmp_path) -> None:
+    model = small(PROCESSES["zero-SNR table"], "v")
+    save_model(tmp_path / "m.safetensors", model)
+    assert load_model(tmp_path / "m.safetensors").model.sde == model.sde
+
+
+def test_what_cannot_be_written_down_is_refused_when_it_is_saved(tmp_path) -> None:
+    path = tmp_path / "m.safetensors"
+    doubled = ScoreModel(small().net, VPSDE(), time="log_rho", output=lambda out: 2 * out)
+    function = ScoreModel(lambda x, t: x, VPSDE(), time="t")
+    for model, words in (
+        (function, "write it as a torch.nn.Module"),
+        (small(time=lambda knot: knot.t), "no JSON form; write it as a frozen dataclass"),
+        (doubled, "no JSON form; write it as a frozen dataclass"),
+        (small().bind(y=3), r"bound to \['y'\]"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            save_model(path, model)
+    assert not path.exists()
 
 
 # -- the networks that are shipped ---------------------------------------------------------------

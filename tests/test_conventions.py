@@ -22,6 +22,7 @@ from scoresde import (
     ScaledTime,
     ScoreModel,
     SubVPSDE,
+    TrigonometricSDE,
     linear_betas,
 )
 from scoresde.errors import ConfigError, ShapeError
@@ -99,6 +100,21 @@ def flow_matching(x, t):  # x = (1 - t) noise + t data
     return posterior_mean(x, t, 1 - t) - noise(x, t, 1 - t)
 
 
+def optimal_transport(x, t, low=0.1):  # x = (1 - (1 - low) t) noise + t data
+    sigma = 1 - (1 - low) * t
+    return posterior_mean(x, t, sigma) - (1 - low) * noise(x, t, sigma)
+
+
+def interpolant(x, t):  # x = cos(pi t / 2) data + sin(pi t / 2) noise
+    half = math.pi / 2
+    alpha, sigma = column((half * t).cos(), x), column((half * t).sin(), x)
+    return half * (alpha * noise(x, alpha, sigma) - sigma * posterior_mean(x, alpha, sigma))
+
+
+def velocity_of_edm(x, sigma):  # x = data + sigma noise, dx/dsigma
+    return noise(x, 1.0, sigma)
+
+
 def rectified_1000(x, timestep):  # x = (1 - sigma) data + sigma noise
     sigma = timestep / 1000
     return noise(x, 1 - sigma, sigma) - posterior_mean(x, 1 - sigma, sigma)
@@ -143,6 +159,15 @@ ROWS = {
         time=lambda knot: 1 - knot.t,
         output=lambda out: -out,
     ),
+    "optimal transport": ScoreModel(
+        optimal_transport,
+        FlowSDE(sigma_min=0.1),
+        predicts="flow",
+        time=lambda knot: 1 - knot.t,
+        output=lambda out: -out,
+    ),
+    "interpolant": ScoreModel(interpolant, TrigonometricSDE(), predicts="flow"),
+    "velocity of EDM": ScoreModel(velocity_of_edm, EDMSDE(), predicts="flow", time="sigma"),
     "rectified flow": ScoreModel(rectified_1000, FlowSDE(), predicts="flow", time=ScaledTime(1000)),
     "log-SNR": ScoreModel(log_snr, CosineVPSDE(), predicts="eps", time=ScaledTime(2, "lambda")),
 }

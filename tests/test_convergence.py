@@ -52,6 +52,8 @@ def test_order_from_t_max_to_sigma_zero(process, solver):
     t_max = {
         "edm": 10.0,
         "flow": 0.95,
+        "ot": 0.95,
+        "trig": 0.95,
         "cosine": 0.9,
         "zero-SNR table": 90.0,
         "cosine table": 900.0,

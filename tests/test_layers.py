@@ -14,7 +14,15 @@ import rooms
 # A room may import those of its own layer and of the layers above it in this list. CONTRIBUTING.md
 # has the same table in words.
 LAYERS = [
-    {"errors", "scalar", "_internal.files", "_internal.fingerprint", "_internal.folder"},
+    {
+        "errors",
+        "scalar",
+        "_internal.files",
+        "_internal.fingerprint",
+        "_internal.folder",
+        "_internal.named_files",
+        "_internal.plain_data",
+    },
     {"sde"},
     {"axis", "conditions", "noise", "prediction", "time_input"},
     {"grid", "model", "wrapper", "exact"},

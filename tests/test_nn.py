@@ -17,8 +17,8 @@ from scoresde.training.networks import (
     PatchUNet,
     PlainMLP,
     damped_waves,
-    describe,
     from_dict,
+    to_dict,
     unet_mnist,
 )
 
@@ -87,9 +87,9 @@ def test_descriptions_survive_json_and_seeds_fix_the_weights() -> None:
         PatchUNet(size=8, widths=(8, 16), classes=3),
         PlainMLP(3, 8, 2, batch_norm=True),
     ):
-        text = json.loads(json.dumps(describe(net)))
+        text = json.loads(json.dumps(to_dict(net)))
         one, two, other = from_dict(text, 1), from_dict(text, 1), from_dict(text, 2)
-        assert describe(one) == text
+        assert to_dict(one) == text
         pairs = [(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True)]
         assert all(torch.equal(p, q) for p, q in pairs)
         first, second = next(one.parameters()), next(other.parameters())
@@ -104,4 +104,4 @@ def test_nonsense_is_refused() -> None:
     with pytest.raises(ConfigError, match="widht"):
         from_dict({"name": "FourierMLP", "widht": 3})
     with pytest.raises(ConfigError, match="Linear"):
-        describe(torch.nn.Linear(2, 2))
+        to_dict(torch.nn.Linear(2, 2))

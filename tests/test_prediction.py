@@ -8,9 +8,10 @@ import pytest
 import torch
 from support import CONTINUOUS, PROCESSES, randn
 
-from scoresde import VPSDE, FlowSDE, Prediction, PredictsF
+from scoresde import EDMSDE, VPSDE, FlowSDE, Prediction, PredictsF, TrigonometricSDE
 from scoresde.errors import ConfigError, ShapeError, ZeroSNRError
 from scoresde.prediction import Parametrization, PredictsFlow, parametrization
+from scoresde.scalar import derivative, exp
 
 NAMES = ["eps", "x0", "score", "v", "F", "flow"]
 
@@ -20,7 +21,7 @@ def _knots(sde):
     return [sde.at(sde.t_min + share * (sde.t_max - sde.t_min)) for share in shares]
 
 
-def _raw(name, x0, eps, knot):
+def _raw(name, x0, eps, knot, sde=None):
     """The definitions of the papers, written out."""
     alpha, sigma = knot.alpha, knot.sigma
     if name == "F":  # Karras et al. 2022, table 1, for x / alpha = x0 + rho eps
@@ -28,6 +29,11 @@ def _raw(name, x0, eps, knot):
         skip = d**2 / (rho**2 + d**2)
         out = rho * d / math.sqrt(rho**2 + d**2)
         return (x0 - skip * (x0 + rho * eps)) / out
+    if name == "flow" and sde is not None:  # the path x0 alpha(t) + eps sigma(t), differentiated
+        slopes = [
+            derivative(lambda u, of=of: exp(of(u)), knot.t) for of in (sde.log_alpha, sde.log_sigma)
+        ]
+        return slopes[0] * x0 + slopes[1] * eps
     return {
         "eps": eps,
         "x0": x0,
@@ -37,13 +43,19 @@ def _raw(name, x0, eps, knot):
     }[name]
 
 
-def _room(name: str, knot, eps_machine: float) -> tuple[float, float]:
+def _room(name: str, knot, eps_machine: float, sde) -> tuple[float, float]:
     """Errors allowed in eps and x0: a few units of round-off times the inherent factor."""
     rho = knot.rho
     lose_eps = {"x0": 1 / rho}.get(name, 1.0)
     lose_x0 = {"eps": rho, "score": rho}.get(name, 1.0)
     if name == "F":
         lose_eps, lose_x0 = 2.0, 2.0
+    if name == "flow":  # each is a difference of products of the state and of the velocity
+        a, s = sde.rates(knot.t)
+        det = knot.alpha * s - knot.sigma * a
+        size, speed = knot.radius, math.hypot(a, s)
+        lose_eps = (abs(a) * size + knot.alpha * speed) / det
+        lose_x0 = (abs(s) * size + knot.sigma * speed) / det
     return 16 * eps_machine * (1 + lose_eps), 16 * eps_machine * (1 + lose_x0)
 
 
@@ -52,18 +64,16 @@ def _room(name: str, knot, eps_machine: float) -> tuple[float, float]:
 @pytest.mark.parametrize("process", PROCESSES)
 def test_round_trips_lose_no_more_than_they_must(process, name, dtype):
     sde = PROCESSES[process]
-    if name == "flow" and not isinstance(sde, FlowSDE):
-        pytest.skip("a flow velocity needs alpha + sigma = 1")
-    row = parametrization(name)
+    row = parametrization(name, sde)
     unit = torch.finfo(dtype).eps
     x0, eps = randn(50, 3), randn(50, 3, seed=1)
     for knot in _knots(sde):
         exact = row.target(x0, eps, knot)
         # The paper's own form of F cancels at low noise.
-        torch.testing.assert_close(exact, _raw(name, x0, eps, knot), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(exact, _raw(name, x0, eps, knot, sde), rtol=1e-9, atol=1e-9)
         x = (knot.alpha * x0 + knot.sigma * eps).to(dtype)
         prediction = Prediction(x, knot, exact.to(dtype), row)
-        room_eps, room_x0 = _room(name, knot, unit)
+        room_eps, room_x0 = _room(name, knot, unit, sde)
         biggest = 4.5  # of 150 standard normals
         for view, truth, room in (
             (prediction.eps, eps, room_eps),
@@ -127,6 +137,42 @@ def test_input_of_edm_has_unit_variance():
                 deviation = math.sqrt(knot.alpha**2 * data**2 + knot.sigma**2)
                 assert PredictsF(data).input_scale(knot) == pytest.approx(1 / deviation)
     assert parametrization("eps").input_scale(CONTINUOUS["vp"].at(0.5)) == 1.0
+
+
+@pytest.mark.parametrize("sde", [FlowSDE(), FlowSDE(0.2), TrigonometricSDE()], ids=repr)
+def test_a_velocity_knows_the_data_where_there_is_no_signal(sde):
+    end = sde.at(1.0)
+    assert end.is_zero_snr
+    row, x0, eps = parametrization("flow", sde), randn(2, 3), randn(2, 3, seed=1)
+    near = sde.at(1.0 - 1e-6)
+    moved = (near.alpha * x0 + near.sigma * eps - eps) / -1e-6  # the path, from its end
+    torch.testing.assert_close(row.target(x0, eps, end), moved, rtol=0, atol=2e-5)
+    said = Prediction(eps, end, row.target(x0, eps, end), row)
+    torch.testing.assert_close(said.x0, x0)
+    torch.testing.assert_close(said.eps, eps)
+
+
+def test_a_velocity_without_a_finite_rate_is_told():
+    table = PROCESSES["zero-SNR table"]
+    with pytest.raises(ZeroSNRError, match=r"velocity of DiscreteVPSDE.*alpha = 0"):
+        Prediction(randn(2, 3), table.at(table.t_max), randn(2, 3), parametrization("flow", table))
+
+
+def test_velocities_that_have_names():
+    x0, eps = randn(4, 3), randn(4, 3, seed=1)
+    for sde, t, want in (
+        (EDMSDE(), 3.0, eps),
+        (FlowSDE(), 0.3, eps - x0),
+        (FlowSDE(0.1), 0.3, 0.9 * eps - x0),
+    ):
+        found = parametrization("flow", sde).target(x0, eps, sde.at(t))
+        torch.testing.assert_close(found, want)
+    sde = TrigonometricSDE()
+    knot = sde.at(0.3)
+    v = parametrization("v").target(x0, eps, knot)
+    torch.testing.assert_close(
+        parametrization("flow", sde).target(x0, eps, knot), 0.5 * math.pi * v
+    )
 
 
 def test_without_signal_only_x0_v_and_flow_make_sense():

@@ -24,7 +24,7 @@ TINY = Recipe(
     data={"name": "two_moons", "n": 300, "seed": 0},
     network={"name": "FourierMLP", "dim": 2, "width": 16, "depth": 2, "frequencies": [0.5]},
     sde={"name": "VPSDE", "t_min": 1e-4},
-    time={"scaled": 1.0, "of": "log_rho"},
+    time="log_rho",
     weighting={"name": "Simple", "of": None},
     times={"name": "UniformLambda"},
     steps=30,
@@ -86,7 +86,7 @@ def test_batch_norm_resumes_bitwise_with_its_statistics(tmp_path) -> None:
     recipe = replace(
         TINY,
         network={"name": "PlainMLP", "width": 8, "depth": 2, "batch_norm": True},
-        time={"scaled": 999.0, "of": "t"},
+        time={"name": "ScaledTime", "factor": 999.0, "of": "t"},
     )
     whole = train(recipe, points(), tmp_path / "whole", progress=False)
     Interrupting.drawn = 0
@@ -106,7 +106,7 @@ def test_labels_reach_the_network_and_some_are_dropped(tmp_path) -> None:
         TINY,
         network={"name": "PatchUNet", "size": 4, "widths": [16], "classes": 2},
         predicts="x0",
-        time={"scaled": 999.0, "of": "t"},
+        time={"name": "ScaledTime", "factor": 999.0, "of": "t"},
         times={"name": "UniformT"},
         steps=60,
         decay=0,
@@ -299,7 +299,7 @@ def test_bad_recipes_say_what_would_be_right(tmp_path) -> None:
         replace(TINY, steps=0)
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(CheckpointError, match="not JSON"):
         load_recipe(broken)
     with pytest.raises(ConfigError, match="needs the images"):
         train_from_recipe("mnist", folder=tmp_path / "run")

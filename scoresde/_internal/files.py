@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from ..errors import CheckpointError
 
 PART = ".part"
 """The suffix of a file that is being written. What a killed program leaves behind ends so."""
@@ -62,3 +66,54 @@ def _part(path: Path, data: bytes) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
+
+
+# -- what is read back -------------------------------------------------------------------------
+
+JSON_BYTES = 64 * 2**20
+"""The largest JSON file, or description in a file, that is read."""
+
+JSON_DEPTH = 32
+"""How deep objects and lists of JSON may lie in one another."""
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: for a file that is missing, too large, or not a JSON object.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes | str, what: str) -> dict[str, Any]:
+    """The object that JSON text says; `what` names the text in errors.
+
+    Raises:
+        CheckpointError: for text that is too long, too deep, not UTF-8 or not a JSON object.
+    """
+    if len(data) > JSON_BYTES:
+        raise CheckpointError(f"{what} is larger than {JSON_BYTES // 2**20} MiB, the most for JSON")
+    try:
+        found = json.loads(data.decode("utf-8") if isinstance(data, bytes) else data)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{what} is not JSON: not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{what} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{what} is nested deeper than {JSON_DEPTH}, the most") from error
+    if not isinstance(found, dict):
+        kind = "null" if found is None else type(found).__name__
+        raise CheckpointError(f"{what} must be a JSON object, {{...}}, got {kind}")
+    level: list[Any] = [found]
+    for _ in range(JSON_DEPTH):
+        below = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in below for value in values if isinstance(value, dict | list)]
+        if not level:
+            return found
+    raise CheckpointError(f"{what} is nested deeper than {JSON_DEPTH}, the most")

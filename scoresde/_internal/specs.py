@@ -3,24 +3,31 @@
 A specification is a name and its arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
 `PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. What prints as the
 `repr` of a solver reads back as that solver. A name is one of the tables below, in capitals or
-not; anybody else's class is `package.module:Name` or `path/to/file.py:Name`. Arguments are literals
-and further specifications: nothing is ever evaluated.
+not, or what the field calls one of them (`ALIASES`). Arguments are literals and further
+specifications: nothing is ever evaluated.
+
+With `own=True` a name may also be anybody else's, `package.module:Name` or `path/to/file.py:Name`,
+which imports that module. Only what the user types on a command line is read so: a file that is
+loaded, or a name that comes from elsewhere, imports nothing.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
-import sys
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from inspect import Parameter, signature
 from pathlib import Path
 from types import FunctionType, MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
+from .. import grid as grids
+from .. import ode, solvers
+from .. import sde as processes
+from ..axis import Focus
 from ..errors import ConfigError, unknown_name
 from ..grid import Grid
 from ..sde import SDE
@@ -28,100 +35,102 @@ from ..solvers.exponential.multistep import ExponentialMultistep
 from ..solvers.exponential.presets import published
 from ..solvers.exponential.single_step import ExponentialRK
 from ..solvers.solver import Solver
+from .named_files import module_of_file, module_of_name
 
 Pair = Callable[[SDE, int], tuple[Solver, Grid]]
+Table = Mapping[str, Callable[..., Any]]
+"""Classes and functions by name."""
 
-SOLVERS: Mapping[str, str] = MappingProxyType(
-    {
-        "EulerMaruyama": "scoresde.solvers:EulerMaruyama",
-        "ReverseDiffusion": "scoresde.solvers:ReverseDiffusion",
-        "Ancestral": "scoresde.solvers:Ancestral",
-        "PredictorCorrector": "scoresde.solvers:PredictorCorrector",
-        "DDIM": "scoresde.solvers:DDIM",
-        "Heun": "scoresde.solvers:Heun",
-        "ProbabilityFlow": "scoresde.solvers:ProbabilityFlow",
-        "AnalyticDPM": "scoresde.solvers.analytic_dpm:AnalyticDPM",
-        "ERSDE": "scoresde.solvers.er_sde:ERSDE",
-        "DPMSolverPP2SAncestral": "scoresde.solvers.dpmpp_ancestral:DPMSolverPP2SAncestral",
-        "TorchSDE": "scoresde.solvers.torchsde_solver:TorchSDE",
-        "DPMSolverAdaptive": "scoresde.solvers.dpm_adaptive:DPMSolverAdaptive",
-        "GottaGoFast": "scoresde.solvers.gotta_go_fast:GottaGoFast",
-        **{
-            name: f"scoresde.solvers.seeds_sde:{name}"
-            for name in ("SEEDS2", "SEEDS3", "StochasticHeun", "DPMSolverPPSDE")
-        },
-        "ExponentialMultistep": "scoresde.solvers.exponential:ExponentialMultistep",
-        "ExponentialRK": "scoresde.solvers.exponential.single_step:ExponentialRK",
-        **{
-            name: f"scoresde.solvers.exponential.presets:{name}"
-            for name in (
-                "DPMSolverPP",
-                "DPMSolverMultistep",
-                "DPMSolver",
-                "DPM2",
-                "RES2",
-                "DEIS",
-                "LMS",
-                "IPNDM",
-                "PNDM",
-                "ExponentialAB",
-                "UniPC",
-                "SASolver",
-            )
-        },
-    }
-)
-
+_LONGEST = 10_000  # characters of a specification
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
-_PARTS: Mapping[str, str] = MappingProxyType(
+
+def members(module: ModuleType, kind: type) -> Table:
+    """What a module publishes that makes a value of a class: its concrete subclasses, and the
+    functions that return one and need no argument.
+
+    Args:
+        module: with `__all__`.
+        kind: the class.
+    """
+    found = {name: getattr(module, name) for name in module.__all__}
+    return MappingProxyType({name: value for name, value in found.items() if _makes(value, kind)})
+
+
+def _makes(value: object, kind: type) -> bool:
+    if isinstance(value, FunctionType):
+        made = get_type_hints(value).get("return")
+        free = all(p.default is not p.empty for p in signature(value).parameters.values())
+        return free and isinstance(made, type) and issubclass(made, kind)
+    return isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
+
+
+SOLVERS = members(solvers, Solver)
+PROCESSES = members(processes, SDE)
+GRIDS: Table = MappingProxyType(
     {
-        "Langevin": "scoresde.solvers:Langevin",
-        "AnnealedLangevin": "scoresde.solvers:AnnealedLangevin",
-        "KineticLangevin": "scoresde.solvers.kinetic:KineticLangevin",
-        "Focus": "scoresde.axis:Focus",
-        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
-        "SciPy": "scoresde.ode:SciPy",
+        name: value
+        for name, value in vars(grids).items()
+        if isinstance(value, FunctionType)
+        and not name.startswith("_")
+        and [*signature(value).parameters][:2] == ["sde", "n"]
     }
 )
-"""What stands within a solver, as its argument."""
+"""Makers of grids: functions of a process and a number of steps."""
 
-PAIRS: Mapping[str, str] = MappingProxyType({"recommended": "scoresde.sampling:recommended"})
-"""Functions of a process and a budget that choose a solver together with its grid."""
-
-GRIDS: Mapping[str, str] = MappingProxyType(
+_PARTS: Table = MappingProxyType(
     {
-        name: f"scoresde.grid:{name}"
-        for name in (
-            "uniform_t",
-            "uniform_lambda",
-            "karras",
-            "focused",
-            "power",
-            "trailing",
-            "leading",
-        )
+        **{
+            name: value
+            for name in solvers.__all__
+            if isinstance(value := getattr(solvers, name), type)
+            and is_dataclass(value)
+            and not issubclass(value, Solver)
+        },
+        **members(ode, ode.Backend),
+        "Focus": Focus,
     }
 )
+"""What stands within a solver, as its argument: correctors, backends, an axis."""
 
-PROCESSES: Mapping[str, str] = MappingProxyType(
+PAIRS: Mapping[str, str] = MappingProxyType({"recommended": "scoresde.sampling"})
+"""Functions of a process and a budget that choose a solver together with its grid, and the modules
+that have them. Those use names themselves, so that they cannot be imported here.
+"""
+
+ALIASES: Mapping[str, str] = MappingProxyType(
     {
-        name: f"scoresde.sde:{name}"
-        for name in (
-            "VPSDE",
-            "SubVPSDE",
-            "VESDE",
-            "EDMSDE",
-            "CosineVPSDE",
-            "FlowSDE",
-            "DiscreteVPSDE",
-        )
+        "euler": "DDIM",
+        "euler_ancestral": "DDIM(eta=1.0)",
+        "euler_a": "DDIM(eta=1.0)",
+        "ddpm": "Ancestral",
+        "dpm_2": "DPM2",
+        "dpmpp_2s_ancestral": "DPMSolverPP2SAncestral",
+        "dpmpp_sde": "DPMSolverPPSDE",
+        "dpmpp_2m": "DPMSolverPP(order=2)",
+        "dpmpp_3m": "DPMSolverPP(order=3)",
+        "dpmpp_2m_sde": "DPMSolverPP(order=2, tau=1.0)",
+        "dpmpp_3m_sde": "DPMSolverPP(order=3, tau=1.0)",
+        "dpmsolver++": "DPMSolverPP",
+        "dpm-solver++": "DPMSolverPP",
+        "dpm-solver": "DPMSolver",
+        "dpm_adaptive": "DPMSolverAdaptive",
+        "uni_pc": "UniPC",
+        "res_2": "RES2",
+        "sa_solver": "SASolver",
+        "er_sde": "ERSDE",
+        "exponential": "uniform_lambda",
     }
 )
+"""What k-diffusion, diffusers and papers call the same thing; further arguments may follow."""
 
 
-def solver(spec: str) -> Solver:
+def solver(spec: str, *, own: bool = False) -> Solver:
     """The solver that a specification names.
+
+    Args:
+        spec: the specification.
+        own: whether it may name a class of a module or file, which is then imported.
 
     Raises:
         ConfigError: for an unknown name, an argument it does not have, or something that is not
@@ -132,7 +141,7 @@ def solver(spec: str) -> Solver:
             f"{spec!r} chooses a solver for a process and a budget; where only a solver is wanted, "
             "write the solver"
         )
-    made = build("solver", spec, SOLVERS)
+    made = build("solver", spec, SOLVERS, own=own)
     if not isinstance(made, Solver):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.Solver")
     return made
@@ -155,24 +164,18 @@ def describe(value: object) -> str:
     return f"{type(value).__name__}({', '.join(shown)})" if shown else type(value).__name__
 
 
-def origin(value: object) -> str:
-    """Where a class is found that is in no table, to be written before its name with a colon:
-    "package.module", or the path of a file that is in no package. "" for the library's own.
-    """
-    module = type(value).__module__
-    if module.partition(".")[0] == "scoresde":
-        return ""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return module if "." in module or file is None else str(Path(file).resolve())
+def is_own(value: object) -> bool:
+    """Whether the class of a value is a user's own, and so in none of the tables."""
+    return type(value).__module__.partition(".")[0] != "scoresde"
 
 
-def process(spec: str) -> SDE:
-    """The process that a specification names.
+def process(spec: str, *, own: bool = False) -> SDE:
+    """The process that a specification names; see `solver`.
 
     Raises:
         ConfigError: as `solver` does.
     """
-    made = build("process", spec, PROCESSES)
+    made = build("process", spec, PROCESSES, own=own)
     if not isinstance(made, SDE):
         raise ConfigError(f"{spec!r} is {made!r}, not a scoresde.SDE")
     return made
@@ -185,7 +188,8 @@ def pair(spec: str) -> Pair:
     Raises:
         ConfigError: as `solver` does.
     """
-    return partial("choice of solver and grid", spec, PAIRS, given=2)
+    table = {name: getattr(import_module(module), name) for name, module in PAIRS.items()}
+    return partial("choice of solver and grid", spec, table, given=2)
 
 
 def is_pair(spec: str) -> bool:
@@ -193,14 +197,14 @@ def is_pair(spec: str) -> bool:
     return is_named(spec, PAIRS)
 
 
-def is_named(spec: str, table: Mapping[str, str]) -> bool:
+def is_named(spec: str, table: Mapping[str, Any]) -> bool:
     """Whether a specification is one of a name in `table`."""
     return spec.partition("(")[0].strip().lower() in map(str.lower, table)
 
 
-def grid(spec: str) -> Callable[[SDE, int], Grid]:
+def grid(spec: str, *, own: bool = False) -> Callable[[SDE, int], Grid]:
     """The maker of grids that a specification names: a function of a process and a number of
-    steps, with its further arguments bound.
+    steps, with its further arguments bound. See `solver`.
 
     Raises:
         ConfigError: as `solver` does.
@@ -209,7 +213,7 @@ def grid(spec: str) -> Callable[[SDE, int], Grid]:
         raise ConfigError(
             f"{spec!r} is a solver with its grid, not a maker of grids; write it as the solver"
         )
-    bound = partial("grid", spec, GRIDS, given=2)
+    bound = partial("grid", spec, GRIDS, given=2, own=own)
 
     def make(sde: SDE, n: int) -> Grid:
         made = bound(sde, n)
@@ -221,19 +225,19 @@ def grid(spec: str) -> Callable[[SDE, int], Grid]:
     return make
 
 
-def build(what: str, spec: str, table: Mapping[str, str]) -> Any:
+def build(what: str, spec: str, table: Table, *, own: bool = False) -> Any:
     """What a specification stands for: a name of `table`, called with its arguments.
 
     Args:
         what: the kind of thing, for errors.
         spec: `name`, or `name(...)`.
-        table: see `lookup`.
+        table, own: see `lookup`.
 
     Raises:
         ConfigError: as `solver` does.
     """
     name, args, kwargs = _parse(what, spec, table)
-    found = lookup(what, name, table)
+    found = lookup(what, name, table, own=own)
     if not callable(found):
         return found
     _check_keys(name, found, kwargs)
@@ -243,39 +247,50 @@ def build(what: str, spec: str, table: Mapping[str, str]) -> Any:
         raise ConfigError(f"cannot make {what} {spec!r}: {error}") from error
 
 
-def partial(what: str, spec: str, table: Mapping[str, str], *, given: int) -> Callable[..., Any]:
+def partial(
+    what: str, spec: str, table: Table, *, given: int, own: bool = False
+) -> Callable[..., Any]:
     """The function that a specification names, with the arguments told there bound by name.
 
     Args:
-        what, spec, table: see `lookup`.
+        what, spec, table, own: see `lookup`.
         given: how many leading arguments the caller will give; they cannot be bound.
 
     Raises:
         ConfigError: as `solver` does.
     """
     name, args, kwargs = _parse(what, spec, table)
-    found = lookup(what, name, table)
+    found = lookup(what, name, table, own=own)
     if args or not callable(found):
         raise ConfigError(f"cannot read {what} {spec!r}; write 'name(key=value)'")
     _check_keys(name, found, kwargs, skip=given)
     return functools.partial(found, **kwargs)
 
 
-def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
-    """What a name stands for: of `table`, in capitals or not, of a module, or of a file.
+def lookup(what: str, name: str, table: Table, *, own: bool = False) -> Any:
+    """What a name stands for: of `table`, in capitals or not; and with `own` of a module or file.
 
     Raises:
         ConfigError: if there is no such name, module or member.
     """
-    path = {key.lower(): value for key, value in table.items()}.get(name.lower(), name)
-    if ":" not in path:
-        raise unknown_name(what, name, [*table, "package.module:Name", "path/to/file.py:Name"])
-    module_name, _, member = path.rpartition(":")
+    folded = {key.lower(): value for key, value in table.items()}
+    if name.lower() in folded:
+        return folded[name.lower()]
+    elsewhere = ["package.module:Name", "path/to/file.py:Name"] if own else []
+    if not own and ":" in name:
+        raise ConfigError(
+            f"{what} {name!r} would import {name.rpartition(':')[0]!r}, which only a name typed on "
+            f"the command line does; import it yourself and give the {what} itself"
+        )
+    if ":" not in name:
+        also = [alias for alias, meant in ALIASES.items() if meant.partition("(")[0] in table]
+        raise unknown_name(what, name, [*table, *elsewhere], also)
+    module_name, _, member = name.rpartition(":")
     try:
         if module_name.endswith(".py"):
-            module = _of_file(Path(module_name).resolve())
+            module = module_of_file(Path(module_name).resolve())
         else:
-            module = import_module(module_name)
+            module = module_of_name(module_name)
     except ImportError as error:
         raise ConfigError(f"cannot import {module_name!r} for {what} {name!r}: {error}") from error
     if not hasattr(module, member):
@@ -291,17 +306,29 @@ def lookup(what: str, name: str, table: Mapping[str, str]) -> Any:
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def _parse(what: str, spec: str, table: Mapping[str, str]) -> tuple[str, list[Any], dict[str, Any]]:
-    """(name, arguments, keyword arguments) of `name` or `name(...)`."""
+def _parse(what: str, spec: str, table: Table) -> tuple[str, list[Any], dict[str, Any]]:
+    """(name, arguments, keyword arguments) of `name` or `name(...)`; an alias as what it means."""
+    if len(spec) > _LONGEST:
+        raise ConfigError(f"a {what} is written in at most {_LONGEST:,} characters")
+    name, args, kwargs = _parse_call(what, spec, table)
+    meant = ALIASES.get(name.lower())
+    if meant is None or name.lower() in map(str.lower, table):
+        return name, args, kwargs
+    target, _, fixed = _parse_call(what, meant, table)
+    return (target, args, {**fixed, **kwargs}) if target in table else (name, args, kwargs)
+
+
+def _parse_call(what: str, spec: str, table: Table) -> tuple[str, list[Any], dict[str, Any]]:
     name, bracket, rest = spec.strip().partition("(")
     name = name.strip()
     if not bracket:
         return name, [], {}
     try:
         call = ast.parse(f"_({rest}", mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        why = error.msg if isinstance(error, SyntaxError) else "nested too deeply"
         raise ConfigError(
-            f"cannot read {what} {spec!r}: {error.msg}; write it as in Python, 'Name(key=value)'"
+            f"cannot read {what} {spec[:200]!r}: {why}; write it as in Python, 'Name(key=value)'"
         ) from error
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise ConfigError(f"cannot read {what} {spec!r}; write 'Name(key=value)'")
@@ -314,14 +341,14 @@ def _parse(what: str, spec: str, table: Mapping[str, str]) -> tuple[str, list[An
     return name, args, kwargs
 
 
-def _value(what: str, spec: str, node: ast.expr, table: Mapping[str, str]) -> Any:
+def _value(what: str, spec: str, node: ast.expr, table: Table) -> Any:
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):  # as repr writes them
         return float(node.id)
     if isinstance(node, ast.Call | ast.Name):
         return build(what, ast.unparse(node), {**table, **_PARTS})
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(
             f"cannot read {ast.unparse(node)!r} in {what} {spec!r}: an argument is a number, a "
             "string, True, False, None, a tuple of these, or a name of the same kind"
@@ -335,24 +362,6 @@ def _imported(value: object, module: ModuleType) -> bool:
     if isinstance(value, type | FunctionType):
         return value.__module__ != module.__name__ and not hasattr(module, "__path__")
     return isinstance(value, ModuleType)
-
-
-@functools.cache  # one class, not two of one name
-def _of_file(path: Path) -> ModuleType:
-    """The module in a file, as Python runs a script: it finds its neighbours, and worker processes
-    and dataclasses find the file.
-    """
-    if not path.is_file():
-        raise ConfigError(f"there is no file {str(path)!r}")
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{str(path)!r} is not a Python file")
-    if (folder := str(path.parent)) not in sys.path:
-        sys.path.insert(0, folder)
-    module = module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _check_keys(

@@ -7,9 +7,9 @@ belong to the second; here they are the grid's and the solver's business.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._internal.files import read_json
 from ..errors import CheckpointError, ConfigError, require, unknown_name
 from ..model import LearnedRange, ScoreModel, WithVariance
 from ..sde import DiscreteVPSDE, FlowSDE
 from ..time_input import ScaledTime, TimeInput
 
 _PREDICTS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+_PARTS = ("unet", "transformer")
+_NETWORK, _SCHEDULER = "config.json", "scheduler_config.json"
 _FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
 def from_diffusers(
-    unet: nn.Module | str | os.PathLike[str],
+    unet: Any,
     scheduler: Any = None,
     *,
     net_dtype: torch.dtype | None = None,
@@ -44,27 +47,38 @@ def from_diffusers(
     learned variance, for `Ancestral("learned")`.
 
     Args:
-        unet: the network; or a folder that diffusers wrote, of a pipeline (`unet/` or
+        unet: the network; or a pipeline, of which the network (`unet` or `transformer`) and the
+            scheduler are taken; or a folder that diffusers wrote, of a pipeline (`unet/` or
             `transformer/`, and `scheduler/`) or of a network alone. Weights are read from
-            safetensors files only, and nothing is downloaded.
+            safetensors files only, all of them must be there, and nothing is downloaded.
         scheduler: any diffusers scheduler with a table of betas, or for flow matching. Not
-            needed for a folder that contains one.
+            needed for a pipeline, or a folder with a `scheduler_config.json` in `scheduler/` or
+            beside the weights.
         net_dtype: see `ScoreModel`.
 
     Raises:
         ConfigError: for a scheduler that does not describe such a process, or none at all.
-        CheckpointError: for a folder without a network, or without safetensors weights.
+        CheckpointError: for a folder without a network, without safetensors weights, with weights
+            that are missing or of another network, or with a configuration of another kind.
         MissingExtraError: if diffusers is needed to read a folder and is not installed.
     """
     if isinstance(unet, str | os.PathLike):
         folder = Path(unet)
-        if scheduler is None and (folder / "scheduler").is_dir():
-            scheduler = _load(folder / "scheduler", "scheduler_config.json")
+        if scheduler is None:
+            scheduler = _find_scheduler(folder)
         unet = _load_network(folder)
+    elif not isinstance(unet, nn.Module) and hasattr(unet, "scheduler"):
+        scheduler = unet.scheduler if scheduler is None else scheduler
+        unet = next((net for part in _PARTS if (net := getattr(unet, part, None))), None)
+    if not callable(unet):
+        raise ConfigError(
+            f"there is no network in {type(unet).__name__}: expected a network, a pipeline with "
+            "one as its unet or transformer, or a folder of either"
+        )
     if scheduler is None:
         raise ConfigError(
             "a network alone does not say what it was trained on; give its scheduler too, such as "
-            "from_diffusers(unet, DDPMScheduler(beta_schedule='linear'))"
+            "from_diffusers(unet, DDPMScheduler(beta_schedule='linear')), or the whole pipeline"
         )
     sde, predicts, time = _process(scheduler)
     config = getattr(unet, "config", {})
@@ -135,34 +149,73 @@ def _from_table(scheduler: Any, table: Tensor) -> DiscreteVPSDE:
     return DiscreteVPSDE.from_alphas_cumprod(table)
 
 
+def _find_scheduler(folder: Path) -> Any:
+    """The scheduler of a folder; None where there is none."""
+    for place in (folder / "scheduler", folder):
+        if (place / _SCHEDULER).is_file() or (place.name == "scheduler" and place.is_dir()):
+            kind = _class_in(place, _SCHEDULER, "SchedulerMixin", "a scheduler")
+            with _reading(place):
+                return kind.from_pretrained(str(place), local_files_only=True)
+    return None
+
+
 def _load_network(folder: Path) -> nn.Module:
-    for part in ("unet", "transformer"):
+    for part in _PARTS:
         if (folder / part).is_dir():
             folder = folder / part
             break
-    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+    kind = _class_in(folder, _NETWORK, "ModelMixin", "a network")
+    if not any(folder.glob("*.safetensors")):
         raise CheckpointError(
             f"{folder} has no weights in safetensors, and pickled ones are not read; write "
             "net.save_pretrained(folder, safe_serialization=True) where you trust the file"
         )
-    options = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the latter needs accelerate
-    network: nn.Module = _load(folder, "config.json", **options)
+    with _reading(folder):
+        network: nn.Module
+        network, report = kind.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,  # it needs accelerate
+            output_loading_info=True,
+        )
+    # diffusers goes on with random numbers for what is missing.
+    for key, words in (
+        ("missing_keys", "are missing"),
+        ("mismatched_keys", "have another shape"),
+        ("unexpected_keys", "belong to no part of it"),
+    ):
+        if names := sorted(str(name) for name in report.get(key, ())):
+            raise CheckpointError(
+                f"the weights in {folder} are not those of its {kind.__name__}: {len(names)} "
+                f"{words}, such as {names[0]}; copy the folder again, or check its {_NETWORK}"
+            )
     return network
 
 
-def _load(folder: Path, config: str, **options: Any) -> Any:
-    """The object of diffusers that a folder names in its configuration."""
+def _class_in(folder: Path, config: str, base: str, what: str) -> Any:
+    """The class of diffusers that a folder names in its configuration."""
     if not (folder / config).is_file():
         raise CheckpointError(
             f"{folder / config} does not exist; expected a folder written by save_pretrained "
             "(download one from the Hub with huggingface_hub.snapshot_download)"
         )
+    name = read_json(folder / config).get("_class_name")
     diffusers = require("diffusers", "diffusers")
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(kind, getattr(diffusers, base)):
+        raise CheckpointError(
+            f"{folder / config} is the configuration of {name!r:.200}, which is not {what} of "
+            "diffusers"
+        )
+    return kind
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever diffusers raises on the way, in one line."""
     try:
-        name = json.loads((folder / config).read_text())["_class_name"]
-        kind = getattr(diffusers, name)
-        if not issubclass(kind, diffusers.ModelMixin | diffusers.SchedulerMixin):
-            raise TypeError(f"{name} is neither a model nor a scheduler")
-        return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except Exception as error:  # of many kinds: JSON, safetensors, torch, diffusers' own
-        raise CheckpointError(f"cannot read {folder}: {error}") from error
+        yield
+    except Exception as error:  # of many kinds: safetensors, torch, diffusers' own
+        said = " ".join(str(error).split())
+        raise CheckpointError(f"cannot read {folder}: {said:.500}") from error

@@ -27,7 +27,7 @@ from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
 from ..solvers.solver import Solver
 from .live import live
-from .named_metrics import ENDPOINTS, FEATURES, AtHand
+from .named_metrics import ALIASES, ENDPOINTS, FEATURES, AtHand, Wanted
 from .protocol import NOTHING_MORE, STARTS, Against, Starts
 from .reference import Reference, solve_reference
 from .runner import Job, make_path, scored
@@ -37,8 +37,8 @@ from .table import OWN_GRID, Setup, Table, missing
 from .tasks import Fixed, Peer, Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
-Metrics = Metric | str | Sequence[Metric | str] | None
-"""One metric or several, or names of `scoresde.bench.METRICS`; None for the default ones."""
+Metrics = Wanted | Sequence[Wanted] | None
+"""Metrics, names of `scoresde.bench.METRICS`, or functions that make one; None for the default."""
 
 
 def compare(
@@ -72,7 +72,8 @@ def compare(
         nfe: one budget or several, in network evaluations per sample.
         grids: one or several makers of grids, or names such as "karras(exponent=5)";
             "uniform_lambda" by default.
-        metric: metrics, or names of `scoresde.bench.METRICS`, one or several; by default the
+        metric: metrics, or names of `scoresde.bench.METRICS`, or functions that make one of what
+            there is to compare with (`AtHand`), one or several; by default the
             RMS and median endpoint error of deterministic solvers and, where true samples are at
             hand, the energy distance of all, the Frechet distance in features where some are
             given, and the NLL gap of closed-form models.
@@ -213,8 +214,12 @@ class _How:
     def _takes_features(self) -> bool:
         if self.metric is None:
             return self.truth is not None
-        given = [self.metric] if isinstance(self.metric, str | Metric) else self.metric
-        return any(one in FEATURES for one in given if isinstance(one, str))
+        return any(
+            ALIASES.get(one.lower(), one.lower()) in FEATURES
+            if isinstance(one, str)
+            else not isinstance(one, Metric)
+            for one in _listed(self.metric)
+        )
 
 
 def _part(
@@ -275,10 +280,15 @@ def _needs_reference(metric: Metrics, todo: Sequence[Task]) -> bool:
     """Whether endpoints are to be compared, with ones that nobody has solved for yet."""
     if all(task.stochastic for task in todo):
         return False
-    if metric is None:
-        return True
-    given = [metric] if isinstance(metric, str | Metric) else metric
-    return any(one in ENDPOINTS for one in given if isinstance(one, str))
+    # A user's own function may look at the endpoints; a metric that is made has its own.
+    return metric is None or any(
+        one.lower() in ENDPOINTS if isinstance(one, str) else not isinstance(one, Metric)
+        for one in _listed(metric)
+    )
+
+
+def _listed(metric: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
+    return [metric] if isinstance(metric, str) or callable(metric) else metric
 
 
 def _name(model: Predictor, key: str | None, store: Store) -> str:

@@ -176,7 +176,9 @@ def _scales(axes: Any, table: Table, metric: str) -> None:
         axes.set_yscale("log")
     else:  # an unbiased distance may fall below 0: linear where noise rules, logarithmic above
         scores = [c.scores[metric] for c in table.cells if metric in c.scores]
-        noise = float(np.nanmedian([score.high - score.low for score in scores]))
+        # A metric of a user's own may have no interval.
+        spans = [score.high - score.low for score in scores if score.high > score.low]
+        noise = float(np.median(spans or [abs(score.value) + 1e-12 for score in scores]))
         axes.set_yscale("symlog", linthresh=max(1e-12, 10.0 ** round(math.log10(noise))))
     ticks = sorted({c.nfe for c in table.cells if metric in c.scores and c.budget is not None})
     nice = [b for b in table.budgets if ticks and ticks[0] <= b <= 1.2 * ticks[-1]]

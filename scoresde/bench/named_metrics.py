@@ -54,6 +54,8 @@ ENDPOINTS = ("rms", "median")
 
 FEATURES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """Names of metrics that take features."""
+ALIASES: Mapping[str, str] = MappingProxyType({"fid": "frechet", "kid": "kernel"})
+"""What the field calls two of them, with the features of the Inception network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +107,33 @@ class AtHand:
         names += ["energy"] if self.features is None else ["frechet", "energy"]
         return [*names, "nll_gap"] if isinstance(self.model, GaussianMixture) else names
 
-    def make(self, metric: Metric | str) -> Metric:
-        """The metric of a name; a metric is given back as it is.
+    def make(self, metric: Wanted) -> Metric:
+        """The metric of a name, or of your own function of an `AtHand`; a metric is given back
+        as it is.
 
         Raises:
-            ConfigError: for an unknown name, or one that there is not enough for.
+            ConfigError: for an unknown name, a metric that there is not enough for, or what makes
+                no metric.
         """
-        if not isinstance(metric, str):
+        if isinstance(metric, Metric) and not isinstance(metric, type):
             return metric
-        if metric not in METRICS:
-            raise unknown_name("metric", metric, METRICS)
+        maker: object = metric
+        if isinstance(metric, str):
+            name = metric.lower()
+            maker = METRICS.get(ALIASES.get(name, name))
+            if maker is None:
+                raise unknown_name("metric", metric, METRICS, ALIASES)
+        if not callable(maker):
+            raise ConfigError(f"{metric!r} is not a metric; write its name, or a Metric")
         try:
-            return METRICS[metric](self)
+            made = maker(self)
         except LookupError as missing:
             raise ConfigError(f"{metric!r} takes {missing.args[0]}") from None
+        if not isinstance(made, Metric):
+            raise ConfigError(f"{metric!r} made {type(made).__name__}, not a scoresde Metric")
+        return made
 
-    def all(self, metric: Metric | str | Sequence[Metric | str] | None) -> list[Metric]:
+    def all(self, metric: Wanted | Sequence[Wanted] | None) -> list[Metric]:
         """The metrics asked for, or the default ones.
 
         Raises:
@@ -128,13 +141,17 @@ class AtHand:
         """
         if metric is None:
             metric = self.defaults()
-        given = [metric] if isinstance(metric, str | Metric) else list(metric)
+        given = [metric] if isinstance(metric, str) or callable(metric) else list(metric)
         if not given:
             raise ConfigError(
                 "nothing to measure: stochastic solvers are judged by distribution, which takes "
                 "true samples; write compare(..., truth=images), or metric=..."
             )
         return [self.make(one) for one in given]
+
+
+Wanted = Metric | str | Callable[[AtHand], Metric]
+"""A metric, its name, or what makes it of that which is at hand."""
 
 
 def _given(value: _T | None, what: str) -> _T:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
 from pickle import PicklingError
+from types import ModuleType
 
+from .._internal.named_files import allow, allowed, named_modules
 from ..errors import ConfigError, require
 from .table import Cell
 
@@ -43,7 +47,8 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
         return
     joblib = require("joblib", "bench")
     pool = require("joblib.externals.loky", "bench")
-    calls = (joblib.delayed(_placed)(place, work[place]) for place in mine)
+    _send_along(named_modules())
+    calls = (joblib.delayed(_placed)(place, work[place], allowed()) for place in mine)
     try:
         # Its workers take functions and models that are defined in a script or a notebook too.
         with joblib.parallel_config("loky", inner_max_num_threads=1):
@@ -82,5 +87,15 @@ def gathered() -> Iterator[Callable[[dict[int, Cell]], dict[int, Cell]]]:
             distributed.destroy_process_group()
 
 
-def _placed(place: int, work: Work) -> tuple[int, Cell]:
+def _send_along(modules: Sequence[ModuleType]) -> None:
+    """Have modules that a worker would not find sent to it as they are."""
+    for name in ("joblib.externals.cloudpickle", "cloudpickle"):  # joblib has its own up to 1.5
+        with suppress(ImportError):
+            pickler = import_module(name)
+            for module in modules:
+                pickler.register_pickle_by_value(module)
+
+
+def _placed(place: int, work: Work, places: Mapping[str, Path]) -> tuple[int, Cell]:
+    allow(places)
     return place, work()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
+from .._internal.named_files import without_current_directory
 from ..errors import ScoreSDEError, require
 
 
@@ -12,7 +13,7 @@ def main() -> None:
     """Run the command line. An error made on purpose, or of the network on what it was given, is
     one line and exit code 2; a warning is a line without the place in the code.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_current_directory():
         warnings.showwarning = _say
         _run()
 
@@ -27,9 +28,6 @@ def _run() -> None:
         require("typer", "cli")
         require("rich", "cli")
         from .app import app
-
-        if "" not in sys.path:  # `my_solvers:Mine` is looked for where the command is run
-            sys.path.insert(0, "")
 
         app(prog_name="scoresde")
     except ScoreSDEError as error:

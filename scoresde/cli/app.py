@@ -262,8 +262,7 @@ def bench(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="rms, median, energy, mmd, sliced_w2, w2, nll_gap, mode_weights, frechet, kernel, "
-            "precision, recall, density or coverage; repeat it.",
+            help="A metric that `scoresde info` lists, or your own: `file.py:name`; repeat it.",
             show_default="what there is enough for",
         ),
     ] = None,
@@ -344,7 +343,7 @@ def tune(
         str,
         typer.Option(
             help="A distance of samples to true ones, to make small instead of endpoint errors: "
-            "frechet, kernel, energy, mmd, sliced_w2 or w2."
+            "frechet, kernel, energy, mmd, sliced_w2, w2, or your own: `file.py:name`."
         ),
     ] = "",
     truth: Truth = "",
@@ -368,12 +367,17 @@ def tune(
     )  # fmt: skip
 
 
-@app.command(epilog=_examples("scoresde info", "scoresde info mnist", "scoresde info ring8"))
+@app.command(epilog=_examples("scoresde info", "scoresde info mnist", "scoresde info DDIM"))
 def info(
-    model: Annotated[str, typer.Argument(help="A model to describe.", show_default=False)] = "",
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model, solver, grid, process or method to describe.", show_default=False
+        ),
+    ] = "",
     process: Process = "",
 ) -> None:
-    """List what there is by name, with versions; or describe one model."""
+    """List what there is by name, with versions; or describe one of it with its arguments."""
     from . import work
 
     work.info(model, process)

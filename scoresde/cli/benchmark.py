@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from .. import tune as tuning
+from .._internal import specs
+from .._internal.named_files import module_of_name
 from ..bench import Against, Fixed, Starts, compare, recommendations, write
 from ..bench.schedule import share
 from ..bench.tasks import Row, takes_budget
@@ -90,8 +91,8 @@ def bench(
             found.model if alone else {spec: one.model for spec, one in named.items()},
             rows,
             nfe=_whole_numbers(nfe or _BUDGETS),
-            metric=list(metrics) or None,
-            grids=grids or None,
+            metric=[measuring.metric(name) for name in metrics] or None,
+            grids=[specs.grid(spec, own=True) if ":" in spec else spec for spec in grids] or None,
             against=Against(true, extract, tolerance),
             starts=Starts(samples, seed, event, getattr(torch, dtype)),
             cache=out / "cells",
@@ -122,20 +123,22 @@ def _stoppable() -> Iterator[None]:
         raise SystemExit(130) from None
 
 
-def _rows(specs: Sequence[str], model: Predictor) -> list[Row]:
+def _rows(names: Sequence[str], model: Predictor) -> list[Row]:
     """Solvers by name, and solvers with grids of files that `tune` wrote.
 
     Files of different budgets are one row, "tuned"; where two are of the same budget, each is a row
     with the name of its file.
     """
-    files = {spec: tuning.load(spec, model) for spec in specs if spec.endswith(".json")}
+    files = {spec: tuning.load(spec, model) for spec in names if spec.endswith(".json")}
     costs = [evaluations(solver, grid) for solver, grid in files.values()]
     one = len(set(costs)) == len(costs)
     return [
         Fixed("tuned" if one else f"tuned ({Path(spec).stem})", *files[spec])
         if spec in files
+        else specs.solver(spec, own=True)
+        if ":" in spec
         else spec
-        for spec in specs
+        for spec in names
     ]
 
 
@@ -147,7 +150,7 @@ def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str
     if not wanted:
         return [], {}
     try:
-        source = import_module(module)
+        source = module_of_name(module)
         kinds = source.KINDS
         found = {peer.name: peer for kind in kinds for peer in source.available(kind)}
     except (ImportError, AttributeError) as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from ..bench.named_metrics import ENDPOINTS, FEATURES, AtHand
+from ..bench.named_metrics import ALIASES, ENDPOINTS, FEATURES, AtHand, Wanted
 from ..errors import ConfigError, unknown_name
 from ..exact.mixtures import GaussianMixture
 from ..metrics import Metric
@@ -55,10 +55,16 @@ def extractor(spec: str, device: str) -> Features:
     kind, _, rest = spec.partition(":")
     if kind == "inception":
         return inception_features(rest, device)
-    made = specs.lookup("features", spec, {})
+    made = specs.lookup("features", spec, {}, own=True)
     if not callable(made):
         raise ConfigError(f"{spec!r} is {made!r}, not a function of samples (B, *)")
     found: Features = made
+    return found
+
+
+def metric(spec: str) -> Wanted:
+    """A metric by name; one of your own, or what makes one, as `module:name` or `file.py:name`."""
+    found: Wanted = specs.lookup("metric", spec, {}, own=True) if ":" in spec else spec
     return found
 
 
@@ -87,15 +93,16 @@ def distance(
     seed: int,
     device: str,
 ) -> Metric:
-    """A distance by name, to at most `truths` true samples, at random from a file but its first
-    `skipped`; a closed form draws them itself.
+    """A distance by name or of your own, to at most `truths` true samples. They are taken at random
+    from a file without its first `skipped`; a closed form draws them itself.
 
     Raises:
         ConfigError: for a name that is none, or takes what is not given; for true samples of
             another shape than the model's.
     """
-    if name not in DISTANCES:
-        raise unknown_name("distance", name, DISTANCES)
+    wanted = metric(name)
+    if isinstance(wanted, str) and ALIASES.get(name.lower(), name.lower()) not in DISTANCES:
+        raise unknown_name("distance", name, DISTANCES, ALIASES)
     true = None
     if truth:
         true = images(truth, None, seed)[skipped:]
@@ -108,4 +115,4 @@ def distance(
     elif isinstance(model, GaussianMixture):
         true = model.sample(truths, seed=seed)
     extract = extractor(features, device) if features else None
-    return AtHand(model, None, true, extract).make(name)
+    return AtHand(model, None, true, extract).make(wanted)

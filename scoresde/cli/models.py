@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 from .._internal import specs
 from ..adapters.diffusers import from_diffusers
 from ..errors import ConfigError, unknown_name
+from ..exact import problems
 from ..model import Predictor, ScoreModel, event_shape_of
 from ..training.checkpoint import Checkpoint, load_model, pretrained, pretrained_names
 
 PROCESS = "VPSDE(t_min=1e-5)"
-PROBLEMS = MappingProxyType(
+PROBLEMS: specs.Table = MappingProxyType(
     {
-        name: f"scoresde.exact.problems:{name}"
-        for name in ("ring8", "checkerboard", "spiral", "digits64", "lowrank3072", "power_law")
+        name: value
+        for name, value in vars(problems).items()
+        if isinstance(value, FunctionType)
+        and not name.startswith("_")
+        and next(iter(signature(value).parameters)) == "sde"
     }
 )
+"""Closed-form problems: functions of a process."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ def load(spec: str, *, process: str = "", device: str = "cpu") -> Named:
     """
     if spec.partition("(")[0] in PROBLEMS:
         make = specs.partial("problem", spec, PROBLEMS, given=1)
-        model = make(specs.process(process or PROCESS)).to(device)
+        model = make(specs.process(process or PROCESS, own=True)).to(device)
         return Named(model, tuple(model.event_shape), {"problem": spec})
     found = _other(spec, device)
     if process:
@@ -107,7 +113,7 @@ def _of_network(model: Any) -> Named:
 
 def _own(spec: str, device: str) -> Any:
     """A user's model, or what their function returns."""
-    found = specs.lookup("model", spec, {})
+    found = specs.lookup("model", spec, {}, own=True)
     if isinstance(found, type) or not isinstance(found, Predictor):
         if not callable(found):
             raise ConfigError(

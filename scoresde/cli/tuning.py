@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import tune as tuning
+from .._internal import specs
 from ..errors import ConfigError
 from . import measuring, models
 from .work import check_device, shape_of_event
@@ -54,7 +55,7 @@ def tune(
         )
     tuned = tuning.tune(
         found.model,
-        solver,
+        solver if specs.is_pair(solver) else specs.solver(solver, own=True),
         nfe,
         event_shape=event,
         starts=starts,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +17,12 @@ from torch import Tensor
 from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
-from ..bench import environment
+from ..bench import METRICS, environment
+from ..bench.named_metrics import ALIASES
 from ..errors import ConfigError, ShapeError, require
 from ..grid import Grid
 from ..likelihood import AccuracyWarning, Hutchinson, Pixels, Uniform, nll_dataset
-from ..likelihood.inputs import METHODS, check_method
+from ..likelihood.inputs import check_method, methods
 from ..model import Predictor
 from ..sampling.choose import DEFAULT, choose, grid_for
 from ..sampling.jobs import sample_many
@@ -103,7 +106,7 @@ def nll(
         )
     if table is not None and out is None:
         raise ConfigError(f"--table {table} is kept in --out; write --out FOLDER as well")
-    rule, table = check_method(method) if method else None, table or "npz"
+    rule, table = check_method(method, own=True) if method else None, table or "npz"
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
     if trained is not None and trained != pixels:
@@ -162,6 +165,9 @@ def info(model: str, process: str) -> None:
             f"--process {process} is of a closed-form problem; write scoresde info ring8 "
             f"--process {process!r}"
         )
+    if about := _about(model):
+        print(about)
+        return
     if model:
         found = models.load(model, process=process)
         console.print(found.model.sde)
@@ -175,13 +181,43 @@ def info(model: str, process: str) -> None:
         "solvers": specs.SOLVERS,
         "grids": specs.GRIDS,
         "processes": specs.PROCESSES,
-        "methods of nll": METHODS,
+        "methods of nll": methods(),
+        "metrics": METRICS,
+        "also known": [
+            f"{name} = {meant}" for name, meant in (*specs.ALIASES.items(), *ALIASES.items())
+        ],
     }
     for name, values in rows.items():
         table.add_row(f"[bold]{name}[/]", ", ".join(values))
     for name in ("scoresde", "torch", "torchdiffeq", "scipy", "diffusers", "matplotlib", "POT"):
         table.add_row(f"[bold]{name}[/]", _version(name))
     console.print(table)
+
+
+def _about(name: str) -> str:
+    """A solver, grid, process or method with its arguments and what its docstring says; "" for
+    what is none of these.
+    """
+    tables = {
+        "solver": specs.SOLVERS, "grid": specs.GRIDS, "process": specs.PROCESSES,
+        "method": methods(),
+    }  # fmt: skip
+    meant = specs.ALIASES.get(name.lower(), name)
+    for what, table in tables.items():
+        for known, found in table.items():
+            if known.lower() == meant.partition("(")[0].strip().lower():
+                also = f"{name} is {meant}\n" if meant != name else ""
+                doc = inspect.getdoc(found) or ""
+                return f"{also}{what} {known}{_arguments(found, what)}\n\n{doc}"
+    return ""
+
+
+def _arguments(found: Callable[..., Any], what: str) -> str:
+    """The arguments that may be written, with their defaults."""
+    given = 2 if what == "grid" else 0
+    parameters = list(inspect.signature(found).parameters.values())[given:]
+    plain = [p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY) for p in parameters]
+    return f"({', '.join(map(str, plain))})"
 
 
 # -- shared with the other commands ------------------------------------------------------------
@@ -198,13 +234,14 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
         solver, grid = "recommended", solver
     sde, both = model.sde, specs.is_pair(solver)
     if grid.endswith(".json"):
-        rule, knots = tuning.load(grid, model, None if both else specs.solver(solver))
+        rule, knots = tuning.load(grid, model, None if both else specs.solver(solver, own=True))
     elif grid:
         budget = DEFAULT if nfe is None else nfe
-        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver)
-        knots = grid_for(rule, specs.grid(grid), sde, budget)
+        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver, own=True)
+        knots = grid_for(rule, specs.grid(grid, own=True), sde, budget)
     else:
-        rule, knots = choose(sde, solver, None, nfe)
+        given = solver if both else specs.solver(solver, own=True)
+        rule, knots = choose(sde, given, None, nfe)
     cost = evaluations(rule, knots)
     if nfe in (None, cost):
         return rule, knots

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
+from .. import ode
 from .._internal import specs
 from ..errors import ConfigError
 from ..ode import Backend
@@ -20,25 +20,27 @@ from .method import Method
 SMALL = 64
 """Dimensions up to which the exact divergence is the default: probes are few numbers there."""
 
-METHODS: Mapping[str, str] = MappingProxyType(
-    {
-        "FixedGrid": "scoresde.likelihood:FixedGrid",
-        "PerSample": "scoresde.likelihood:PerSample",
-        "TwoPhase": "scoresde.likelihood:TwoPhase",
-        "TorchDiffEq": "scoresde.ode:TorchDiffEq",
-        "SciPy": "scoresde.ode:SciPy",
-    }
-)
-"""What integrates a likelihood, by name."""
+
+@functools.cache
+def methods() -> specs.Table:
+    """What integrates a likelihood, by name: the library's methods and backends."""
+    from .. import likelihood  # of which this module is a part
+
+    return {**specs.members(likelihood, Method), **specs.members(ode, Backend)}
 
 
-def check_method(method: Any) -> Method | Backend:
-    """The method, or that of a name such as "PerSample(tol=1e-4)"; ConfigError for neither."""
+def check_method(method: Any, *, own: bool = False) -> Method | Backend:
+    """The method, or that of a name such as "PerSample(tol=1e-4)"; ConfigError for neither.
+
+    Args:
+        method: the method.
+        own: whether its name may be one of a user's module or file, which is then imported.
+    """
     if isinstance(method, str):
         try:
-            method = specs.build("method", method, METHODS)
+            method = specs.build("method", method, methods(), own=own)
         except ConfigError as error:
-            if specs.is_named(method, METHODS) or ":" in method:
+            if specs.is_named(method, methods()) or ":" in method:
                 raise
             hint = f"TorchDiffEq(method={method!r})"
             raise ConfigError(f"{error}; torchdiffeq's are written as method={hint}") from None

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError, unknown_name
+from .._internal.plain_data import from_plain
 from .cosine import CosineVPSDE
 from .discrete import DiscreteVPSDE, cosine_betas, linear_betas, sigmoid_betas
-from .flow import FlowSDE
+from .flow import FlowSDE, TrigonometricSDE
 from .knot import CLEAN, Knot
 from .process import SDE
 from .ve import EDMSDE, VESDE
 from .vp import VPSDE, SubVPSDE
 
-_BY_NAME: dict[str, type[SDE]] = {
-    cls.__name__: cls
-    for cls in (VPSDE, SubVPSDE, VESDE, EDMSDE, CosineVPSDE, FlowSDE, DiscreteVPSDE)
-}
 
-
-def from_dict(data: dict[str, Any]) -> SDE:
+def from_dict(data: dict[str, Any], *, known: Sequence[type[SDE]] = ()) -> SDE:
     """The process that `SDE.to_dict` wrote.
 
+    Args:
+        data: its name and fields.
+        known: classes of your own that it may be of.
+
     Raises:
-        ConfigError: for an unknown name or a field that the process does not have.
+        ConfigError: for a name that is neither the library's nor known, or a field that the
+            process does not have.
     """
-    fields = dict(data)
-    name = fields.pop("name", None)
-    if name not in _BY_NAME:
-        raise unknown_name("process", name, _BY_NAME)
-    if isinstance(fields.get("log_alphas"), list):
-        fields["log_alphas"] = tuple(fields["log_alphas"])
-    try:
-        return _BY_NAME[name](**fields)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error
+    own = [value for name in __all__ if isinstance(value := globals()[name], type)]
+    classes = [kind for kind in own if issubclass(kind, SDE) and kind is not SDE]
+    made: SDE = from_plain("process", data, [*classes, *known])
+    return made
 
 
 __all__ = [
@@ -48,6 +43,7 @@ __all__ = [
     "FlowSDE",
     "Knot",
     "SubVPSDE",
+    "TrigonometricSDE",
     "cosine_betas",
     "from_dict",
     "linear_betas",

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +61,8 @@ class DiscreteVPSDE(SDE):
     Raises:
         ConfigError: for tables that are not strictly decreasing or too short.
     """
+
+    own_time: ClassVar[str] = "t"
 
     log_alphas: tuple[float, ...] = ()
     t_min: float = field(default=0.0, kw_only=True)

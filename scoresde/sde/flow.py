@@ -1,44 +1,112 @@
-"""Linear interpolation between data and noise, as in flow matching and rectified flow."""
+"""Paths from data to noise of flow matching: the straight line, and the arc of a circle."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import ConfigError
-from ..scalar import Scalar, exp, log, log1p, reciprocal
+from ..scalar import Scalar, atan2, exp, log, log1p, reciprocal, sin
 from .process import SDE
 
 
-@dataclass(frozen=True)
-class FlowSDE(SDE):
-    """alpha = 1 - t, sigma = t (Lipman et al., "Flow Matching for Generative Modeling", 2023;
-    Liu et al., "Flow Straight and Fast", 2023; time runs from data to noise here).
+class _Path(SDE):
+    """Runs from data at t = 0 to noise alone at t = 1."""
 
-    At t_max = 1 there is no signal left: samplers take their first step in the angle frame, and
-    likelihoods need t_max < 1.
-    """
+    own_time: ClassVar[str] = "t"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.t_max > 1.0:
-            raise ConfigError(f"FlowSDE needs t_max <= 1, got t_max={self.t_max!r}")
+            name = type(self).__name__
+            raise ConfigError(f"{name} needs t_max <= 1, got t_max={self.t_max!r}")
+
+
+@dataclass(frozen=True)
+class FlowSDE(_Path):
+    """alpha = 1 - t, sigma = sigma_min + (1 - sigma_min) t, the optimal-transport path.
+
+    Lipman et al., "Flow Matching for Generative Modeling", 2023, eq. 20 and 21; with sigma_min = 0
+    the rectified flow of Liu et al., "Flow Straight and Fast", 2023. Time runs from data to noise
+    here.
+
+    At t_max = 1 there is no signal left: samplers take their first step in the angle frame, and
+    likelihoods need t_max < 1. With sigma_min > 0 noise is left at t = 0, as in `VESDE`: a
+    sampler's last step to the clean end takes it away, `final="none"` leaves it there.
+
+    Attributes:
+        sigma_min: standard deviation of the noise at t = 0.
+    """
+
+    sigma_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.sigma_min < 1.0:
+            raise ConfigError(f"FlowSDE needs 0 <= sigma_min < 1, got {self.sigma_min!r}")
 
     def log_alpha(self, t: Scalar) -> Scalar:
         """log(1 - t)."""
         return log1p(-t)
 
     def log_sigma(self, t: Scalar) -> Scalar:
-        """log t."""
-        return log(t)
+        """log(sigma_min + (1 - sigma_min) t)."""
+        return log(self.sigma_min + (1.0 - self.sigma_min) * t)
+
+    def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """-1 and 1 - sigma_min."""
+        return -1.0, 1.0 - self.sigma_min
 
     def f(self, t: Scalar) -> Scalar:
         """-1 / (1 - t), which is -inf at t = 1."""
         return -reciprocal(1.0 - t)
 
     def g2(self, t: Scalar) -> Scalar:
-        """2 t / (1 - t)."""
-        return 2.0 * t * reciprocal(1.0 - t)
+        """2 sigma / (1 - t), since alpha d(sigma)/dt + sigma = 1."""
+        return 2.0 * exp(self.log_sigma(t)) * reciprocal(1.0 - t)
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
-        """The logistic function of -lam."""
-        return 1.0 / (1.0 + exp(lam))
+        """(rho - sigma_min) / (rho + 1 - sigma_min) with rho = e^-lam."""
+        # Divided by rho, which may be infinite.
+        snr = exp(lam)
+        return (1.0 - self.sigma_min * snr) / (1.0 + (1.0 - self.sigma_min) * snr)
+
+
+@dataclass(frozen=True)
+class TrigonometricSDE(_Path):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): variance-preserving, at an even angular speed.
+
+    Albergo & Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", 2023, eq.
+    5; the TrigFlow of Lu & Song, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency
+    Models", 2024, has the angle itself as its time. Its velocity is pi v / 2.
+
+    At t_max = 1 there is no signal left, as in `FlowSDE`.
+    """
+
+    def log_alpha(self, t: Scalar) -> Scalar:
+        """Through the complement of the angle, which is exact near t = 1 where cos is not."""
+        return log(sin(_QUARTER * (1.0 - t)))
+
+    def log_sigma(self, t: Scalar) -> Scalar:
+        """log sin(pi t / 2)."""
+        return log(sin(_QUARTER * t))
+
+    def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """-pi/2 sigma and pi/2 alpha."""
+        return -_QUARTER * sin(_QUARTER * t), _QUARTER * sin(_QUARTER * (1.0 - t))
+
+    def f(self, t: Scalar) -> Scalar:
+        """-pi/2 tan(pi t / 2), which is -inf at t = 1."""
+        return -0.5 * self.g2(t)
+
+    def g2(self, t: Scalar) -> Scalar:
+        """Pi tan(pi t / 2)."""
+        return 2.0 * _QUARTER * sin(_QUARTER * t) * reciprocal(sin(_QUARTER * (1.0 - t)))
+
+    def t_at_lambda(self, lam: Scalar) -> Scalar:
+        """The angle whose tangent is e^-lam, over pi/2."""
+        return atan2(exp(-lam), 1.0) / _QUARTER
+
+
+_QUARTER = 0.5 * math.pi

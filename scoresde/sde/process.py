@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .._internal.plain_data import to_plain
 from ..errors import ShapeError, TimeRangeError
 from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt
 from .knot import CLEAN, Knot
@@ -49,6 +50,10 @@ class SDE(ABC):
 
     t_min: float = field(default=1e-3, kw_only=True)
     t_max: float = field(default=1.0, kw_only=True)
+
+    own_time: ClassVar[str] = ""
+    """How networks of this process are told the time, where all of them are told in one way: a name
+    of `scoresde.time_input`, which `ScoreModel(time=None)` takes."""
 
     clean: ClassVar[Knot] = CLEAN
     """The noiseless end, alpha = 1 and sigma = 0: only ever the last target of a solver."""
@@ -80,6 +85,13 @@ class SDE(ABC):
         """Squared diffusion coefficient, 2 sigma^2 d(log sigma - log alpha)/dt."""
         rate = derivative(lambda u: self.log_sigma(u) - self.log_alpha(u), t)
         return 2.0 * exp(2.0 * self.log_sigma(t)) * rate
+
+    def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """d alpha / dt and d sigma / dt: the velocity of a path alpha x0 + sigma eps is the same
+        combination of x0 and eps. Not finite where alpha = 0, unless a subclass has a closed form.
+        """
+        f, alpha, sigma = self.f(t), exp(self.log_alpha(t)), exp(self.log_sigma(t))
+        return alpha * f, sigma * f + 0.5 * self.g2(t) / sigma
 
     def drift(self, x: Tensor, t: Scalar) -> Tensor:
         """f(t) x, shape (B, *). `t` is a float or a tensor of shape (B,)."""
@@ -238,7 +250,8 @@ class SDE(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """The process as JSON-able data; `scoresde.sde.from_dict` is the inverse."""
-        return {"name": type(self).__name__, **asdict(self)}
+        data: dict[str, Any] = to_plain(self)
+        return data
 
 
 def per_sample(t: Tensor, like: Tensor) -> Tensor:

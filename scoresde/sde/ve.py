@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import InitVar, dataclass, field
+from typing import ClassVar
 
 from ..errors import ConfigError
 from ..scalar import Scalar, exp, log
@@ -59,6 +60,8 @@ class EDMSDE(_Exploding):
     """sigma = t (Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
     Models", 2022, table 1, last column).
     """
+
+    own_time: ClassVar[str] = "c_noise"
 
     t_min: float = field(default=0.002, kw_only=True)
     t_max: float = field(default=80.0, kw_only=True)

@@ -9,25 +9,29 @@ no code when it is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .. import prediction, time_input
 from .. import sde as processes
-from .. import time_input
-from .._internal.files import write_atomic
-from ..errors import CheckpointError, ScoreSDEError, require, unknown_name
-from ..model import ScoreModel
-from ..prediction import Parametrization, PredictsF, parametrization
+from .._internal.files import parse_json, write_atomic
+from .._internal.plain_data import from_plain, to_plain
+from ..adapters.diffusers import FirstChannels
+from ..errors import CheckpointError, ConfigError, ScoreSDEError, require, unknown_name
+from ..model import LearnedRange, ScoreModel, _plain_output
+from ..sde import SDE
 from . import networks
 
 _KEY = "scoresde"
 _FORMAT = 1
+_OUTPUTS = (LearnedRange, FirstChannels)
 
 
 class Checkpoint(NamedTuple):
@@ -47,18 +51,35 @@ def save_model(
 ) -> None:
     """Write a model to one safetensors file; an existing file is replaced as a whole.
 
+    A process, parametrization, time convention or output of your own is written by the name of its
+    class with its fields, and `load_model` is given the class. A network of your own is written as
+    its weights, and `load_model` is given the network.
+
     Args:
         path: the file, named `*.safetensors` by custom.
-        model: with a network of `scoresde.training.networks`.
+        model: with any module as its network, without bound conditions.
         pixels: "edges" or "centres" for integer data, None for other data.
         recipe: how it was trained.
         weights: other weights than the network's own, such as their running average.
+
+    Raises:
+        ConfigError: for a part that cannot be written down, with what to write instead.
     """
+    if model.conditions:
+        raise ConfigError(
+            f"conditions are not part of a model's file, and this one is bound to "
+            f"{sorted(model.conditions)}; save the model before bind(...)"
+        )
+    if not isinstance(model.net, nn.Module):
+        raise ConfigError(
+            "a network that is a function has no weights to save; write it as a torch.nn.Module"
+        )
     description = {
-        "network": networks.describe(model.net),
+        "network": _describe_network(model.net),
         "sde": model.sde.to_dict(),
-        "predicts": _describe_predicts(model.predicts),
-        "time": time_input.describe(model.time),
+        "predicts": prediction.to_dict(model.predicts),
+        "time": time_input.to_dict(model.time),
+        "output": _describe_output(model.output),
         "pixels": pixels,
         "recipe": dict(recipe) if recipe is not None else None,
         "versions": {"scoresde": _version(), "torch": str(torch.__version__)},
@@ -68,28 +89,53 @@ def save_model(
     write(path, weights, description)
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    net: nn.Module | None = None,
+    known: Sequence[type] = (),
+) -> Checkpoint:
     """The model in a file, in evaluation mode, with its description.
 
+    Args:
+        path: the file. It is data: nothing that it names is imported or run.
+        device: where the model is put.
+        net: a network of your own, into which the weights are loaded. Needed where the file holds
+            one; otherwise the network is built from the description.
+        known: classes of your own that the process, the parametrization, the time convention or
+            the output may be of.
+
     Raises:
-        CheckpointError: for a file that is missing, corrupt, not a scoresde model, or whose
-            weights do not fit its description.
+        CheckpointError: for a file that is missing, corrupt, not a scoresde model, whose weights
+            do not fit its description, or that names a class which is neither the library's nor
+            known.
     """
     weights, description = read(path, device)
     try:
-        net = networks.from_dict(description["network"])
+        if net is None:
+            if "own" in description["network"]:
+                raise ConfigError(
+                    f"its network is {description['network']['own']!r:.200} of somebody's own; "
+                    f"write load_model({str(path)!r}, net=...) with the network built"
+                )
+            net = networks.from_dict(description["network"])
         net.load_state_dict(weights)
+        output = description.get("output")
         model = ScoreModel(
             net,
-            processes.from_dict(description["sde"]),
-            predicts=_read_predicts(description["predicts"]),
-            time=time_input.from_dict(description["time"]),
+            processes.from_dict(description["sde"], known=_of(SDE, known)),
+            predicts=prediction.from_dict(description["predicts"], known=known),
+            time=time_input.from_dict(description["time"], known=known),
+            output=None if output is None else from_plain("output", output, [*_OUTPUTS, *known]),
         )
     except (KeyError, TypeError, RuntimeError, ScoreSDEError) as error:
         if isinstance(error, ImportError):
             raise
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"{path} does not describe a model that this version can build: {error}"
+            f"{path} does not describe a model that this version can build: {said}; classes of "
+            "your own are given as load_model(path, known=(MyClass,))"
         ) from error
     return Checkpoint(model.to(device).eval(), description)
 
@@ -158,11 +204,8 @@ def read(
             f"{path} is a safetensors file without a scoresde description; load its weights into "
             "your own network and wrap that: ScoreModel(net, sde, predicts=..., time=...)"
         )
-    try:
-        description = json.loads(header)
-    except ValueError as error:
-        raise CheckpointError(f"the description in {path} is not JSON: {error}") from error
-    if not isinstance(description, dict) or description.pop("format", None) != _FORMAT:
+    description = parse_json(header, f"the description in {path}")
+    if description.pop("format", None) != _FORMAT:
         raise CheckpointError(f"{path} is of a format that this version cannot read")
     return tensors, description
 
@@ -174,14 +217,22 @@ def _version() -> str:
         return "unknown"
 
 
-def _describe_predicts(predicts: Parametrization) -> Any:
-    if isinstance(predicts, PredictsF):
-        return {"F": predicts.sigma_data}
-    for name in ("eps", "x0", "score", "v", "flow"):
-        if parametrization(name) == predicts:
-            return name
-    raise CheckpointError(f"{predicts!r} is not one of scoresde's parametrizations")
+def _describe_network(net: nn.Module) -> dict[str, Any]:
+    if type(net) in networks.KINDS:
+        return networks.to_dict(net)
+    return {"own": type(net).__name__}
 
 
-def _read_predicts(data: Any) -> str | Parametrization:
-    return PredictsF(float(data["F"])) if isinstance(data, dict) else str(data)
+def _describe_output(output: object) -> Any:
+    if output is _plain_output:
+        return None
+    if not is_dataclass(output):
+        raise ConfigError(
+            f"the output {output!r} has no JSON form; write it as a frozen dataclass with "
+            "__call__(self, out), as LearnedRange is"
+        )
+    return to_plain(output)
+
+
+def _of(kind: type, known: Sequence[type]) -> list[type]:
+    return [each for each in known if issubclass(each, kind)]

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from ..errors import ConfigError, DtypeError, ShapeError, require, unknown_name
 
+MOST_SAMPLES = 2**24
+"""Points of a toy set, and samples of a batch, that a recipe may ask for."""
+
 
 def dequantize(
     images: Tensor,
@@ -285,7 +288,10 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
             raise ConfigError("this recipe trains on images and needs them; write data='file.npz'")
         settings = {key: value for key, value in data.items() if key != "name"}
         settings["value_range"] = tuple(settings.get("value_range", (-1.0, 1.0)))
-        return image_array(path, **settings)
+        try:
+            return image_array(path, **settings)
+        except TypeError as error:
+            raise ConfigError(f"images cannot be read as {settings!r:.200}: {error}") from error
     if name == "mnist":
         if path is None:
             raise ConfigError(
@@ -301,5 +307,15 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
             f"{str(path)!r}; leave the data out, or write a recipe with data "
             '{"name": "images"} or {"name": "mnist"}'
         )
-    generator = torch.Generator().manual_seed(int(data.get("seed", 0)))
-    return Dataset(TOYS[str(name)](int(data["n"]), generator))
+    n, seed = data.get("n"), data.get("seed", 0)
+    if (
+        not isinstance(n, int)
+        or not 1 <= n <= MOST_SAMPLES
+        or not isinstance(seed, int)
+        or seed >> 63
+    ):
+        raise ConfigError(
+            f"a recipe's data set {name} takes a whole number n, 1 to {MOST_SAMPLES:,}, and a "
+            f"whole number seed from 0 upwards; got n={n!r:.200}, seed={seed!r:.200}"
+        )
+    return Dataset(TOYS[str(name)](n, torch.Generator().manual_seed(seed)))

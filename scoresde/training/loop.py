@@ -8,7 +8,6 @@ the same number of threads).
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +26,12 @@ from torch import Tensor, nn
 from .. import noise, time_input
 from .. import sde as processes
 from .._internal.checks import check_kind
+from .._internal.files import parse_json, read_json
 from ..errors import CheckpointError, ConfigError, NonFiniteError, unknown_name
 from ..model import ScoreModel
 from . import losses, networks
 from .checkpoint import load_model, read, save_model, write
-from .data import Dataset, from_recipe
+from .data import MOST_SAMPLES, Dataset, from_recipe
 
 _LOG_EVERY = 50
 
@@ -46,7 +46,7 @@ class Recipe:
         network: see `scoresde.training.networks.from_dict`.
         sde: see `scoresde.sde.from_dict`.
         predicts: what the network's output means.
-        time: see `scoresde.time_input.from_dict`.
+        time: its name, such as "log_rho"; or see `scoresde.time_input.from_dict`.
         weighting, times: see `scoresde.training.losses.from_dict`.
         steps: updates in all.
         batch_size: samples a step.
@@ -66,7 +66,7 @@ class Recipe:
     data: dict[str, Any]
     network: dict[str, Any]
     sde: dict[str, Any]
-    time: dict[str, Any]
+    time: dict[str, Any] | str
     weighting: dict[str, Any]
     times: dict[str, Any]
     predicts: str = "eps"
@@ -82,9 +82,23 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            kinds = get_args(kind) or (kind,) if get_origin(kind) is not dict else (dict,)
+            kinds = tuple(get_origin(each) or each for each in kinds)
+            fits = isinstance(value, int | float) if kind is float else isinstance(value, kinds)
+            if not fits or (isinstance(value, bool) and kind in (int, float)):
+                names = " or ".join(each.__name__ for each in kinds)
+                raise ConfigError(f"{name} of a recipe must be {names}, got {value!r:.200}")
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"a recipe needs {name} >= 1, got {getattr(self, name)!r}")
+        if self.seed < 0 or self.seed >> 63:
+            raise ConfigError(f"a recipe needs a seed from 0 upwards, got {self.seed}")
+        if self.batch_size > MOST_SAMPLES:
+            raise ConfigError(
+                f"a recipe has a batch_size of at most {MOST_SAMPLES:,}, got {self.batch_size}"
+            )
         if not (self.lr > 0 and self.clip > 0 and 0.0 <= self.ema < 1.0):
             raise ConfigError(
                 f"a recipe needs lr > 0, clip > 0 and 0 <= ema < 1, got lr={self.lr!r}, "
@@ -132,22 +146,20 @@ def load_recipe(path_or_name: str | Path) -> Recipe:
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a recipe.
+        CheckpointError: for a file that is not JSON.
     """
     folder = files("scoresde") / "recipes"
     names = {item.name.removesuffix(".json") for item in folder.iterdir()}
     if str(path_or_name) in names:
-        text = (folder / f"{path_or_name}.json").read_text()
+        data = parse_json((folder / f"{path_or_name}.json").read_bytes(), f"recipe {path_or_name}")
     elif Path(path_or_name).is_file():
-        text = Path(path_or_name).read_text()
+        data = read_json(path_or_name)
     else:
         raise unknown_name("recipe (not a file either)", path_or_name, names)
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"recipe {path_or_name} is not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"recipe {path_or_name} must be a JSON object")
-    return Recipe.from_dict(data)
+        return Recipe.from_dict(data)
+    except ConfigError as error:
+        raise ConfigError(f"{path_or_name} is not a recipe: {error}") from error
 
 
 def train_from_recipe(
@@ -348,7 +360,7 @@ class _Run:
                     value.copy_(tensors[f"buffer/{name}"])
             self.step, self.seconds = step, float(saved["seconds"])
             self.losses = [(int(k), float(v)) for k, v in saved["losses"]]
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, ConfigError) as error:
             raise CheckpointError(f"{path} is not the state of a training run: {error}") from error
 
 

@@ -20,14 +20,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._internal.checks import check_batch, check_kind, check_model
-from ..errors import ConfigError, ZeroSNRError, unknown_name
+from .._internal.plain_data import from_plain, to_plain
+from ..errors import ConfigError, ZeroSNRError
 from ..model import Predictor
 from ..noise import source
 from ..prediction import Parametrization, parametrization
@@ -59,10 +60,11 @@ class Simple(Weighting):
     """Weight one for the error of one variable: "simple" of Ho et al. 2020 where that is eps.
 
     Attributes:
-        of: "eps", "x0", "score", "v", "flow" or "F"; None for what the network predicts.
+        of: "eps", "x0", "score", "v", "flow", "F", or a `Parametrization`; None for what the
+            network predicts. "flow" is the velocity of the model's process.
     """
 
-    of: str | None = None
+    of: str | Parametrization | None = None
 
     def __post_init__(self) -> None:
         if self.of is not None:
@@ -298,6 +300,8 @@ def score_matching_loss(
     check_kind(generator, torch.Generator, "generator", "torch.Generator().manual_seed(0)")
     check_kind(weighting, Weighting, "weighting", "Simple(), Likelihood() or MinSNR()")
     check_kind(times, TimeDraw, "times", "UniformT(), UniformLambda() or LogNormalRho()")
+    if isinstance(weighting, Simple) and weighting.of == "flow":
+        weighting = replace(weighting, of=parametrization("flow", model.sde))
     t = times.draw(model.sde, x0.shape[0], generator, stratified=stratified)
     knot = model.sde.at(per_sample(t, x0))
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
@@ -375,35 +379,22 @@ def loss_per_noise_level(
 
 # -- as plain data -----------------------------------------------------------------------------
 
-_BY_NAME: dict[str, type[Weighting] | type[TimeDraw]] = {
-    cls.__name__: cls
-    for cls in (Simple, Likelihood, MinSNR, UniformT, UniformLambda, LogNormalRho, Mixed)
-}
-
 
 def to_dict(value: Weighting | TimeDraw) -> dict[str, Any]:
     """A weighting or a distribution of times as JSON-able data."""
-    if isinstance(value, Mixed):
-        return {
-            "name": "Mixed",
-            "first": to_dict(value.first),
-            "second": to_dict(value.second),
-            "share": value.share,
-        }
-    return {"name": type(value).__name__, **asdict(value)}
+    data: dict[str, Any] = to_plain(value)
+    return data
 
 
-def from_dict(data: dict[str, Any]) -> Any:
+def from_dict(data: dict[str, Any], *, known: Sequence[type] = ()) -> Any:
     """What `to_dict` wrote.
+
+    Args:
+        data: name and fields.
+        known: classes of your own that it may be of.
 
     Raises:
         ConfigError: for an unknown name or field.
     """
-    fields = {k: from_dict(v) if isinstance(v, dict) else v for k, v in data.items()}
-    name = fields.pop("name", None)
-    if name not in _BY_NAME:
-        raise unknown_name("weighting or distribution of times", name, _BY_NAME)
-    try:
-        return _BY_NAME[name](**fields)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error
+    own = (Simple, Likelihood, MinSNR, UniformT, UniformLambda, LogNormalRho, Mixed)
+    return from_plain("weighting or distribution of times", data, [*own, *known])

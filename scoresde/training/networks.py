@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ConfigError, require, unknown_name
+from .._internal.plain_data import from_plain
+from ..errors import ConfigError, require
+
+MOST_NUMBERS = 2**28
+"""Weights of a network that is built from a file, at most: 1 GiB, and four times that to train."""
 
 
 def damped_waves(x: Tensor, omega: Tensor, log_rho: Tensor) -> Tensor:
@@ -74,6 +78,8 @@ class ImageUNet(nn.Module):
         time_scale: float = 10.0,
     ) -> None:
         super().__init__()
+        _at_most(64, layers=layers, widths=len(widths), frequencies=len(frequencies))
+        _at_most(2**16, size=size, channels=channels, patch=patch, width=max(widths))
         _check_halving(size, patch, len(widths))
         self.config: dict[str, Any] = {
             "size": size, "channels": channels, "widths": list(widths), "layers": layers,
@@ -149,6 +155,8 @@ class FourierMLP(nn.Module):
         frequencies: Sequence[float] = (0.5, 1, 2, 4),
     ) -> None:
         super().__init__()
+        _at_most(256, depth=depth, frequencies=len(frequencies))
+        _at_most(2**24, dim=dim, width=width)
         self.config: dict[str, Any] = {
             "dim": dim, "width": width, "depth": depth, "frequencies": list(frequencies),
         }  # fmt: skip
@@ -197,6 +205,8 @@ class PatchUNet(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
+        _at_most(64, layers=layers, widths=len(widths))
+        _at_most(2**16, size=size, channels=channels, patch=patch, width=max(widths))
         _check_halving(size, patch, len(widths))
         self.config: dict[str, Any] = {
             "size": size, "channels": channels, "widths": list(widths), "layers": layers,
@@ -239,6 +249,8 @@ class PlainMLP(nn.Module):
         period: float = 1000.0,
     ) -> None:
         super().__init__()
+        _at_most(256, depth=depth)
+        _at_most(2**24, dim=dim, width=width)
         self.config: dict[str, Any] = {
             "dim": dim, "width": width, "depth": depth, "batch_norm": batch_norm,
             "period": period,
@@ -258,43 +270,57 @@ class PlainMLP(nn.Module):
 
 
 Network = ImageUNet | FourierMLP | PatchUNet | PlainMLP
+"""The networks of this file."""
 
-_BY_NAME: dict[str, type[Network]] = {
-    cls.__name__: cls for cls in (ImageUNet, FourierMLP, PatchUNet, PlainMLP)
-}
+KINDS = get_args(Network)
 
 
-def describe(net: object) -> dict[str, Any]:
+def to_dict(net: object) -> dict[str, Any]:
     """A network's name and arguments as JSON-able data.
 
     Raises:
         ConfigError: for a network that is not one of this file.
     """
-    if not isinstance(net, Network):
+    if type(net) not in KINDS:
         raise ConfigError(
-            f"{type(net).__name__} is not a network of scoresde.training.networks and has no "
-            "description; save its state_dict yourself"
+            f"{type(net).__name__} is not a network of scoresde.training.networks, and how it is "
+            "built cannot be written down"
         )
-    return {"name": type(net).__name__, **net.config}
+    return {"name": type(net).__name__, **getattr(net, "config")}  # noqa: B009
 
 
 def from_dict(data: dict[str, Any], seed: int = 0) -> Network:
-    """The network that `describe` wrote, freshly initialised.
+    """The network that `to_dict` wrote, freshly initialised.
 
     Args:
         data: name and arguments.
         seed: of the initial weights; torch's global generator is left as it was.
 
     Raises:
-        ConfigError: for an unknown name or argument.
+        ConfigError: for an unknown name or argument, or a network of more than `MOST_NUMBERS`
+            weights. It is raised before any memory is taken.
     """
-    fields = dict(data)
-    name = fields.pop("name", None)
-    if name not in _BY_NAME:
-        raise unknown_name("network", name, _BY_NAME)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _BY_NAME[name](**fields)
-    except TypeError as error:
-        raise ConfigError(f"{name} cannot be built from {sorted(fields)}: {error}") from error
+
+    def build() -> Network:
+        made: Network = from_plain("network", data, KINDS)
+        return made
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):  # sizes without numbers
+                count = sum(p.numel() for p in build().parameters())
+        except (RuntimeError, OverflowError) as error:
+            raise ConfigError(f"no network has these sizes: {data!r:.200} ({error})") from error
+        if count > MOST_NUMBERS:
+            raise ConfigError(
+                f"a network of {count:,} weights is too large for this file: at most "
+                f"{MOST_NUMBERS:,} are built from a description"
+            )
+        torch.manual_seed(seed)
+        return build()
+
+
+def _at_most(most: int, **counts: int) -> None:
+    for name, count in counts.items():
+        if not 1 <= count <= most:
+            raise ConfigError(f"{name} must be 1 to {most}, got {count}")

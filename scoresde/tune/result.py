@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from .._internal import specs
-from .._internal.files import write_atomic
+from .._internal.files import read_json, write_atomic
 from .._internal.witness import name_of
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, ScoreSDEError
 from ..grid import Grid, from_times
 from ..metrics import Estimate
 from ..model import Predictor
 from ..sde import from_dict as sde_from_dict
 from ..solvers.solver import Solver
 
-_FORMAT = 4
+_FORMAT = 5
+
+MOST_KNOTS = 10_000
+"""Times of a grid in a file, at most."""
 
 
 class TunedGridWarning(UserWarning):
@@ -62,12 +66,16 @@ class Tuned:
     cost: int
 
     def save(self, path: str | Path) -> None:
-        """Write a small JSON file that `load` reads."""
+        """Write a small JSON file that `load` reads.
+
+        It keeps the name of the solver, and of the process. Those of a user's own class are given
+        to `load` again.
+        """
         data = {
             "scoresde_grid": _FORMAT,
             **self.grid.to_dict(),
             "solver": specs.describe(self.solver),
-            "from": specs.origin(self.solver),
+            "own": specs.is_own(self.solver),
             "model": self.model,
             "nfe": self.nfe,
             "budget": self.budget,
@@ -105,39 +113,40 @@ def load(
 ) -> tuple[Solver, Grid]:
     """The solver and the grid in a file of `Tuned.save`: `sample(model, *load(path, model), ...)`.
 
+    The file is data: a name in it is one of the library's, or the class of the model's own
+    process. Nothing is imported or run for it.
+
     Args:
         path: the file.
         model: what they will be used with. Warns where they were tuned to another one.
-        solver: to be used on the grid instead of the file's own. Warns where it differs.
+        solver: to be used on the grid instead of the file's own. Warns where it differs. Needed
+            where the file names a solver of your own.
         key: the model's name, where it was tuned under one.
 
     Raises:
-        CheckpointError: for a file that is not such a grid, or one of a solver that is not found.
+        CheckpointError: for a file that is not such a grid, or one of a solver or a process that
+            is neither the library's nor given.
         ConfigError: for one of another process.
     """
+    data = read_json(path)
     try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    try:
-        data = json.loads(text)
         if data["scoresde_grid"] != _FORMAT:
             raise ValueError(f"format {data['scoresde_grid']!r}, this version reads {_FORMAT}")
-        grid = from_times(sde_from_dict(data["sde"]), data["times"], clean=data["clean"])
-        theirs = {"model": data["model"], "solver": data["solver"]}
-        home = f"{data['from']}:" if data["from"] else ""
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a tuned grid: {error!r}") from error
-    try:
-        own = specs.solver(f"{home}{theirs['solver']}") if solver is None else solver
-    except ConfigError as error:
-        raise CheckpointError(
-            f"the solver of {path} is not found ({error}); write load({str(path)!r}, model, "
-            "solver), or on the command line --solver FILE.py:NAME beside --grid"
-        ) from error
+        theirs = {"model": str(data["model"]), "solver": str(data["solver"])}
+        own = bool(data["own"])
+        times = [float(t) for t in data["times"]]
+        if not 1 <= len(times) <= MOST_KNOTS or not all(map(math.isfinite, times)):
+            raise ValueError(f"{len(times)} times; from 1 to {MOST_KNOTS:,} finite ones are read")
+        sde = sde_from_dict(data["sde"], known=(type(model.sde),))
+        grid = from_times(sde, times, clean=bool(data["clean"]))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path} is not a tuned grid: {said}") from error
+    if solver is None:
+        solver = _solver(path, theirs["solver"], own)
     if grid.sde != model.sde:
         raise ConfigError(f"{path} is a grid of {grid.sde!r}, the model's process is {model.sde!r}")
-    mine = {"model": name_of(model, key), "solver": specs.describe(own)}
+    mine = {"model": name_of(model, key), "solver": specs.describe(solver)}
     for what, value in mine.items():
         if theirs[what] != value:
             warnings.warn(
@@ -145,4 +154,23 @@ def load(
                 TunedGridWarning,
                 stacklevel=2,
             )
-    return own, grid
+    return solver, grid
+
+
+def _solver(path: str | Path, name: str, own: bool) -> Solver:
+    """The library's solver of a name in a file."""
+    hint = (
+        f"write load({str(path)!r}, model, solver) with the solver, or on the command line "
+        "--solver FILE.py:NAME beside --grid"
+    )
+    if own:
+        raise CheckpointError(
+            f"the solver of {path} is {name[:200]!r} of somebody's own, which a file cannot bring "
+            f"along; {hint}"
+        )
+    try:
+        return specs.solver(name)
+    except ScoreSDEError as error:
+        raise CheckpointError(f"the solver of {path} is not the library's ({error}); {hint}") from (
+            error
+        )

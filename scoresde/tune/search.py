@@ -109,8 +109,7 @@ def tune(
     sizes = (starts, held_out, held_out)
     seeds = SampleSeeds(tuple(range(seed, seed + sum(sizes))))
     x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
-    base = Candidate("default", rule, default)
-    free = isinstance(solver, str) and solver.strip().lower() in ("recommended", "recommended()")
+    base, free = Candidate("default", rule, default), _chosen_too(solver)
     with Bar(progress) as bar, explained_shape(model, event):
         if metric is not None:
             found = by_metric(model, x, sizes, base, rounds, metric, bar, free=free)
@@ -133,6 +132,11 @@ def tune(
         change=found.change,
         cost=found.cost,
     )
+
+
+def _chosen_too(solver: Solver | str) -> bool:
+    """Whether the solver is left to the tuner: "recommended", in capitals or not."""
+    return isinstance(solver, str) and solver.strip().lower() in ("recommended", "recommended()")
 
 
 def _counts(closed: Sequence[int] | None, metric: Metric | None) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The published names, each a member of the family.
 
 Every function returns an `ExponentialMultistep` or an `ExponentialRK`, whose fields say what the
-name stands for. `tests/test_peers.py` holds them against independent implementations.
+name stands for. `tests/test_peers.py` holds them against independent implementations. A new one is
+a function here, its name in `__all__`, and its name in `scoresde/solvers/__init__.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,45 @@ import functools
 from collections.abc import Callable
 from inspect import signature
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import ConfigError
 from .multistep import ExponentialMultistep
 from .single_step import ExponentialRK
 
+__all__ = [
+    "DEIS",
+    "DPM2",
+    "IPNDM",
+    "LMS",
+    "PNDM",
+    "RES2",
+    "DPMSolver",
+    "DPMSolverMultistep",
+    "DPMSolverPP",
+    "ExponentialAB",
+    "SASolver",
+    "UniPC",
+]
 
+Preset = Callable[..., ExponentialMultistep | ExponentialRK]
+_P = TypeVar("_P", bound=Preset)
+_RECOGNISED: dict[Preset, dict[str, tuple[Any, ...]]] = {}
+
+
+def _recognised(**choices: tuple[Any, ...]) -> Callable[[_P], _P]:
+    """Marks a preset by whose name a member of the family is described, with the arguments for
+    which it is. Where several presets fit, the first one in this file counts.
+    """
+
+    def mark(make: _P) -> _P:
+        _RECOGNISED[make] = choices
+        return make
+
+    return mark
+
+
+@_recognised(order=(1, 2, 3), tau=(0.0, 1.0))
 def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802
     """DPM-Solver++(2M) or (3M), and with tau = 1 their SDE forms.
 
@@ -33,6 +66,7 @@ def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  #
     return ExponentialMultistep(order, "x0", "lambda", weights, tau=tau)
 
 
+@_recognised(order=(1, 2, 3), tau=(0.0, 1.0))
 def DPMSolverMultistep(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802
     """The multistep DPM-Solver in eps (diffusers' algorithm_type "dpmsolver" and, with tau = 1,
     "sde-dpmsolver"). Orders 1 to 3.
@@ -41,6 +75,7 @@ def DPMSolverMultistep(order: int = 2, *, tau: float = 0.0) -> ExponentialMultis
     return ExponentialMultistep(order, "eps", "lambda", "dpm++", tau=tau)
 
 
+@_recognised(order=(1, 2, 3, 4), coordinate=("t", "rho", "lambda"))
 def DEIS(order: int = 4, coordinate: str = "t") -> ExponentialMultistep:  # noqa: N802
     """DEIS: tAB with coordinate "t", rhoAB with "rho", diffusers' log-rho form with "lambda".
 
@@ -55,6 +90,7 @@ def LMS(order: int = 4) -> ExponentialMultistep:  # noqa: N802
     return ExponentialMultistep(order, "eps", "rho")
 
 
+@_recognised(order=(1, 2, 3, 4))
 def IPNDM(order: int = 4) -> ExponentialMultistep:  # noqa: N802
     """Improved PNDM: Adams-Bashforth weights of a uniform grid, whatever the grid.
 
@@ -64,6 +100,7 @@ def IPNDM(order: int = 4) -> ExponentialMultistep:  # noqa: N802
     return ExponentialMultistep(order, "eps", "index", "mean")
 
 
+@_recognised()
 def PNDM() -> ExponentialMultistep:  # noqa: N802
     """Pseudo numerical methods: three pseudo Runge-Kutta steps, then `IPNDM` of order 4.
 
@@ -73,6 +110,7 @@ def PNDM() -> ExponentialMultistep:  # noqa: N802
     return ExponentialMultistep(4, "eps", "index", "mean", start="pseudo4")
 
 
+@_recognised(order=(1, 2, 3, 4, 5, 6), prediction=("v", "x0", "eps"))
 def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep:  # noqa: N802
     """Exponential Adams-Bashforth with exact weights: x0 and eps in lambda, v in the angle.
 
@@ -87,6 +125,7 @@ def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep
     return ExponentialMultistep(order, prediction, "angle" if prediction == "v" else "lambda")
 
 
+@_recognised(order=(1, 2, 3, 4), weights=("bh2", "bh1"), prediction=("x0", "eps"))
 def UniPC(  # noqa: N802
     order: int = 3, weights: str = "bh2", prediction: str = "x0"
 ) -> ExponentialMultistep:
@@ -102,6 +141,7 @@ def UniPC(  # noqa: N802
     return ExponentialMultistep(order, prediction, "lambda", weights, corrector=order)
 
 
+@_recognised(predictor=(1, 2, 3), corrector=(0, 2, 3, 4))
 def SASolver(  # noqa: N802
     predictor: int = 3,
     corrector: int = 4,
@@ -127,6 +167,7 @@ def SASolver(  # noqa: N802
     )  # fmt: skip
 
 
+@_recognised(order=(1, 2, 3), prediction=("eps", "x0"))
 def DPMSolver(order: int = 3, prediction: str = "eps") -> ExponentialRK:  # noqa: N802
     """Single-step DPM-Solver-1, 2 or 3; with prediction "x0", DPM-Solver++(2S) and (3S).
 
@@ -136,11 +177,13 @@ def DPMSolver(order: int = 3, prediction: str = "eps") -> ExponentialRK:  # noqa
     return ExponentialRK(f"dpm{order}", prediction)
 
 
+@_recognised()
 def DPM2() -> ExponentialRK:  # noqa: N802
     """The midpoint method in rho with its middle at the geometric mean, as in k-diffusion."""
     return ExponentialRK("midpoint2", "eps")
 
 
+@_recognised(prediction=("x0", "eps"))
 def RES2(prediction: str = "x0") -> ExponentialRK:  # noqa: N802
     """The refined exponential solver of order 2: exact phi_2 weights, order conditions met.
 
@@ -150,27 +193,11 @@ def RES2(prediction: str = "x0") -> ExponentialRK:  # noqa: N802
     return ExponentialRK("etd2", prediction)
 
 
-_CHOICES: dict[Callable[..., ExponentialMultistep | ExponentialRK], dict[str, tuple[Any, ...]]] = {
-    DPMSolverPP: {"order": (1, 2, 3), "tau": (0.0, 1.0)},
-    UniPC: {"order": (1, 2, 3, 4), "weights": ("bh2", "bh1"), "prediction": ("x0", "eps")},
-    DEIS: {"order": (1, 2, 3, 4), "coordinate": ("t", "rho", "lambda")},
-    IPNDM: {"order": (1, 2, 3, 4)},
-    PNDM: {},
-    ExponentialAB: {"order": (1, 2, 3, 4, 5, 6), "prediction": ("v", "x0", "eps")},
-    SASolver: {"predictor": (1, 2, 3), "corrector": (0, 2, 3, 4)},
-    DPMSolver: {"order": (1, 2, 3), "prediction": ("eps", "x0")},
-    DPMSolverMultistep: {"order": (1, 2, 3), "tau": (0.0, 1.0)},
-    DPM2: {},
-    RES2: {"prediction": ("x0", "eps")},
-}
-"""Arguments by which a preset is recognised; where several fit, the first one counts."""
-
-
 @functools.cache
 def published() -> dict[ExponentialMultistep | ExponentialRK, str]:
     """Presets and how they are written, `{UniPC(2): "UniPC(order=2)", ...}`."""
     found: dict[ExponentialMultistep | ExponentialRK, str] = {}
-    for make, choices in _CHOICES.items():
+    for make, choices in _RECOGNISED.items():
         defaults = {name: p.default for name, p in signature(make).parameters.items()}
         for values in product(*choices.values()):
             given = dict(zip(choices, values, strict=True))
