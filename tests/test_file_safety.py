@@ -299,9 +299,9 @@ def test_sizes_of_gigabytes_are_refused_before_they_are_taken(tmp_path, network)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"batch": 10**10}, "batch of at most"),
-        ({"batch": "many"}, "batch of a recipe must be int"),
-        ({"batch": True}, "batch of a recipe must be int"),
+        ({"batch_size": 10**10}, "batch_size of at most"),
+        ({"batch_size": "many"}, "batch_size of a recipe must be int"),
+        ({"batch_size": True}, "batch_size of a recipe must be int"),
         ({"lr": None}, "lr of a recipe must be float"),
         ({"sde": None}, "sde of a recipe must be dict"),
         ({"time": 3}, "time of a recipe must be dict or str"),
@@ -503,8 +503,8 @@ def test_a_file_with_the_name_of_a_package_is_not_taken_for_it(tmp_path):
         "import torch, scoresde as sd\ndef make():\n    return sd.load_pretrained('mnist')\n"
     )
     done = command(
-        tmp_path, "sample", "diffusers.py:make", "--shape", "1,28,28", "--n", "1", "--nfe", "2",
-        "--out", "out",
+        tmp_path, "sample", "diffusers.py:make", "--event-shape", "1,28,28", "--n", "1",
+        "--nfe", "2", "--out", "out",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 

@@ -15,7 +15,7 @@ import scoresde as sd
 from scoresde import tune
 from scoresde._internal import specs
 from scoresde._internal.plain_data import from_plain, to_plain
-from scoresde.bench import compare
+from scoresde.bench import Against, Starts, compare
 from scoresde.bench.named_metrics import METRICS
 from scoresde.cli import main
 from scoresde.errors import ConfigError
@@ -204,7 +204,7 @@ def test_a_process_of_ones_own_is_sampled_told_and_written_down():
         torch.testing.assert_close(found, exact, rtol=0, atol=2e-4)
 
 
-def test_a_measure_is_made_of_what_is_at_hand():
+def test_a_metric_is_made_of_what_is_at_hand():
     class Spread:
         name = "spread"
 
@@ -215,8 +215,10 @@ def test_a_measure_is_made_of_what_is_at_hand():
             return Estimate(float(x.std() / self.true), math.nan, math.nan)
 
     model = ring8(sd.VPSDE(t_min=1e-5))
-    table = compare(model, "Heun", nfe=40, samples=64, metric=[Spread, "fid", "RMS"],
-                    features=lambda x: torch.cat([x, x**2], 1))  # fmt: skip
+    against = Against(features=lambda x: torch.cat([x, x**2], 1))
+    table = compare(
+        model, "Heun", nfe=40, metric=[Spread, "fid", "RMS"], against=against, starts=Starts(64)
+    )
     scores = table.cells[0].scores
     assert set(scores) == {"spread", "Frechet distance", "rms endpoint error"}
     x = sd.sample(model, "Heun", nfe=40, shape=(64, 2), seeds=range(64)).x

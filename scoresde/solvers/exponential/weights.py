@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from ...axis import AngleAxis, Axis, axis
 from ...sde import SDE
@@ -91,7 +90,8 @@ def step_weights(
         linear = 0.5 * total * float(h / math.expm1(h)) * (end - start) / (at[1] - at[0])
         return float(total - linear), float(linear)
     rho, measure = _quadrature(form, t, s, tau)
-    c = np.asarray(torch.as_tensor(along.at(sde, torch.from_numpy(np.log(rho)))))
+    # Plain floats: a trajectory may be traced with tensors that hold no numbers.
+    c = np.array([float(along.at(sde, float(value))) for value in np.log(rho)])
     weights = lagrange(c, at) @ measure
     if treated == "halved":
         gaps = at[:, None] - at + np.eye(count)
