@@ -166,7 +166,7 @@ class _What:
             ConfigError: for a row that is none, or for grids that no cell is on.
         """
         found = {
-            name: list(tasks(model.sde, self.rows, self.makers, self.budgets, name))
+            name: list(tasks(model, self.rows, self.makers, self.budgets, name))
             for name, model in self.models.items()
         }
         cells = [task.cell for each in found.values() for task in each]

@@ -68,22 +68,24 @@ class Task(NamedTuple):
 
 
 def tasks(
-    sde: SDE,
+    model: Predictor,
     rows: Sequence[Row],
     makers: Sequence[GridMaker],
     nfe: Sequence[int],
     process: str = "",
 ) -> Iterator[Task]:
-    """The cells of one process, row by row; a cell whose grid cannot be made has failed already.
+    """The cells of one model, row by row; a cell whose grid cannot be made has failed already.
 
     Raises:
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
     """
+    sde = model.sde
     for row in rows:
         if isinstance(row, str) and specs.is_pair(row):
             choose = specs.pair(row)
             for budget in nfe:
-                solver, grid = choose(sde, budget)
+                # All cells share their starts, which are drawn at the end of the process.
+                solver, grid = choose(model, budget, start="end")
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
                 yield Task(cell, solver, grid)
             continue

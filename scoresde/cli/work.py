@@ -237,11 +237,11 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
         rule, knots = tuning.load(grid, model, None if both else specs.solver(solver, own=True))
     elif grid:
         budget = DEFAULT if nfe is None else nfe
-        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver, own=True)
+        rule = specs.pair(solver)(model, budget)[0] if both else specs.solver(solver, own=True)
         knots = grid_for(rule, specs.grid(grid, own=True), sde, budget)
     else:
         given = solver if both else specs.solver(solver, own=True)
-        rule, knots = choose(sde, given, None, nfe)
+        rule, knots = choose(model, given, None, nfe)
     cost = evaluations(rule, knots)
     if nfe in (None, cost):
         return rule, knots

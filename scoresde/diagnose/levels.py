@@ -146,7 +146,7 @@ def _at(sde: SDE, rho: float) -> Knot:
 
 
 def _draw(shape: Sequence[int], dtype: torch.dtype, device: torch.device, seed: int) -> Tensor:
-    return normal(shape, dtype, device, generator("noise_range", seed, device=device))
+    return normal(shape, generator("noise_range", seed, device=device), dtype)
 
 
 def _rms(x: Tensor) -> float:

@@ -47,7 +47,7 @@ def by_bound(model: Predictor, x: Tensor, sizes: Sequence[int], base: Candidate,
         for grid in (between(base.grid, least, share),)
     ]
     bar.says("deciding")
-    flow = Candidate("probability flow", *recommended(model.sde, _TRUE))
+    flow = Candidate("probability flow", *recommended(model, _TRUE))
     distance = EnergyDistance(samples(meter, x[train][:_COMPARED], flow))
     best = Judge(meter, x[deciding][:_COMPARED], distance).choose(candidates)
     error = float(signal.bound(best.grid, test).mean())

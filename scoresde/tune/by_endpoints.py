@@ -69,7 +69,8 @@ def by_endpoints(
     )
     starts = len(drawn.x)
     bar.says("pilot and screening")
-    pilot = Pilot(meter, drawn.x[:_PILOTS], min(max(48, 4 * base.grid.steps), 160))
+    count = min(max(48, 4 * base.grid.steps), 160)
+    pilot = Pilot(meter, drawn.x[:_PILOTS], count, float(base.grid.knots[0].t))
     screened = _screen(drawn.subset(max(starts // 8, 16)), base, pilot, free=free)
     train = _informative(drawn, [base, *screened[:2]], max(starts // 4, min(starts, 32)))
     bar.says("moving knots")
@@ -123,7 +124,7 @@ def _reference(model: Metered, base: Candidate, x: Tensor) -> Tensor:
 
 
 def _recommended(model: Metered, nfe: int) -> Candidate:
-    return Candidate("reference", *recommended(model.sde, nfe))
+    return Candidate("reference", *recommended(model, nfe))
 
 
 def _rms(errors: Tensor) -> float:
@@ -132,7 +133,7 @@ def _rms(errors: Tensor) -> float:
 
 def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[Candidate]:
     """Rules on the best of their grids, or the one rule on all grids; the best first."""
-    sde, steps = base.grid.sde, base.grid.steps
+    steps = base.grid.steps
     longest = min(len(pilot.knots) - 2, max(16, 4 * len(pilot.knots) // steps))
     into, ends = pilot.errors(base.solver, longest)
     grids = {
@@ -144,7 +145,7 @@ def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[
     if free:
         rules = families(base.solver, steps)
     else:
-        grids |= stock_grids(sde, steps)
+        grids |= stock_grids(base.grid, steps)
     rated: list[Rated] = []
     for rule in rules:
         options = [Candidate(name, rule, grid) for name, grid in grids.items()]

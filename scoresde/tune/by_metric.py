@@ -96,14 +96,13 @@ def _stock(base: Candidate, *, free: bool) -> list[Candidate]:
     """Where the search begins, besides the default: the solver on hand-made grids; where it may
     change, multistep rules in x0 and lambda instead, whose order falls again in the last steps.
     """
-    sde, steps = base.grid.sde, base.grid.steps
+    steps = base.grid.steps
     if not free:
-        return [base._replace(name=n, grid=g) for n, g in stock_grids(sde, steps).items()]
+        return [base._replace(name=n, grid=g) for n, g in stock_grids(base.grid, steps).items()]
     found: list[Candidate] = []
     for values, corrector in ((2, 0), (3, 0), (3, 3)):
         caps = tuple(min(k + 1, values, steps - k) for k in range(steps))
         rule = ExponentialMultistep(values, "x0", "lambda", corrector=corrector, caps=caps)
-        found += [
-            Candidate(name, rule, grid) for name, grid in stock_grids(sde, steps, _ENDS).items()
-        ]
+        grids = stock_grids(base.grid, steps, _ENDS)
+        found += [Candidate(name, rule, grid) for name, grid in grids.items()]
     return found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..axis import Focus
 from ..grid import Grid, karras, uniform_lambda, uniform_t
-from ..sde import CLEAN, SDE
+from ..sde import CLEAN
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.solver import Solver
 from .endpoint_objective import Candidate
@@ -23,9 +23,13 @@ _CONTROLS = 12
 _SHORT = 15  # steps below which high orders do not pay
 
 
-def stock_grids(sde: SDE, steps: int, ends: Sequence[float] = _ENDS) -> dict[str, Grid]:
-    """Hand-made grids that end at several noise levels; `ends` are values of rho."""
-    found = {"uniform_t": uniform_t(sde, steps), "uniform_lambda": uniform_lambda(sde, steps)}
+def stock_grids(base: Grid, steps: int, ends: Sequence[float] = _ENDS) -> dict[str, Grid]:
+    """Hand-made grids from the start of `base` to several levels; `ends` are values of rho."""
+    sde, t_max = base.sde, float(base.knots[0].t)
+    found = {
+        "uniform_t": uniform_t(sde, steps, t_max=t_max),
+        "uniform_lambda": uniform_lambda(sde, steps, t_max=t_max),
+    }
     makers: dict[str, Callable[..., Grid]] = {
         "uniform_lambda": uniform_lambda,
         "karras": karras,
@@ -33,9 +37,9 @@ def stock_grids(sde: SDE, steps: int, ends: Sequence[float] = _ENDS) -> dict[str
     }
     for rho in ends:
         end = float(sde.at_lambda(-math.log(rho)).t)
-        if sde.t_min < end < sde.t_max:
+        if sde.t_min < end < t_max:
             for name, maker in makers.items():
-                found[f"{name} down to rho = {rho:g}"] = maker(sde, steps, t_min=end)
+                found[f"{name} down to rho = {rho:g}"] = maker(sde, steps, t_min=end, t_max=t_max)
     return found
 
 

@@ -52,7 +52,8 @@ class Signal:
 
     def __init__(self, model: Metered, x: Tensor, grid: Grid) -> None:
         count = max(64, _FINE * grid.steps)
-        fine = uniform_lambda(model.sde, count, t_min=float(grid.knots[-2].t), clean=False)
+        ends = {"t_min": float(grid.knots[-2].t), "t_max": float(grid.knots[0].t)}
+        fine = uniform_lambda(model.sde, count, clean=False, **ends)
         listener = _Listener(model)
         # One evaluation a step; the last knot is met by a step to sigma = 0 that is thrown away.
         whole = Grid(fine.sde, (*fine.knots, CLEAN))

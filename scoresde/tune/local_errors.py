@@ -72,11 +72,11 @@ class Pilot:
         states: the state at each, shape (B, *), float64.
     """
 
-    def __init__(self, model: Metered, x: Tensor, count: int) -> None:
+    def __init__(self, model: Metered, x: Tensor, count: int, t_max: float) -> None:
         self._memory = _Memory(model)
         sde = model.sde
         low = max(sde.t_min, float(sde.t_at_lambda(-math.log(_LAST))))
-        fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * sde.t_max))
+        fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * t_max), t_max=t_max)
         # Without a corrector, predictions are made at the very states that are stored.
         path = iterate(
             self._memory, ExponentialMultistep(4), fine, x=x.to(device_of(model), torch.float64)

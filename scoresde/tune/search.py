@@ -14,6 +14,7 @@ from ..metrics import Metric
 from ..model import Predictor, event_shape_of
 from ..noise import SampleSeeds
 from ..sampling.choose import choose
+from ..sampling.start import draw_start
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
 from .by_bound import by_bound
@@ -82,7 +83,7 @@ def tune(
     if metric is not None:
         check_metric(metric)
     who = name_of(model, key)
-    rule, default = choose(model.sde, solver, None, nfe)
+    rule, default = choose(model, solver, None, nfe)
     if default.steps < 2:
         raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
@@ -108,7 +109,8 @@ def tune(
         )
     sizes = (starts, held_out, held_out)
     seeds = SampleSeeds(tuple(range(seed, seed + sum(sizes))))
-    x = model.sde.prior_sample(seeds.open((sum(sizes), *event), dtype))
+    noise = seeds.open((sum(sizes), *event), dtype).start()
+    x = draw_start(model, default.knots[0], noise)
     base, free = Candidate("default", rule, default), _chosen_too(solver)
     with Bar(progress) as bar, explained_shape(model, event):
         if metric is not None:
