@@ -72,7 +72,7 @@ class Ours:
 
 def best(model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
     """What `recommended` says."""
-    solver, grid = recommended(model.sde, nfe)
+    solver, grid = recommended(model, nfe, start="end")
     assert solver.evals(grid) == nfe
     return sample(model, solver, grid, x=x).x
 

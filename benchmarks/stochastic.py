@@ -175,7 +175,7 @@ def gap(
 
 def best(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
     """What `recommended` says."""
-    solver, grid = recommended(model.sde, nfe, stochastic=True)
+    solver, grid = recommended(model, nfe, stochastic=True, start="end")
     return _sampled(model, solver, grid, count, seed)
 
 

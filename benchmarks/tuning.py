@@ -101,9 +101,8 @@ def case(problem: str) -> Case:
         model: Predictor = load_pretrained("mnist")
         x = torch.randn((count, 1, 28, 28), generator=generator)
         x = float(model.sde.at(model.sde.t_max).sigma) * x
-        parts = [
-            sample(model, *recommended(model.sde, 100), x=part).x for part in torch.split(x, 64)
-        ]
+        plan = recommended(model, 100, start="end")
+        parts = [sample(model, *plan, x=part).x for part in torch.split(x, 64)]
         return Case(model, model, x, torch.cat(parts), 1.0)
     # The flow of y = x / alpha against rho is that of every process; here it goes on to rho = 1e-4.
     top = TABLE.at(TABLE.t_max)
@@ -124,7 +123,7 @@ def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
     tuned = tune(case.whole, "recommended", nfe, event_shape=shape, dtype=case.x.dtype)
     seconds = time.perf_counter() - began
     best = sample(case.model, tuned.solver, tuned.grid, x=case.x).x
-    stock = sample(case.model, *recommended(case.model.sde, nfe), x=case.x).x
+    stock = sample(case.model, *recommended(case.model, nfe, start="end"), x=case.x).x
     found: dict[str, Any] = {
         "seed": PROBLEMS[problem][0],
         "solver": describe(tuned.solver),
@@ -164,7 +163,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
     samplers: dict[str, Sampler] = {
         "tuned to it": lambda x: sample(case.model, closest.solver, closest.grid, x=x).x,
         "tuned": lambda x: sample(case.model, tuned.solver, tuned.grid, x=x).x,
-        "default": lambda x: sample(case.model, *recommended(case.model.sde, nfe), x=x).x,
+        "default": lambda x: sample(case.model, *recommended(case.model, nfe, start="end"), x=x).x,
     }
     x = torch.randn((count, *case.x.shape[1:]), generator=generator)
     x = float(case.model.sde.at(case.model.sde.t_max).sigma) * x
@@ -284,7 +283,7 @@ def figure(results: dict[str, Any], path: Path) -> None:
     drawing, axes = plt.subplots(figsize=(7.5, 0.6 + 0.42 * len(rows)), layout="constrained")
     for place, (problem, nfe) in enumerate(rows):
         sde = load_pretrained("mnist").sde if problem == "mnist" else TABLE
-        stock = [float(knot.rho) for knot in recommended(sde, int(nfe))[1].knots[:-1]]
+        stock = [float(knot.rho) for knot in recommended(sde, int(nfe), floor=0.0)[1].knots[:-1]]
         tuned = results[problem][nfe]["rho"]
         axes.plot(stock, [place + 0.15] * len(stock), "o", color="0.6", ms=4, label="default")
         axes.plot(tuned, [place - 0.15] * len(tuned), "o", color="C0", ms=4, label="tuned")

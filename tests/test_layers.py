@@ -24,7 +24,7 @@ LAYERS = [
         "_internal.plain_data",
     },
     {"sde"},
-    {"axis", "conditions", "noise", "prediction", "time_input"},
+    {"axis", "conditions", "noise", "prediction", "time_input", "trusted"},
     {"grid", "model", "wrapper", "exact"},
     {
         "guidance",
@@ -39,7 +39,7 @@ LAYERS = [
     {"_internal.specs", "_internal.checks"},
     {"sampling", "training"},
     {"likelihood", "metrics", "testing"},
-    {"bench", "tune"},
+    {"bench", "diagnose", "tune"},
     {"cli"},
 ]
 

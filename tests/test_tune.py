@@ -48,7 +48,7 @@ def prior(count: int, first: int = 9000) -> torch.Tensor:
 
 def fresh(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     x = prior(count)
-    return x, sd.sample(model(), *sd.recommended(SDE, 200), x=x).x
+    return x, sd.sample(model(), *sd.recommended(SDE, 200, floor=0.0), x=x).x
 
 
 def rms(solver: sd.Solver, grid: sd.Grid, x: torch.Tensor, truth: torch.Tensor) -> float:
@@ -78,7 +78,7 @@ def test_the_recommended_solver_is_tuned_with_its_grid(tmp_path):
     assert found.ratio.high < 0.5
     assert found.typical.high < 0.7
     x, truth = fresh(200)
-    default = rms(*sd.recommended(SDE, 6), x, truth)
+    default = rms(*sd.recommended(SDE, 6, floor=0.0), x, truth)
     assert rms(found.solver, found.grid, x, truth) < 0.5 * default
     found.save(tmp_path / "grid.json")
     solver, grid = load(tmp_path / "grid.json", model())
@@ -233,7 +233,7 @@ def test_hopping_leaves_a_minimum_that_a_descent_does_not():
     means = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.5, 0.02]])
     narrow = sd.GaussianMixture(SDE, means, sd.Covariance.isotropic([0.09, 4e-5, 4e-5]))
     x, _ = fresh(256)
-    truth = sd.sample(narrow, *sd.recommended(narrow.sde, 200), x=x).x
+    truth = sd.sample(narrow, *sd.recommended(narrow, 200), x=x).x
     trial = Trial(Metered(narrow), x, truth, torch.ones(len(x)))
     worst = Candidate("", sd.DDIM(), sd.uniform_lambda(SDE, 3, t_min=1e-3))
     motion = Motion(worst, free=False)
@@ -266,11 +266,9 @@ def test_a_mixture_of_low_rank_is_solved_in_its_span(kind):
         return
     size = 3 * (3 if kind == "low rank" else 1) + 1
     assert inner.shape == (50, size)
-    solver, grid = sd.recommended(SDE, 6)
+    solver, grid = sd.recommended(SDE, 6, floor=0.0)
     coarse = [sd.sample(m, solver, grid, x=z).x for m, z in ((whole, x), (small, inner))]
-    fine = [
-        sd.sample(m, *sd.recommended(m.sde, 50), x=z).x for m, z in ((whole, x), (small, inner))
-    ]
+    fine = [sd.sample(m, *sd.recommended(m, 50), x=z).x for m, z in ((whole, x), (small, inner))]
     full, part = (endpoint_errors(a, b) for a, b in zip(coarse, fine, strict=True))
     torch.testing.assert_close(part * math.sqrt(size / 40), full, rtol=1e-9, atol=1e-12)
 
@@ -454,7 +452,7 @@ def test_with_a_measure_the_solver_is_chosen_too_and_noise_is_as_good():
     true = 0.5 * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(4))
     metric = FrechetDistance(true, lambda x: x)
     free = tune(gaussian, "recommended", 5, starts=128, metric=metric, dtype=torch.float64)
-    assert free.solver != sd.recommended(SDE, 5)[0]
+    assert free.solver != sd.recommended(SDE, 5, floor=0.0)[0]
     assert fan(free.solver, free.grid, 0.35) == pytest.approx(0.5, rel=0.06)  # 256 x 4: +-2.2 %
     gaussian = sd.Gaussian(SDE, torch.zeros(2), sd.Covariance.isotropic(0.8**2))
     noisy = tune(gaussian, "Ancestral", 12, starts=256, metric=metric, dtype=torch.float64)

@@ -106,8 +106,10 @@ def _from_noise(
         answers.append(model(knot.sigma * eps, knot).x0.double())
     scatter = [float(answer.var(0).mean().sqrt()) for answer in answers]
     if std is None:
-        # The scatter is least where the network's own error overtakes what the noise says of x0.
-        best = min(range(len(rhos)), key=scatter.__getitem__)
+        # From the top down, the scatter falls as long as it is the network's own error.
+        best = len(rhos) - 1
+        while best > 0 and scatter[best - 1] < scatter[best]:
+            best -= 1
         start = sample(model, nfe=20, shape=shape, seeds=seed, start=rhos[best]).x.double()
         std = float((start - start.mean(0)).square().mean().sqrt())
     if not 0 < std < math.inf:
@@ -135,7 +137,7 @@ def _from_noise(
 def _levels(sde: SDE, count: int) -> list[float]:
     if count < 2:
         raise ConfigError(f"a range needs 2 levels or more, got {count}")
-    low = max(float(sde.at(sde.t_min).rho) if sde.t_min > 0 else 0.0, _LOWEST)
+    low = max(float(sde.at(sde.t_min).rho), _LOWEST)
     end = sde.at(sde.t_max)
     high = _HIGHEST if end.is_zero_snr else min(float(end.rho), _HIGHEST)
     return [float(rho) for rho in np.geomspace(low, high, count)]

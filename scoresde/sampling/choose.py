@@ -15,7 +15,7 @@ from ..model import Predictor
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
-from .start import start_of
+from .start import process_of, start_of
 
 GridMaker = Callable[[SDE, int], Grid]
 """A maker of grids: (process, steps) -> Grid."""
@@ -25,12 +25,16 @@ DEFAULT = 20
 
 
 def choose(
-    model: Predictor, solver: Any, grid: Any, nfe: int | None, start: float | str | None = None
+    model: Predictor | SDE,
+    solver: Any,
+    grid: Any,
+    nfe: int | None,
+    start: float | str | None = None,
 ) -> tuple[Solver, Grid]:
     """The solver and the grid of a run, each of which the caller may leave to the library.
 
     Args:
-        model: what predicts.
+        model: what predicts, or its process alone.
         solver: a solver, or its name; None, "recommended" or "recommended(stochastic=True)" choose
             it together with its grid.
         grid: a grid; None for the longest `default_grid` that the budget pays for.
@@ -46,7 +50,7 @@ def choose(
         pair = specs.pair(solver or "recommended")
         return pair(model, DEFAULT if nfe is None else nfe, start=start)
     if grid is None:
-        rule, sde, t_max = as_solver(solver), model.sde, start_of(model, start).t
+        rule, sde, t_max = as_solver(solver), process_of(model), start_of(model, start).t
         if evaluations(rule, uniform_lambda(sde, 4)) is not None:
             maker = default_grid(rule)
             budget = DEFAULT if nfe is None else nfe

@@ -74,7 +74,7 @@ def start_of(model: Predictor | SDE, start: float | str | None = None) -> Start:
     Raises:
         ConfigError: for a level that the process does not reach.
     """
-    sde = model if isinstance(model, SDE) else model.sde
+    sde = process_of(model)
     end = sde.at(sde.t_max)
     last = Start(sde.t_max, math.inf if end.is_zero_snr else float(end.rho))
     if start == "end":
@@ -98,6 +98,11 @@ def start_of(model: Predictor | SDE, start: float | str | None = None) -> Start:
         f"{deviation:.2g} of the data; the process ends at {last.rho:.3g}"
     )
     return Start(_time(sde, high), high, why)
+
+
+def process_of(model: Predictor | SDE) -> SDE:
+    """The process of a model, or the process itself."""
+    return model if isinstance(model, SDE) else model.sde
 
 
 def at_knot(knot: Knot) -> Start:
