@@ -183,7 +183,7 @@ def test_the_pilot_measures_a_step_from_the_true_path():
     # DDIM's step over g fine knots, from where the reference is: no evaluation is spent on it.
     x, _ = fresh(64)
     meter = Metered(model())
-    pilot = Pilot(meter, x, 60)
+    pilot = Pilot(meter, x, 60, SDE.t_max)
     assert meter.spent == 60 * 64
     into, ends = pilot.errors(sd.DDIM(), 8)
     assert meter.spent == 60 * 64
@@ -442,7 +442,7 @@ def test_a_measure_of_samples_makes_good_for_a_network_that_is_wrong(capsys):
     assert found.ratio is None
     # The default and hand-made grids on half of the starts, four of them and the moves on all,
     # finalists on those that decide, one of them and the default there again, two on the last.
-    stock = 1 + len(stock_grids(SDE, 6))
+    stock = 1 + len(stock_grids(sd.uniform_lambda(SDE, 6), 6))
     assert found.cost == 6 * (stock * 128 + (4 + 72) * 256 + 5 * 512 + 2 * 512)
     assert "deciding" in capsys.readouterr().err
 
