@@ -211,7 +211,7 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
     for options, wrong in (
         (("--metric", "rms"), "unknown distance 'rms' (known: energy, frechet, kernel, mmd"),
         (("--metric", "precision"), "unknown distance 'precision'"),
-        (("--metric", "frechet"), "'frechet' takes features; write features=digit_features(), or"),
+        (("--metric", "frechet"), "'frechet' needs features; write features=digit_features(), or"),
         (("--truth", "true.npy"), "--truth, --truths and --features are of a --metric; write"),
         (
             ("--metric", "energy", "--truth", tmp_path / "true.npy"),
@@ -528,7 +528,7 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["bench", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
          ["brings its grid or chooses its steps"]),
         (["bench", "ring8", "--tolerance", "1e-3", "--metric", "energy", "--out", "OUT"],
-         ["tolerance=0.001 is that of reference endpoints"]),
+         ["tolerance=0.001 is for reference endpoints"]),
         (["bench", "mnist", "--truth", "x.npy", "--metric", "rms", "--out", "OUT"],
          ["--truth x.npy is not compared with in rms"]),
         (["bench", "mnist", "--features", "digits", "--metric", "energy", "--out", "OUT"],

@@ -1,4 +1,4 @@
-"""The table as it fills."""
+"""A live view of the table in the terminal while cells are computed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Show = Callable[[Cell], None]
 
 @contextmanager
 def live(expected: Sequence[Cell], setup: Setup, shown: bool) -> Iterator[Show]:
-    """A function to call with every cell that is done; it draws the table in the terminal.
+    """Yield a function that takes each finished cell and redraws the table in the terminal.
 
     Args:
-        expected: all cells, as yet without numbers.
-        setup: what they share.
+        expected: all cells, without numbers yet.
+        setup: the settings that they share.
         shown: whether to draw at all (needs rich).
     """
     if not shown:
