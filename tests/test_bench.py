@@ -349,7 +349,7 @@ def test_nothing_to_measure_is_said():
     [
         ("recommended", {"grids": "karras"}, "has its own .* leave grids out"),
         ("ProbabilityFlow", {"grids": ["uniform_lambda"]}, "leave grids out"),
-        ("EulerMaruyama", {"against": Against(tolerance=1e-3)}, "tolerance=0.001 is that of ref"),
+        ("EulerMaruyama", {"against": Against(tolerance=1e-3)}, "tolerance=0.001 is for reference"),
         ("DDIM", {"metric": "energy", "against": Against(tolerance=1e-3)}, "leave it out, or add"),
         ("DDIM", {"metric": "rms", "against": Against(features=abs)}, "no metric here uses them"),
         ("DDIM", {"against": torch.zeros(8, 2)}, r"write against=Against\(truth=images\)"),

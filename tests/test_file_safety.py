@@ -123,7 +123,7 @@ def test_a_solver_of_ones_own_is_given_again(run, tmp_path, solver):
     path = tmp_path / "grid.json"
     tuned(solver).save(path)
     assert "test_file_safety" not in path.read_text()
-    with pytest.raises(CheckpointError, match=r"somebody's own.*load\(.*, model, solver\)"):
+    with pytest.raises(CheckpointError, match=r"a class of your own.*load\(.*, model, solver\)"):
         tune.load(path, gaussian(SDE))
     with pytest.warns(tune.TunedGridWarning, match="model"):
         own, grid = tune.load(path, gaussian(SDE), solver)

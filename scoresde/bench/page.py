@@ -116,13 +116,13 @@ def _key(k: int, label: str) -> str:
 
 def _points(table: Table, label: str, name: str, of: str) -> list[Point]:
     return [
-        Point(getattr(cell, of), cell.scores[name], _told(label, name, cell))
+        Point(getattr(cell, of), cell.scores[name], _tooltip(label, name, cell))
         for cell in sorted(table.cells, key=lambda c: c.nfe)
         if table.label(cell) == label and name in cell.scores
     ]
 
 
-def _told(label: str, name: str, cell: Cell) -> str:
+def _tooltip(label: str, name: str, cell: Cell) -> str:
     memory = f", {cell.memory / 2**20:.0f} MiB" if math.isfinite(cell.memory) else ""
     cost = f"{cell.nfe:g} evaluations, {cell.seconds:.2g} s{memory}"
     return f"{label}: {name} {cell.scores[name]}, {cost}"
