@@ -325,7 +325,7 @@ def test_a_data_set_of_a_recipe_has_a_size_that_fits(run, tmp_path, n):
     code, error = run("train", path, "--out", tmp_path / "out")
     assert code == 2
     assert one_line(error)
-    assert "takes a whole number n" in error
+    assert "needs a whole number n" in error
 
 
 def test_a_recipe_is_the_same_after_a_round_trip():
