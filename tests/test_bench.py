@@ -1,4 +1,4 @@
-"""The benchmark: budgets met, references right, cells kept and failures reported."""
+"""`compare`: budgets, references, stored cells and reports of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read, and nothing else passes for it."""
+"""Checkpoints: a model is read as it was written, and other files are refused."""
 
 from __future__ import annotations
 

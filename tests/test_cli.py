@@ -1,4 +1,4 @@
-"""The command line: names read safely, files written, mistakes answered with what is right."""
+"""The command line: names are read safely, files are written, and errors say what to write."""
 
 from __future__ import annotations
 

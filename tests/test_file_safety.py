@@ -1,4 +1,4 @@
-"""A file is data: reading one imports nothing, runs nothing and takes no memory it asks for."""
+"""A file is data: reading it imports nothing, runs nothing and does not exhaust memory."""
 
 from __future__ import annotations
 

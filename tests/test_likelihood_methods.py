@@ -1,4 +1,4 @@
-"""Frames and the library's own integrators: accuracy, honesty, and samples that never meet."""
+"""Frames and the library's integrators: accuracy, error estimates, independence of samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits per dimension of whole data sets: resumed, never mixed, counted once."""
+"""Bits per dimension of whole data sets: jobs resume, never mix, and count each image once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, exact averages, and that it learns what is there to learn."""
+"""The training loop: exact resume, exact averages, and learning up to the optimal loss."""
 
 from __future__ import annotations
 

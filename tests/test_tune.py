@@ -1,4 +1,4 @@
-"""Tuned grids: better on starts that took no part, and tied to what they were tuned to."""
+"""Tuned grids: better on starts that tuning did not use, and bound to their model and solver."""
 
 from __future__ import annotations
 
