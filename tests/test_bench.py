@@ -115,7 +115,7 @@ def test_stochastic_solvers_are_judged_by_distribution_alone():
     assert own.scores["rms endpoint error"].value < 1e-3
     assert "energy distance" in table.setup.floor
     text = str(table)
-    assert "steps of its own choice" in text
+    assert "solvers that choose their steps" in text
     assert "true samples" in text
 
 

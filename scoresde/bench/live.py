@@ -46,7 +46,7 @@ def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell])
     if any(cell.budget is None for cell in names.cells):
         budgets.append(None)
     for budget in budgets:
-        drawn.add_column("its own" if budget is None else f"{budget} NFE", justify="right")
+        drawn.add_column("own steps" if budget is None else f"{budget} NFE", justify="right")
     for label in dict.fromkeys(names.label(cell) for cell in names.cells):
         row = [_text(done.get((label, budget)), found, metric) for budget in budgets]
         drawn.add_row(label, *row)

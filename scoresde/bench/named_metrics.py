@@ -108,8 +108,7 @@ class AtHand:
         return [*names, "nll_gap"] if isinstance(self.model, GaussianMixture) else names
 
     def make(self, metric: Wanted) -> Metric:
-        """A metric from its name, or from a function of an `AtHand`; a `Metric` is returned as it
-        is.
+        """A metric from its name or a function of an `AtHand`; a `Metric` is returned unchanged.
 
         Raises:
             ConfigError: for an unknown name, a metric whose data are not given, or a function that

@@ -41,7 +41,7 @@ def html(table: Table, title: str, sentences: Sequence[str]) -> str:
     if any(cell.budget is None for cell in table.cells):
         budgets.append(None)
     for budget in budgets:
-        head = "Steps of their own choice" if budget is None else f"{budget} evaluations"
+        head = "Solvers that choose their steps" if budget is None else f"{budget} evaluations"
         cells = [c for c in table.cells if c.budget == budget and not c.failed]
         body += [f"<section><h2>{head}</h2>", *_budget(table, labels, cells), "</section>"]
     setup = escape(json.dumps(table.to_dict()["setup"], indent=1))

@@ -63,7 +63,7 @@ def write(
 
 
 def recommendations(table: Table) -> list[str]:
-    """One sentence for each budget: the best cell by the first metric, and whether it is clear."""
+    """One sentence for each budget: the best cell by the first metric, and its lead."""
     if not table.metrics:
         return ["Every cell failed."]
     name = table.metrics[0]

@@ -291,7 +291,7 @@ class Table:
         own = [c for c in self.cells if c.budget is None and name in c.scores]
         if not own:
             return []
-        lines = ["", _line([f"{name}, steps of its own choice", "NFE", "value"])]
+        lines = ["", _line([f"{name}, solvers that choose their steps", "NFE", "value"])]
         lines.append(_line(["---", "---:", "---:"]))
         return lines + [
             _line([self.label(c), f"{c.nfe:.0f}", _value(c, name, intervals)]) for c in own

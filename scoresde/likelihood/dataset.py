@@ -239,14 +239,14 @@ def nll_dataset(
                 break
     everything = Estimates.join(done)
     result = summarize(everything, pixels, size, **known)
-    told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
+    about = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
     _write(
         job.path,
         result,
         everything,
         size,
         table,
-        {**told, "config": {key: value for key, value in config.items() if key != "witness"}},
+        {**about, "config": {key: value for key, value in config.items() if key != "witness"}},
     )
     result.warn()
     return result

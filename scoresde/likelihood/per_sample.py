@@ -189,7 +189,7 @@ class Run:
         self._sort_out()
 
     def _sort_out(self) -> None:
-        """Samples that are done, or beyond help, leave the batch."""
+        """Remove samples that are done or have failed from the batch."""
         walk, verdict = self.walk, self.walk.verdict(6)
         if not bool(verdict.leave.any()):
             return

@@ -92,7 +92,7 @@ class Pixels:
         return images
 
     def _cast(self, images: Tensor) -> str:
-        """Advice for data that are not integers."""
+        """End of an error message: what to write for data that are not integers."""
         if images.dtype == torch.bool:
             return "; write images.to(torch.uint8) with pixels=Pixels(levels=2)"
         other = "or use log_likelihood for real-valued data"
@@ -112,7 +112,7 @@ class Pixels:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """The convention as JSON-able data."""
         return {
             "levels": self.levels,
             "pixels": self.convention,
