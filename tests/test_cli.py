@@ -184,7 +184,7 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         "--out", tmp_path / "c",
     )  # fmt: skip
     assert code == 2
-    assert "a grid of 7 evaluations, not 8; leave --nfe out, or write scoresde tune" in error
+    assert "a grid of 7 evaluations, not 8; leave --nfe out, or tune another grid: scoresde tune" in error
     times = json.loads((tmp_path / "grid.json").read_text())["times"]
     assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
 
@@ -312,7 +312,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     theirs = ["--peers-from", "others", "--peer", "their Euler"]
     code, said, error = run(*args, *theirs, "--peer", "azula DDIM uniform t")
     assert code == 0, error
-    assert "not installed: azula" in said
+    assert "Not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     own, tuned, peer = report["cells"]
     assert tuned["solver"] == "tuned"
@@ -378,7 +378,7 @@ def test_a_process_is_for_closed_forms(run, tmp_path):
         )
         assert code == 2
         assert "--process is only for closed-form problems" in error
-        assert "has the process VPSDE(t_min=0.001" in error
+        assert "has its own process, VPSDE(t_min=0.001" in error
 
 
 @pytest.mark.filterwarnings("default")
@@ -492,7 +492,7 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
-        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["whole numbers such as 3,32,32"]),
         (
             ["sample", "ring8", "--event-shape", "3", "--out", "OUT"],
             ["write --event-shape 2, or leave"],
