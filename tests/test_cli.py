@@ -184,7 +184,7 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         "--out", tmp_path / "c",
     )  # fmt: skip
     assert code == 2
-    assert "a grid of 7 evaluations, not 8; leave --nfe out, or tune another grid: scoresde tune" in error
+    assert "a grid of 7 evaluations, not 8; leave --nfe out, or tune another grid" in error
     times = json.loads((tmp_path / "grid.json").read_text())["times"]
     assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
 
@@ -492,7 +492,7 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
-        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["whole numbers such as 3,32,32"]),
+        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["such as 3,32,32"]),
         (
             ["sample", "ring8", "--event-shape", "3", "--out", "OUT"],
             ["write --event-shape 2, or leave"],
