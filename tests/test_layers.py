@@ -1,4 +1,4 @@
-"""What may import what, and what may be imported at all when the library is."""
+"""Imports between the rooms of the library, and packages that `import scoresde` may load."""
 
 from __future__ import annotations
 

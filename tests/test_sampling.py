@@ -1,4 +1,4 @@
-"""The driver: what it keeps, counts, casts, refuses, and how it reports what went wrong."""
+"""`sample` and its loop: stored states, counts, dtypes, refused arguments, and failures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Figures: sample grids, trajectories, steps against quality. All are written to files.
+"""Figures written to files: sample grids, trajectories, quality against evaluations.
 
-Colours are those of Okabe & Ito, "Color Universal Design", 2008, told apart by readers with any
-colour vision; series differ in their markers too.
+Colours are from Okabe & Ito, "Color Universal Design", 2008; readers with any colour vision can
+distinguish them. Series also differ in their markers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _STYLE = {
 def tile(
     images: Tensor, columns: int | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> np.ndarray:
-    """Images (B, C, H, W) with 1 or 3 channels as one picture, uint8, with thin lines between."""
+    """Tile images (B, 1 or 3, H, W) into one picture, uint8, with thin lines between them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ShapeError(f"pictures have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
+        raise ShapeError(f"images must have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
     low, high = value_range
     scaled = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1).nan_to_num(0.5)
     count, channels, height, width = scaled.shape
@@ -57,7 +57,7 @@ def tile(
 
 
 def sample_grids(panels: Mapping[str, Tensor], path: str | Path) -> None:
-    """One tiled grid of images a panel, side by side, each below its title."""
+    """Draw panels side by side: each is a tiled grid of images below its title."""
     with _styled():
         figure = _figure((3.3 * len(panels), 3.8))
         for axes, (title, images) in zip(_row(figure, len(panels)), panels.items(), strict=True):
@@ -69,9 +69,9 @@ def sample_grids(panels: Mapping[str, Tensor], path: str | Path) -> None:
 def trajectories(
     runs: Mapping[str, Sequence[StepInfo]], path: str | Path, *, digits: int = 3
 ) -> None:
-    """The first samples of each run on their way from noise to data, a column for each time.
+    """Draw the first samples of each run from noise to data, one column for each time.
 
-    States are shown divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
+    States are divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
     """
     with _styled():
         figure = _figure((9.5, 1.1 + 1.05 * digits * len(runs)))
@@ -93,10 +93,10 @@ def trajectories(
 
 
 def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | None = None) -> None:
-    """Metrics against network evaluations, a panel a metric, with 95 % intervals.
+    """Plot metrics against network evaluations, one panel for each, with 95 % intervals.
 
-    Solvers that choose their own steps are single points. The floor, where there is one, is what
-    true samples score.
+    A solver that chooses its own steps is a single point. The dotted line is the floor, the value
+    that true samples have.
     """
     chosen = list(metrics or table.metrics)
     style = {name: k for k, name in enumerate(dict.fromkeys(table.label(c) for c in table.cells))}
@@ -128,7 +128,9 @@ def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | No
 
 
 def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path) -> None:
-    """The squared error of eps against half log-SNR, a curve a model, with standard errors.
+    """Plot the squared error of eps against half log-SNR, one curve for each model.
+
+    The band around a curve is plus or minus one standard error.
 
     The area under a curve is the diffusion term of the variational bound, in nats per dimension.
 
@@ -174,9 +176,9 @@ def _scales(axes: Any, table: Table, metric: str) -> None:
     axes.set_xscale("log")
     if min(values, default=0) > 0:
         axes.set_yscale("log")
-    else:  # an unbiased distance may fall below 0: linear where noise rules, logarithmic above
+    else:  # an unbiased distance can be negative: linear within the noise, logarithmic above
         scores = [c.scores[metric] for c in table.cells if metric in c.scores]
-        # A metric of a user's own may have no interval.
+        # A user's metric may have no interval.
         spans = [score.high - score.low for score in scores if score.high > score.low]
         noise = float(np.median(spans or [abs(score.value) + 1e-12 for score in scores]))
         axes.set_yscale("symlog", linthresh=max(1e-12, 10.0 ** round(math.log10(noise))))
@@ -192,7 +194,7 @@ def _noise_level(info: StepInfo) -> str:
 
 
 def _figure(size: tuple[float, float]) -> Any:
-    # A figure of its own, without pyplot: no window, no state shared with the user's plots.
+    # Not pyplot: it would open a window and share state with the user's plots.
     return require("matplotlib.figure", "plot").Figure(size, layout="constrained")
 
 

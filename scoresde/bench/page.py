@@ -1,9 +1,9 @@
 """One HTML page of a comparison: plots, tables, samples, trajectories.
 
-It loads nothing, and everything on it is there without scripts. Plots are the library's own SVG,
-with 40 lines of script to point at marks and to show one metric at a time: a page of some 100 kB
-that opens at once on a phone and follows its dark mode. plotly would do the same with 4 MB in every
-report, and nothing to see where scripts are off.
+The page loads no other file, and it is complete without scripts. Plots are SVG drawn by this
+library. A script of 40 lines shows labels of marks and selects one metric at a time. The page has
+about 100 kB, opens fast on a phone and has a dark mode. plotly would add 4 MB to every report, and
+its plots need scripts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAN = float("nan")
 
 
 def html(table: Table, title: str, sentences: Sequence[str]) -> str:
-    """The page."""
+    """The whole page, as HTML."""
     labels = list(dict.fromkeys(table.label(cell) for cell in table.cells))
     body = [f"<h1>{escape(title)}</h1>", "<ul>"]
     body += [f"<li>{escape(sentence)}</li>" for sentence in sentences] + ["</ul>"]
@@ -41,7 +41,7 @@ def html(table: Table, title: str, sentences: Sequence[str]) -> str:
     if any(cell.budget is None for cell in table.cells):
         budgets.append(None)
     for budget in budgets:
-        head = "Steps of their own choice" if budget is None else f"{budget} evaluations"
+        head = "Solvers that choose their steps" if budget is None else f"{budget} evaluations"
         cells = [c for c in table.cells if c.budget == budget and not c.failed]
         body += [f"<section><h2>{head}</h2>", *_budget(table, labels, cells), "</section>"]
     setup = escape(json.dumps(table.to_dict()["setup"], indent=1))
@@ -62,7 +62,7 @@ def html(table: Table, title: str, sentences: Sequence[str]) -> str:
 
 
 def _metric(table: Table, labels: Sequence[str], name: str) -> list[str]:
-    """Quality against evaluations and against seconds, and the table."""
+    """One metric: plots against evaluations and against seconds, and the table."""
     floor = table.setup.floor.get(name)
     out = ['<div class="plots">']
     for of, axis in (("nfe", "network evaluations per sample"), ("seconds", "seconds")):
@@ -77,7 +77,7 @@ def _metric(table: Table, labels: Sequence[str], name: str) -> list[str]:
 
 
 def _budget(table: Table, labels: Sequence[str], cells: Sequence[Cell]) -> list[str]:
-    """What happens on the way at one budget, and what comes out."""
+    """One budget: errors along the path, samples, and trajectories."""
     out = []
     errors = {
         label: [_path_point(table, cell, *pair) for pair in cell.path_error[1:]]
@@ -116,27 +116,27 @@ def _key(k: int, label: str) -> str:
 
 def _points(table: Table, label: str, name: str, of: str) -> list[Point]:
     return [
-        Point(getattr(cell, of), cell.scores[name], _told(label, name, cell))
+        Point(getattr(cell, of), cell.scores[name], _tooltip(label, name, cell))
         for cell in sorted(table.cells, key=lambda c: c.nfe)
         if table.label(cell) == label and name in cell.scores
     ]
 
 
-def _told(label: str, name: str, cell: Cell) -> str:
+def _tooltip(label: str, name: str, cell: Cell) -> str:
     memory = f", {cell.memory / 2**20:.0f} MiB" if math.isfinite(cell.memory) else ""
     cost = f"{cell.nfe:g} evaluations, {cell.seconds:.2g} s{memory}"
     return f"{label}: {name} {cell.scores[name]}, {cost}"
 
 
 def _path_point(table: Table, cell: Cell, rho: float, error: float) -> Point:
-    """An error on the way; the clean end stands at the left, a factor below the last level."""
+    """The error at one noise level. The clean end is drawn at 0.3 times the lowest level."""
     levels = [level for level, _ in cell.path_error if level > 0]
     label = f"{table.label(cell)}: {error:.2g} at noise level {rho:.2g}"
     return Point(rho or 0.3 * min(levels), Estimate(error, _NAN, _NAN), label)
 
 
 def _series_style(count: int) -> str:
-    """Colours of each row in both modes, and what its box hides."""
+    """Style of each row: its colour in both modes, and the rule of its checkbox."""
 
     def rule(k: int, dark: bool) -> str:
         color = _COLORS[k % len(_COLORS)][int(dark)]

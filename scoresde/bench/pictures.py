@@ -1,4 +1,4 @@
-"""Samples of a cell, and their way there, as elements of a page."""
+"""Samples and trajectories of a cell, as elements of an HTML page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .figures import tile
 from .table import Cell
 
 _SIDE = 160  # pixels of a picture of the plane
-_FRAME = 1.7  # half its width: problems in the plane fill about (-1.2, 1.2)
-_TIMES = 8  # states of an image that are shown on its way
-_GREY = (118, 118, 118)  # seen on white and on black
+_FRAME = 1.7  # half the picture's width; problems in the plane fill about (-1.2, 1.2)
+_TIMES = 8  # states shown of a trajectory of an image
+_GREY = (118, 118, 118)  # visible on white and on black
 
 
 def picture(cell: Cell) -> str:
-    """The first samples: images side by side, or points of the plane; else nothing."""
+    """The first samples as a picture: tiled images, or points of the plane; else empty."""
     if cell.shown is None:
         return ""
     if _is_image(cell.shown):
@@ -29,7 +29,7 @@ def picture(cell: Cell) -> str:
 
 
 def way(cell: Cell) -> str:
-    """How a few samples came from noise to data; nothing for what cannot be drawn."""
+    """Trajectories of a few samples from noise to data; empty if they cannot be drawn."""
     states = cell.trajectory
     if states is None or len(states) < 3:
         return ""
@@ -53,7 +53,7 @@ def way(cell: Cell) -> str:
 
 
 def _scatter(points: Tensor) -> np.ndarray:
-    """Points of the plane as dots on a transparent ground, (side, side, 4), uint8."""
+    """Points of the plane as dots on a transparent background, (side, side, 4), uint8."""
     places = ((points.double() / _FRAME + 1) * (_SIDE / 2)).floor().long()
     inside = places[((places >= 1) & (places < _SIDE - 1)).all(1)]
     alpha = np.zeros((_SIDE, _SIDE))

@@ -1,8 +1,8 @@
-"""A comparison as files: data, tables, and one page that needs nothing else.
+"""A comparison as files: data, tables, a picture, and one HTML page.
 
-report.json   everything
+report.json   all numbers and settings
 report.md     tables
-report.csv    one line a cell and metric
+report.csv    one line for each cell and metric
 report.png    the first two metrics against evaluations
 report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.page`
 """
@@ -28,8 +28,14 @@ def write(
     command: str = "",
     given: Mapping[str, str] | None = None,
 ) -> None:
-    """Write all five files to a folder, with the command that made the table, and the names that
-    were given to it, such as that of the model.
+    """Write a comparison to a folder: report.json, .md, .csv, .png and .html.
+
+    Args:
+        table: the comparison.
+        folder: where to write.
+        title: of the page.
+        command: the command line that made the table.
+        given: names that the command was given, such as that of the model.
     """
     setup = table.setup
     setup = replace(setup, command=command or setup.command, given=dict(given or setup.given))
@@ -57,7 +63,7 @@ def write(
 
 
 def recommendations(table: Table) -> list[str]:
-    """One sentence a budget, by the first metric, that says whether the lead is clear."""
+    """One sentence for each budget: the best cell by the first metric, and its lead."""
     if not table.metrics:
         return ["Every cell failed."]
     name = table.metrics[0]

@@ -1,8 +1,7 @@
-"""A plot of series with intervals as plain SVG, readable in light and dark.
+"""A plot of series with intervals as SVG, for light and dark pages.
 
-Colours come from the page's style sheet (classes s0, s1, ... and the text's own colour), so that
-the same drawing suits both; a `<title>` on every point is what a browser shows when it is pointed
-at.
+Colours come from the page's style sheet (classes s0, s1, ... and the colour of text), so one
+drawing works in both modes. Every point has a `<title>`, which a browser shows as a tooltip.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ _SHAPES = ("circle", "square", "triangle", "diamond")
 
 
 class Point(NamedTuple):
-    """One mark.
+    """One mark of a plot.
 
     Attributes:
         x: cost.
         y: metric.
-        label: what is shown when it is pointed at.
+        label: text of its tooltip.
     """
 
     x: float
@@ -35,7 +34,7 @@ class Point(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """An axis: logarithmic where `bend` is 0, else linear within +-bend and logarithmic beyond."""
+    """An axis: logarithmic if `bend` is 0, else linear within +-bend and logarithmic beyond."""
 
     low: float
     high: float
@@ -44,13 +43,13 @@ class Scale(NamedTuple):
     last: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value, kept within the axis."""
+        """The pixel of a value; values beyond the axis are clamped to its ends."""
         value = min(max(value, self.low), self.high)
         low, high = self._bent(self.low), self._bent(self.high)
         return self.first + (self.last - self.first) * (self._bent(value) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: powers of ten, with 2 and 5 where there is room."""
+        """Round values within the axis: powers of ten, and 2 and 5 times these on a short axis."""
         top = max(abs(self.low), abs(self.high))
         least = self.bend or self.low
         decades = range(math.floor(math.log10(least)), math.ceil(math.log10(top)) + 1)
@@ -73,12 +72,15 @@ def plot(
     floor: float | None = None,
     front: str | None = None,
 ) -> str:
-    """An `<svg>` of the series, a class and a marker each, by their place in the mapping.
+    """An `<svg>` of the series; each has a class and a marker by its place in the mapping.
 
     Args:
-        floor: a level drawn across.
-        front: what is better, "lower", "higher" or "zero", to underlay the points that no cheaper
-            one surpasses.
+        series: points by label.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        floor: a level to draw as a horizontal line.
+        front: which values are better, "lower", "higher" or "zero"; draws the Pareto front, the
+            points that are better than all points of at most the same cost.
     """
     points = [p for marks in series.values() for p in marks]
     if not points:
@@ -107,7 +109,7 @@ def plot(
 
 
 def _scale(values: Sequence[float], noise: float, first: float, last: float) -> Scale:
-    """The axis for these values; where some are not positive, `noise` is what counts as small."""
+    """The axis for these values; if some are not positive, it is linear below about `noise`."""
     finite = [v for v in values if math.isfinite(v)]
     low, high = min(finite, default=0.1), max(finite, default=1.0)
     if low > 0:
@@ -140,7 +142,7 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
 
 
 def _front(points: Sequence[Point], better: str, across: Scale, up: Scale) -> str:
-    """A stroke below the Pareto front: points that are better than all that cost no more."""
+    """A line along the Pareto front: points that are better than all that cost no more."""
     best, kept = math.inf, []
     for p in sorted(points, key=lambda p: (p.x, badness(p.y.value, better))):
         if badness(p.y.value, better) < best:
@@ -169,7 +171,7 @@ def swatch(k: int) -> str:
 
 
 def _shape(k: int, x: float, y: float, inside: str = "") -> str:
-    """The mark of series k; a colour that comes again has another shape."""
+    """The mark of series k. Where colours repeat, shapes differ."""
     shape = _SHAPES[(k + k // 6) % len(_SHAPES)]
     if shape == "circle":
         return f'<circle class="mark mark{k}" cx="{x:.1f}" cy="{y:.1f}" r="4.2">{inside}</circle>'

@@ -1,4 +1,4 @@
-"""What a comparison runs: solvers on grids, choices of both by name, and samplers of others."""
+"""The cells that a comparison computes, made from its rows, grids and budgets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from .table import OWN_GRID, Cell
 
 @runtime_checkable
 class Peer(Protocol):
-    """A sampler of another library, which brings its own grid; see `benchmarks/peers`.
+    """A sampler of another library, with its own grid; see `benchmarks/peers`.
 
     Attributes:
-        name: as it is called in the table.
-        package, version: where it comes from.
-        kind: "deterministic", "stochastic" or "adaptive"; the last is run once, without a budget.
+        name: its name in the table.
+        package, version: the library.
+        kind: "deterministic", "stochastic" or "adaptive"; an adaptive one runs once, without a
+            budget.
     """
 
     name: str
@@ -35,11 +36,11 @@ class Peer(Protocol):
     kind: str
 
     def run(self, model: Predictor, nfe: int, x: Tensor, seed: int = 0) -> tuple[Tensor, int]:
-        """Samples from the start x, shape (B, *), at t_max; and the evaluations that it took."""
+        """Sample from the start x, shape (B, *), at t_max; returns samples and evaluations."""
 
 
 class Fixed(NamedTuple):
-    """A solver with one grid, such as a tuned one, as a row of one cell."""
+    """A solver with a fixed grid, such as a tuned one: a row with one cell."""
 
     name: str
     solver: Solver
@@ -47,11 +48,11 @@ class Fixed(NamedTuple):
 
 
 Row = Solver | str | Peer | Fixed
-"""What a comparison takes as a row."""
+"""A row of a comparison: a solver, its name, a `Peer`, or a `Fixed` solver and grid."""
 
 
 class Task(NamedTuple):
-    """One cell to be filled: a solver with its grid, or a peer; neither where there is no grid."""
+    """One cell to compute: a solver with its grid, or a peer; neither if the grid failed."""
 
     cell: Cell
     solver: Solver | None = None
@@ -61,7 +62,7 @@ class Task(NamedTuple):
 
     @property
     def stochastic(self) -> bool:
-        """Whether noise is drawn along the way."""
+        """Whether the sampler draws noise after the start."""
         if self.peer is not None:
             return self.peer.kind == "stochastic"
         return self.solver is not None and self.solver.stochastic
@@ -74,7 +75,7 @@ def tasks(
     nfe: Sequence[int],
     process: str = "",
 ) -> Iterator[Task]:
-    """The cells of one model, row by row; a cell whose grid cannot be made has failed already.
+    """The cells of one model, row by row. If a grid cannot be made, its cell has failed.
 
     Raises:
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
@@ -129,7 +130,7 @@ def takes_budget(row: Row, sde: SDE) -> bool:
 
 
 def _solver(row: Solver | str) -> tuple[Solver, str]:
-    """What is run, and what it is called in the table."""
+    """The solver, and its name in the table."""
     if isinstance(row, str):
         return specs.solver(row), row
     return row, specs.describe(row)
