@@ -1,8 +1,8 @@
-"""Models: anything that, given a state and a time, makes a `Prediction`.
+"""Models: functions of a state and a time that return a `Prediction`.
 
-`Predictor` is the one type that solvers, likelihoods, guidance and caching meet in. `ScoreModel`
-makes one of any network; `scoresde.exact` has closed-form ones; a `scoresde.wrapper.Wrapper` takes
-one and is one, as those of `scoresde.guidance` do.
+`Predictor` is the type that every solver, likelihood and wrapper takes. `ScoreModel` makes a
+predictor from a network; `scoresde.exact` has closed-form predictors. A
+`scoresde.wrapper.Wrapper`, such as those of `scoresde.guidance`, takes a predictor and is one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .trusted import NoiseRange
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What solvers, likelihoods and wrappers ask of a model: three members."""
+    """The protocol of models: the three members that solvers, likelihoods and wrappers use."""
 
     @property
     def sde(self) -> SDE:
@@ -38,27 +38,27 @@ class Predictor(Protocol):
         """The prediction at state x, shape (B, *), and a knot."""
 
     def rows(self, index: Tensor) -> Predictor:
-        """The model for a batch made of these samples (a LongTensor; it may repeat).
+        """The model for a batch made of these samples (a LongTensor; indices may repeat).
 
-        Per-sample conditions follow; everything else is shared. Every driver that changes the
-        batch calls this, every wrapper forwards it.
+        Conditions with one row per sample are selected by the index; everything else is shared.
+        Every driver that changes the batch calls this method, and every wrapper forwards it.
         """
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model computes; the CPU where that is not known."""
+    """The device on which a model computes; the CPU if the model does not say."""
     found: torch.device | None = known(model, "device")
     return torch.device("cpu") if found is None else found
 
 
 def dtype_of(model: Any) -> torch.dtype:
-    """The dtype in which a model computes; float32 where that is not known."""
+    """The dtype in which a model computes; float32 if the model does not say."""
     found: torch.dtype | None = known(model, "dtype")
     return torch.float32 if found is None else found
 
 
 def event_shape_of(model: Any) -> tuple[int, ...] | None:
-    """The shape of one sample, for models that know it (closed forms); else None."""
+    """The shape of one sample if the model knows it (closed forms do); else None."""
     shape = getattr(model, "event_shape", None)
     return None if shape is None else tuple(shape)
 
@@ -91,11 +91,11 @@ def noise_range_of(model: Any) -> NoiseRange | None:
 def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
     """All parameters that a predictor depends on, each once.
 
-    Those of `model.parameters()`, or, for a predictor without that method, those of the modules and
-    predictors among its attributes, also in tuples, lists and dictionaries.
+    These are those of `model.parameters()`. For a predictor without that method they are those of
+    all modules and predictors in its attributes, and in tuples, lists and dictionaries there.
     """
     found: dict[int, nn.Parameter] = {}
-    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given away twice
+    seen: dict[int, Any] = {}  # keeps the objects alive, so that no id is used twice
 
     def look(owner: Any) -> None:
         if id(owner) in seen:
@@ -118,8 +118,10 @@ def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
 
 
 def known(model: Any, what: str) -> Any:
-    """The "device" or "dtype" of a model: its own attribute, or that of its first parameter or
-    buffer of floating point; None where there is neither.
+    """The "device" or "dtype" of a model, or None.
+
+    It is the model's own attribute if it has one, else that of its first floating-point parameter
+    or buffer.
     """
     given = getattr(model, what, None)
     if given is not None:
@@ -131,11 +133,11 @@ def known(model: Any, what: str) -> Any:
 
 
 class WithVariance(NamedTuple):
-    """What an `output` returns for a network that learned the variance of a step back too.
+    """The value of `output` for a network that also predicts the variance of a reverse step.
 
     Attributes:
         raw: the prediction, shape (B, *).
-        share: see `Prediction`, shape (B, *).
+        share: the variance, see `Prediction`, shape (B, *).
     """
 
     raw: Tensor
@@ -146,10 +148,10 @@ class WithVariance(NamedTuple):
 class LearnedRange:
     """The `output` of networks with twice the channels: the prediction, then the variance.
 
-    The second half runs from -1 to 1 as the log of the variance runs from that of the posterior to
-    that of the forward transition: Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic
-    Models", 2021, eq. 15, in their code and in guided-diffusion, DiT and diffusers
-    ("learned_range"). `Ancestral("learned")` uses it; other solvers need no variance.
+    In the second half, -1 stands for the variance of the posterior and 1 for that of the forward
+    transition; values between interpolate its logarithm. Nichol & Dhariwal, "Improved Denoising
+    Diffusion Probabilistic Models", 2021, eq. 15, as in their code, guided-diffusion, DiT and
+    diffusers ("learned_range"). `Ancestral("learned")` uses it; other solvers need no variance.
     """
 
     def __call__(self, out: Any) -> WithVariance:
@@ -161,9 +163,9 @@ class LearnedRange:
         tensor: Tensor = _plain_output(out)
         if tensor.ndim < 2 or tensor.shape[1] % 2:
             raise ShapeError(
-                f"a learned variance comes in a second half of the channels, got shape "
-                f"{tuple(tensor.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the "
-                "part meant"
+                f"LearnedRange needs an even number of channels, (B, 2 C, ...), got shape "
+                f"{tuple(tensor.shape)}; write ScoreModel(..., output=lambda out: ...) to select "
+                "the prediction"
             )
         raw, variance = tensor.chunk(2, dim=1)
         return WithVariance(raw, 0.5 * (variance + 1.0))
@@ -177,15 +179,15 @@ class ScoreModel(nn.Module):
         sde: the process.
         predicts: "eps", "x0", "score", "v", "flow" or "F", or a `Parametrization`, such as
             `PredictsF(sigma_data=1.0)`.
-        time: how the network is told the time: "t", `ScaledTime(999)`, "index", "sigma",
+        time: the time that the network receives: "t", `ScaledTime(999)`, "index", "sigma",
             "log_sigma", "c_noise", or a function of the `Knot`. None takes the process's own
-            convention where it has one.
-        output: a function from what the network returns to the tensor meant; by default a
-            tensor, or an object's `.sample`. `LearnedRange()` for networks that predict their
-            variance too.
+            convention, if it has one.
+        output: a function that selects the prediction from what the network returns. By default
+            the network must return a tensor, or an object with the tensor in `.sample`.
+            `LearnedRange()` is for networks that also predict their variance.
         net_dtype: dtype in which the network runs; by default that of its parameters, or of
-            the state where it has none. The state is cast on the way in, the output on the way
-            out; solvers never see this dtype.
+            the state if it has none. The state is cast to it, and the output is cast back, so
+            solvers never see this dtype.
 
     Raises:
         ConfigError: for a class instead of an instance, or an unknown name.
@@ -238,7 +240,10 @@ class ScoreModel(nn.Module):
         output: Callable[[Any], Tensor | WithVariance] | None = None,
         net_dtype: torch.dtype | None = None,
     ) -> ScoreModel:
-        """A DDPM network with its table of betas, told the real-valued index by default."""
+        """A model of a DDPM network and its table of betas.
+
+        By default the network receives the real-valued index as its time.
+        """
         return cls(
             net,
             DiscreteVPSDE.from_betas(betas),
@@ -251,16 +256,17 @@ class ScoreModel(nn.Module):
     def bind(self, **conditions: Any) -> Self:
         """The same network with keyword conditions, passed at every call.
 
-        - A tensor or array has one row a sample, and follows its sample wherever a driver changes
-          the batch. So do those inside a dictionary, list, tuple or dataclass.
+        - A tensor or array has one row per sample. If a driver changes the batch, rows are selected
+          with their samples. The same holds inside a dictionary, list, tuple or dataclass.
         - A whole number, as in `bind(y=3)`, is the label of all samples: the network receives a
-          LongTensor of shape (B,) full of it.
-        - `Shared(value)` passes the value as it is: a tensor for the batch as a whole, a number.
+          LongTensor of shape (B,) filled with it.
+        - `Shared(value)` passes the value as it is, such as a number, or a tensor for the batch as
+          a whole.
         - Anything else (a float, bool, string, None) is passed as it is.
 
         Raises:
-            DtypeError: for a list or tuple with numbers or strings in it, which could be one a
-                sample or one value for all.
+            DtypeError: for a list or tuple of numbers or strings: it is not clear whether that is
+                one value per sample or one value for all.
             ShapeError: for a tensor without a batch.
         """
         new = {name: checked(name, value) for name, value in conditions.items()}
@@ -298,7 +304,7 @@ class ScoreModel(nn.Module):
             ShapeError: if the output, or a per-sample condition, does not fit x.
             DtypeError: if the output is not a tensor, or x is not floating point.
             TimeRangeError: at sigma = 0.
-            ZeroSNRError: where alpha = 0 and the network predicts eps, the score or F.
+            ZeroSNRError: if alpha = 0 and the network predicts eps, the score or F.
         """
         if not isinstance(knot, Knot):
             raise DtypeError(
@@ -312,8 +318,8 @@ class ScoreModel(nn.Module):
             )
         if knot.is_clean:
             raise TimeRangeError(
-                "a network has nothing to say at sigma = 0, where there is no noise left; ask it "
-                f"at a time from t_min = {self._sde.t_min:g} upwards"
+                "a network cannot be evaluated at sigma = 0, where there is no noise; call it "
+                f"at a time of t_min = {self._sde.t_min:g} or more"
             )
         dtype = self.dtype or x.dtype
         conditions = {name: for_network(name, value, x) for name, value in self.conditions.items()}
@@ -328,13 +334,13 @@ class ScoreModel(nn.Module):
         if not isinstance(out, Tensor):
             raise DtypeError(
                 f"the network returned {type(out).__name__}, not a tensor; write "
-                "ScoreModel(..., output=lambda out: ...) to pick the tensor meant"
+                "ScoreModel(..., output=lambda out: ...) to select the prediction"
             )
         if out.shape != x.shape:
             raise ShapeError(
                 f"the network returned shape {tuple(out.shape)} for a state of shape "
-                f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the part "
-                "meant (LearnedRange() where a network predicts its variance too)"
+                f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to select the "
+                "prediction (output=LearnedRange() if the network also predicts its variance)"
             )
         return Prediction(x, knot, out.to(x.dtype), self.predicts, share=share)
 
@@ -344,17 +350,17 @@ class ScoreModel(nn.Module):
         return prediction.score
 
     def extra_repr(self) -> str:
-        """What decides the meaning of the weights."""
+        """The settings that define what the network's input and output mean."""
         return f"sde={self._sde!r}, predicts={self.predicts!r}, time={self.time!r}"
 
     @property
     def device(self) -> torch.device | None:
-        """Where the network's first parameter or buffer lies; None for a function."""
+        """The device of the network's first parameter or buffer; None for a function."""
         return known(self.net, "device") if isinstance(self.net, nn.Module) else None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """`net_dtype`, or that of the network's parameters; None for a function without it."""
+        """`net_dtype`, or the dtype of the network's parameters; None if there is neither."""
         if self.net_dtype is not None or not isinstance(self.net, nn.Module):
             return self.net_dtype
         kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
@@ -362,13 +368,13 @@ class ScoreModel(nn.Module):
 
     def _with(self, conditions: dict[str, Any]) -> Self:
         model = copy.copy(self)
-        model._modules = self._modules.copy()  # the network itself is shared, its name is not
+        model._modules = self._modules.copy()  # shares the network, but has its own dictionary
         model.training = getattr(self.net, "training", False)
         model.conditions = conditions
         return model
 
     def _time_tensor(self, knot: Knot, x: Tensor, dtype: torch.dtype) -> Tensor:
-        # At least float32: 999 t in bfloat16 would be told apart only in steps of 4.
+        # At least float32: in bfloat16, 999 t would be rounded to multiples of 4.
         kind = torch.promote_types(dtype, torch.float32)
         value = self.time(knot)
         if isinstance(value, Tensor):
@@ -379,13 +385,13 @@ class ScoreModel(nn.Module):
         return torch.full(x.shape[:1], value, dtype=kind, device=x.device)
 
     def _explain(self, error: Exception, inputs: Tensor, time: Tensor) -> None:
-        """Say in a note what the network was given; raise DtypeError where that is the reason."""
+        """Add a note about the input to the error; raise DtypeError if its dtype is the reason."""
         hidden = self.dtype is None
         words = "dtype", "scalar type", "should be the same"
         if hidden and inputs.dtype != torch.float32 and any(word in str(error) for word in words):
             raise DtypeError(
-                f"the network is a function, which hides the dtype of its parameters, and was "
-                f"given {inputs.dtype}, the state's ({error}); write ScoreModel(..., "
+                f"the network is a function, so the dtype of its parameters is not known; it "
+                f"received {inputs.dtype}, the state's dtype ({error}); write ScoreModel(..., "
                 "net_dtype=torch.float32), or pass the module itself"
             ) from error
         error.add_note(
