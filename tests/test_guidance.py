@@ -223,7 +223,7 @@ def test_errors_say_what_to_write():
         CFG(model, cond={}, uncond={}, scale=2.0)
     with pytest.raises(ShapeError, match=r"\(5,\) in cond and \(1,\) in uncond"):
         CFG(model, cond={"y": LABELS}, uncond={"y": torch.tensor([2])}, scale=2.0)
-    with pytest.raises(ShapeError, match="are 5 rows, the state has 4"):
+    with pytest.raises(ShapeError, match="have 5 rows, the state has 4"):
         guided()(states(4), SDE.at(0.5))
     with pytest.raises(ConfigError, match="one process"):
         CFG.pair(CLASSES[0], Gaussian(FlowSDE(), MEANS[0], Covariance.isotropic(1.0)), scale=2.0)

@@ -301,12 +301,12 @@ def _wrap(net, **settings):
         (
             lambda: _wrap(lambda x, t, y: x).bind(y=torch.tensor(1.0))(randn(2, 3), KNOT),
             ShapeError,
-            "one row a sample",
+            "one row per sample",
         ),
         (
             lambda: _wrap(Recorder(), sde=FlowSDE())(randn(2, 3), FlowSDE().at(1.0)),
             ZeroSNRError,
-            "largest t_max with alpha > 0",
+            "the largest one with alpha > 0",
         ),
         (lambda: _wrap(Recorder()).score(randn(2, 3), torch.rand(3)), ShapeError, "shape (2,)"),
     ],
