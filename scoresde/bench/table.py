@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .._internal.labels import of_rows
 from ..errors import unknown_name
 from ..metrics import Estimate, difference
 from ..metrics.estimate import badness
@@ -148,6 +149,13 @@ class Table:
         several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
         label = f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
         return f"{cell.process}: {label}" if cell.process else label
+
+    def short_labels(self) -> dict[str, str]:
+        """Labels of pictures by those of `label`: brief, and still all different."""
+        several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
+        return of_rows(
+            (self.label(c), c.process, c.solver, c.grid if several else "") for c in self.cells
+        )
 
     def ranked(self, budget: int | None, metric: str | None = None) -> list[Cell]:
         """The cells that have a metric (the first by default) at a budget, the best first."""
