@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from .._internal.checks import check_budget, check_kind, check_model, explained_shape
+from .._internal.checks import calls_within, check_kind, check_model, explained_shape
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import model_name
 from .._internal.witness import name_of
 from ..errors import ConfigError, FingerprintError
 from ..metrics import EndpointError, Metric
@@ -26,6 +27,7 @@ from ..model import Predictor
 from ..sampling.choose import GridMaker
 from ..sampling.run import NonFiniteWarning
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from .live import live
 from .named_metrics import ALIASES, ENDPOINTS, FEATURES, AtHand, Wanted
 from .protocol import NOTHING_MORE, STARTS, Against, Starts
@@ -69,7 +71,8 @@ def compare(
         solvers: one or several solvers, or names such as "DDIM(eta=1.0)", or "recommended", which
             brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
             (`benchmarks/peers`). Those that choose their own steps are run once each.
-        nfe: one budget or several, in network evaluations per sample.
+        nfe: one budget or several, in network evaluations per sample, of which a guided model
+            takes 2 a call.
         grids: one or several makers of grids, or names such as "karras(exponent=5)";
             "uniform_lambda" by default.
         metric: metrics, or names of `scoresde.bench.METRICS`, or functions that make one of what
@@ -150,7 +153,8 @@ class _What:
             check_model(each)
         budgets = list(nfe) if isinstance(nfe, Iterable) else [nfe]
         for budget in budgets:
-            check_budget(budget)
+            for each in models.values():
+                calls_within(each, budget)
         rows = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
         given = ("uniform_lambda",) if grids is None else grids
         given = [given] if isinstance(given, str) or callable(given) else given
@@ -166,7 +170,9 @@ class _What:
             ConfigError: for a row that is none, or for grids that no cell is on.
         """
         found = {
-            name: list(tasks(model.sde, self.rows, self.makers, self.budgets, name))
+            name: list(
+                tasks(model.sde, self.rows, self.makers, self.budgets, name, evals_per_call(model))
+            )
             for name, model in self.models.items()
         }
         cells = [task.cell for each in found.values() for task in each]
@@ -250,7 +256,10 @@ def _setup(parts: Sequence[_Part], how: _How, store: Store) -> Setup:
     """What all cells of the table share."""
     about: dict[str, dict[str, Any]] = {}
     for part in parts:
-        about[part.name] = {"model": part.who, "sde": part.job.model.sde.to_dict()}
+        model = part.job.model
+        about[part.name] = {
+            "name": model_name(model), "model": part.who, "sde": model.sde.to_dict()
+        }  # fmt: skip
         if (found := part.reference) is not None:
             about[part.name]["reference"] = {
                 "accuracy": found.accuracy, "nfe": found.nfe, "missing": found.missing

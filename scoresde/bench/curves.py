@@ -66,7 +66,7 @@ def _curve(axes: Any, cells: Sequence[Cell], metric: str, rank: int | None, labe
         axes.plot(nfe, value, color=GREY, linewidth=0.8, marker=mark, markersize=3, label=label)
         if cells[0].budget is None:  # a point alone, far from all others
             axes.annotate(
-                label, (nfe[0], value[0]), (0, 5), textcoords="offset points", ha="center",
+                label, (nfe[0], value[0]), (4, 5), textcoords="offset points", ha="right",
                 fontsize=7, color="#666666",
             )  # fmt: skip
         return
@@ -139,7 +139,7 @@ def _end_labels(axes: Any, table: Table, metric: str, brief: Mapping[str, str]) 
     widest = max(math.log(x) for x, _ in ends.values())
     # A share of the width of the axes, which are made the wider the longer the labels are.
     longest = max(len(text) for text in brief.values())
-    room = (0.075 * max(len(brief[label]) for label in ends) + 0.2) / (3.8 + 0.065 * longest)
+    room = (0.085 * max(len(brief[label]) for label in ends) + 0.25) / (3.8 + 0.065 * longest)
     # The axis goes on to the right until the longest label fits in.
     span = max(math.log(right / left), (widest - math.log(left)) / (1 - min(room, 0.6)))
     axes.set_xlim(left, left * math.exp(span))

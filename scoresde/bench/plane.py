@@ -128,7 +128,7 @@ def window(points: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
     for axis in (0, 1):
         values = np.concatenate([x[np.isfinite(x).all(1), axis] for x in points])
         low, high = np.quantile(values, (0.005, 0.995))
-        reach = 0.2 * (high - low)
+        reach = 0.5 * (high - low)
         ends.append((max(values.min(), low - reach), min(values.max(), high + reach)))
     half = 0.54 * max(high - low for low, high in ends) or 1.0
     (across, up) = ((low + high) / 2 for low, high in ends)

@@ -27,9 +27,9 @@ class Cell:
 
     Attributes:
         solver, grid: as they are written; `grid` is empty for a solver that chooses its steps.
-        budget: evaluations asked for; None where the solver decides.
+        budget: network evaluations asked for; None where the solver decides.
         process: which of several processes; empty where there is one.
-        nfe: evaluations taken, per sample, on average.
+        nfe: network evaluations taken, per sample, on average.
         steps: steps of the grid.
         seconds: wall-clock time of the run.
         memory: bytes held at most beyond those held before.
@@ -71,8 +71,8 @@ class Setup:
     """What all cells of a table share.
 
     Attributes:
-        models: by process (empty where there is one): the model's fingerprint, its process, and
-            accuracy and cost of its reference endpoints.
+        models: by process (empty where there is one): the model's name and fingerprint, its
+            process, and accuracy and cost of its reference endpoints.
         samples: samples a cell.
         seed: sample k has the seed `seed + k`.
         dtype: of the state.
@@ -119,7 +119,8 @@ class Setup:
         )
         for process, model in self.models.items():
             of = f" of {process}" if process else ""
-            out.append(f"Model{of}: {model.get('model', 'unknown')}, {_plain(model.get('sde'))}")
+            named = [str(model[what]) for what in ("name", "model") if model.get(what)]
+            out.append(f"Model{of}: {', '.join([*named, _plain(model.get('sde'))])}")
         if self.environment:
             out.append(", ".join(f"{what} {value}" for what, value in self.environment.items()))
         return out
@@ -222,7 +223,7 @@ class Table:
             out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
         if any(c.scores and c.budget not in (None, c.nfe) for c in self.cells):
             out.append(
-                "In brackets: the evaluations taken, where they are not those of the column."
+                "In brackets: network evaluations taken, where they are not those of the column."
             )
         if silent := dict.fromkeys(
             self.label(c) for c in self.cells if not c.scores and not c.failed

@@ -73,8 +73,14 @@ def tasks(
     makers: Sequence[GridMaker],
     nfe: Sequence[int],
     process: str = "",
+    each_call: int = 1,
 ) -> Iterator[Task]:
     """The cells of one process, row by row; a cell whose grid cannot be made has failed already.
+
+    Args:
+        sde, rows, makers, process: what is run.
+        nfe: budgets, in network evaluations a sample.
+        each_call: how many of them a call of the model takes: 2 under guidance.
 
     Raises:
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
@@ -83,12 +89,13 @@ def tasks(
         if isinstance(row, str) and specs.is_pair(row):
             choose = specs.pair(row)
             for budget in nfe:
-                solver, grid = choose(sde, budget)
+                solver, grid = choose(sde, budget // each_call)
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
                 yield Task(cell, solver, grid)
             continue
         if isinstance(row, Fixed):
-            cost = evaluations(row.solver, row.grid)
+            calls = evaluations(row.solver, row.grid)
+            cost = None if calls is None else calls * each_call
             cell = Cell(row.name, OWN_GRID, cost, process=process, steps=row.grid.steps)
             yield Task(cell, row.solver, row.grid)
             continue
@@ -110,7 +117,7 @@ def tasks(
             for budget in nfe:
                 cell = Cell(label, maker.__name__, budget, process=process)
                 try:
-                    grid = grid_for(solver, maker, sde, budget)
+                    grid = grid_for(solver, maker, sde, budget // each_call)
                     yield Task(replace(cell, steps=grid.steps), solver, grid)
                 except ScoreSDEError as error:
                     yield Task(replace(cell, failed=str(error)))

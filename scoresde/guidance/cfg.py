@@ -44,7 +44,8 @@ class CFG(Wrapper):
     of noised data, so this is neither the density of the conditional model nor that of the
     distribution proportional to p_u (p_c / p_u)^scale.
 
-    Costs 2 network evaluations a call, also where they are one call with 2 B samples.
+    Costs 2 network evaluations a call, also where they are one call with 2 B samples: `nfe=40` of
+    `sample`, `compare` and `tune` pays for 20 guided ones.
 
     Args:
         model: what takes the conditions by `bind`, such as a `ScoreModel`; conditions that both
@@ -101,6 +102,11 @@ class CFG(Wrapper):
         Wrapper.__init__(guided, conditional, unconditional)
         guided.scale, guided._one_call, guided._batch = float(scale), False, None
         return guided
+
+    @property
+    def evals_per_call(self) -> int:
+        """Network evaluations of one call: those of both sides, also where they are one call."""
+        return (2 if self._one_call else 1) * super().evals_per_call
 
     def rows(self, index: Tensor) -> Self:
         """See `Predictor`; the conditions of both sides follow."""

@@ -77,7 +77,9 @@ def default_grid(solver: Solver) -> GridMaker:
 
 
 def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
-    """The longest grid on which a solver takes no more than `nfe` evaluations a sample.
+    """The longest grid on which a solver takes no more than `nfe` evaluations of its model.
+
+    Each is one network evaluation a sample, or 2 under guidance.
 
     A solver of two evaluations a step cannot use up every budget, nor can one with a start-up; ask
     `evaluations(solver, grid)` what the grid costs.

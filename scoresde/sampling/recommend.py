@@ -70,7 +70,8 @@ def recommended(
 
     Args:
         sde: the process.
-        nfe: network evaluations per sample, 1 or more.
+        nfe: evaluations of the model, 1 or more: each is one network evaluation a sample, or 2
+            under guidance.
         stochastic: whether to follow the reverse SDE rather than the probability flow.
         data_std: standard deviation of the data, per coordinate; 0.5 suits images in (-1, 1).
 

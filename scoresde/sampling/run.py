@@ -19,6 +19,7 @@ from torch import Tensor
 from .._internal.checked import bad_rows, explain
 from .._internal.checks import (
     as_solver,
+    calls_within,
     check_batch,
     check_device,
     check_dtype,
@@ -28,6 +29,7 @@ from .._internal.checks import (
     check_shape,
 )
 from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
+from .._internal.labels import short
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
@@ -292,7 +294,8 @@ def sample(
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
             `nfe`. A start x needs its grid, which says at what time it is.
-        nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
+        nfe: network evaluations a sample, at most, where no grid is given. A guided model takes 2
+            a call, so that 40 pay for 20 calls. By default there are 20 calls.
         callback: called after the start and every step.
         keep: which states to keep in `trajectory`: all of them, or those after these steps.
         progress: show a bar (needs tqdm).
@@ -313,7 +316,8 @@ def sample(
             "write solver, grid = recommended(model.sde, 20), for a state at time t "
             "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
         )
-    rule, path = choose(model.sde, solver, grid, nfe)
+    calls = calls_within(model, nfe) if grid is None and nfe is not None else nfe
+    rule, path = choose(model.sde, solver, grid, calls)
     asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
     working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype
     run = _checked(model, rule, path, shape, seeds, noise, working, device, final, grad)
@@ -325,7 +329,7 @@ def sample(
     steps = run.follow(model, x, run.noise)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
-        steps = bar(steps, total=count + 1, desc=type(rule).__name__)
+        steps = bar(steps, total=count + 1, desc=short(rule))
     kept: list[StepInfo] = []
     for info in steps:
         if keep is True or (keep is not False and info.step in keep):

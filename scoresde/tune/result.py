@@ -40,7 +40,7 @@ class Tuned:
         solver: the solver.
         grid: the grid.
         model: fingerprint of the model, or the name that was given as its key.
-        nfe: evaluations a sample that it takes.
+        nfe: network evaluations a sample that it takes.
         budget: what was asked for; `nfe` is the most of it that the solver can use.
         source: which candidate it is.
         metric: what was made small: "RMS endpoint error", "KL bound", or the name of a metric.
@@ -92,8 +92,8 @@ class Tuned:
     def __str__(self) -> str:
         nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
         head = (
-            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
-            f"{nearest}; on starts that took no part, {self.metric} {self.error:.3g}"
+            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} network "
+            f"evaluations{nearest}; on starts that took no part, {self.metric} {self.error:.3g}"
         )
         if self.source == "default":
             return f"{head}; nothing better than the default was found"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._internal.checks import check_event_shape, explained_shape
+from .._internal.checks import calls_within, check_event_shape, explained_shape
 from .._internal.witness import name_of
 from ..errors import ConfigError
 from ..metrics import Metric
@@ -16,6 +16,7 @@ from ..noise import SampleSeeds
 from ..sampling.choose import choose
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
 from .by_metric import by_metric, check_metric
@@ -49,7 +50,8 @@ def tune(
         solver: a solver, or its name. With "recommended" order, corrector, prediction variable and
             coordinate change too, and the default that the gain is stated against is the
             recommended solver on its own grid; "recommended(stochastic=True)" stays what it is.
-        nfe: the budget; the most that the solver can use of it is taken.
+        nfe: the budget, in network evaluations a sample; the most that the solver can use of it
+            is taken.
         event_shape: shape of one sample, without the batch; that of a closed-form model by
             default.
         starts: starts to tune on, of which a quarter is used most, those with large errors before
@@ -82,9 +84,9 @@ def tune(
     if metric is not None:
         check_metric(metric)
     who = name_of(model, key)
-    rule, default = choose(model.sde, solver, None, nfe)
+    rule, default = choose(model.sde, solver, None, calls_within(model, nfe))
     if default.steps < 2:
-        raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
+        raise ConfigError(f"{nfe} network evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
     event = tuple(closed) if event_shape is None else check_event_shape(event_shape, closed or None)
     if not event:
@@ -122,7 +124,7 @@ def tune(
         solver=best.solver,
         grid=best.grid,
         model=who,
-        nfe=evaluations(best.solver, best.grid) or 0,
+        nfe=(evaluations(best.solver, best.grid) or 0) * evals_per_call(model),
         budget=nfe,
         source=best.name,
         metric=found.metric,
