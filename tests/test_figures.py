@@ -18,12 +18,15 @@ from scoresde._internal.labels import LONGEST, model_name, of_rows, short
 from scoresde.bench import Against, Cell, Setup, Starts, Table, compare, figures, plane, write
 from scoresde.bench import curves as curves_module
 from scoresde.bench.series import GREY, PALETTE, highlighted, pareto
+from scoresde.cli import work
 from scoresde.errors import ConfigError, ShapeError
 from scoresde.exact import Covariance, Gaussian
 from scoresde.exact.problems import ring8
 from scoresde.guidance import CFG
 from scoresde.metrics import Estimate
 from scoresde.sampling import recommended
+from scoresde.sampling.jobs import SampleFolder
+from scoresde.sampling.run import sample
 
 SDE = VPSDE()
 
@@ -302,3 +305,35 @@ def test_the_report_of_a_plane_has_a_picture_of_samples(tmp_path, drawn, monkeyp
     cell = next(c for c in table.cells if c.solver == "DDIM" and c.budget == 6)
     shown = np.asarray(drawn[-1].axes[1].collections[0].get_offsets())
     np.testing.assert_allclose(shown, cell.shown.numpy(), rtol=1e-6)
+
+
+# -- the command and progress bars ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("solver", "title"),
+    [
+        ("recommended", "recommended, 6 NFE"),
+        ("DPMSolverPP(order=2, tau=1.0)", "DPM++(2M) SDE, 6 NFE"),
+    ],
+)
+def test_the_command_draws_samples_of_the_plane_under_a_short_title(drawn, tmp_path, solver, title):
+    work.sample(
+        model="ring8(seed=3)", out=tmp_path, n=7, solver=solver, grid="", nfe=6, seed=0,
+        batch_size=3, dtype="float64", event_shape="", process="", device="cpu",
+    )  # fmt: skip
+    points, density = drawn
+    assert points.axes[0].get_title() == title
+    kept = SampleFolder.open(tmp_path).samples().numpy()
+    np.testing.assert_allclose(np.asarray(points.axes[0].collections[0].get_offsets()), kept)
+    on_top = np.asarray(density.axes[0].collections[1].get_offsets())
+    np.testing.assert_allclose(on_top, kept)
+
+
+def test_a_progress_bar_has_a_short_label(capsys):
+    model = ring8(SDE)
+    sample(model, "DPMSolverPP(order=3)", nfe=4, shape=(2, 2), progress=True)
+    sample(model, nfe=15, shape=(2, 2), progress=True)
+    said = capsys.readouterr().err
+    assert "DPM++(3M):" in said
+    assert "multistep-4 in v:" in said

@@ -29,9 +29,13 @@ def figure(size: tuple[float, float]) -> Any:
     return require("matplotlib.figure", "plot").Figure(size, layout="constrained")
 
 
-def row(figure: Any, count: int) -> Any:
-    """Axes side by side."""
-    return figure.subplots(1, count, squeeze=False)[0]
+def row(figure: Any, count: int, columns: int = 0) -> Any:
+    """Axes side by side, `columns` of them in each of several rows."""
+    columns = columns or count
+    panels = figure.subplots(-(-count // columns), columns, squeeze=False).flat
+    for spare in panels[count:]:
+        spare.remove()
+    return panels[:count]
 
 
 def save(figure: Any, path: str | Path) -> None:

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import require
 from .canvas import figure, row, save, styled
 from .series import DRAWN, GREY, PALETTE, axis_title, highlighted
 from .table import Cell, Table
 
 MARKERS = ("o", "s", "^", "D", "v")
+_SIZE = 9  # of labels, in points
+_AXES = 3.6  # width of the axes without the labels, in inches
 
 
 def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | None = None) -> None:
@@ -28,14 +31,15 @@ def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | No
     brief, bright = table.short_labels(), highlighted(table, chosen)
     rest = [label for label in brief if label not in bright]
     with styled():
-        width = 4.4 + 0.065 * max((len(brief[label]) for label in bright), default=0)  # inches
+        width = _AXES + 0.9 + max((_inches(brief[label]) for label in bright), default=0.0)
         names = ", ".join(brief[label] for label in rest)
         below = textwrap.fill(f"grey: {names}", int(15 * width * len(chosen)))
         drawn = figure((width * len(chosen), 4.2 + 0.15 * below.count("\n")))
         for axes, metric in zip(row(drawn, len(chosen)), chosen, strict=True):
             for label in [*rest, *reversed(bright)]:
                 rank = bright.index(label) if label in bright else None
-                _curve(axes, _cells(table, label, metric), metric, rank, brief[label])
+                cells = _cells(table, label, metric)
+                _curve(axes, cells, metric, rank, brief[label], alone=_alone(table, cells))
             _scales(axes, table, metric)
             _floor(axes, table, metric)
             _end_labels(axes, table, metric, {label: brief[label] for label in bright})
@@ -55,7 +59,26 @@ def _cells(table: Table, label: str, metric: str) -> list[Cell]:
     return sorted(found, key=lambda c: c.nfe)
 
 
-def _curve(axes: Any, cells: Sequence[Cell], metric: str, rank: int | None, label: str) -> None:
+def _alone(table: Table, cells: Sequence[Cell]) -> bool:
+    """Whether a row of one point lies beyond all budgets, where its name is in nobody's way."""
+    return len(cells) == 1 and cells[0].nfe > 1.5 * max(table.budgets, default=math.inf)
+
+
+def _inches(label: str) -> float:
+    """How wide a label is."""
+    path = require("matplotlib.textpath", "plot").TextPath((0, 0), label, size=_SIZE)
+    return float(path.get_extents().width) / 72
+
+
+def _curve(
+    axes: Any,
+    cells: Sequence[Cell],
+    metric: str,
+    rank: int | None,
+    label: str,
+    *,
+    alone: bool,
+) -> None:
     """A row: of a rank, in its colour with intervals, or thin and grey."""
     if not cells:
         return
@@ -64,7 +87,7 @@ def _curve(axes: Any, cells: Sequence[Cell], metric: str, rank: int | None, labe
     if rank is None:
         mark = "o" if len(cells) == 1 else ""
         axes.plot(nfe, value, color=GREY, linewidth=0.8, marker=mark, markersize=3, label=label)
-        if cells[0].budget is None:  # a point alone, far from all others
+        if alone:
             axes.annotate(
                 label, (nfe[0], value[0]), (4, 5), textcoords="offset points", ha="right",
                 fontsize=7, color="#666666",
@@ -138,8 +161,8 @@ def _end_labels(axes: Any, table: Table, metric: str, brief: Mapping[str, str]) 
     left, right = axes.get_xlim()
     widest = max(math.log(x) for x, _ in ends.values())
     # A share of the width of the axes, which are made the wider the longer the labels are.
-    longest = max(len(text) for text in brief.values())
-    room = (0.085 * max(len(brief[label]) for label in ends) + 0.25) / (3.8 + 0.065 * longest)
+    whole = _AXES + max(map(_inches, brief.values()))
+    room = (max(_inches(brief[label]) for label in ends) + 0.25) / whole
     # The axis goes on to the right until the longest label fits in.
     span = max(math.log(right / left), (widest - math.log(left)) / (1 - min(room, 0.6)))
     axes.set_xlim(left, left * math.exp(span))
@@ -151,8 +174,8 @@ def _end_labels(axes: Any, table: Table, metric: str, brief: Mapping[str, str]) 
     for label, height in zip(order, heights, strict=True):
         x, _ = at[label]
         axes.annotate(
-            brief[label], ends[label], (x + 0.03, height), textcoords="axes fraction", fontsize=9,
-            va="center", color="#222222", annotation_clip=False, zorder=6,
+            brief[label], ends[label], (x + 0.03, height), textcoords="axes fraction",
+            fontsize=_SIZE, va="center", color="#222222", annotation_clip=False, zorder=6,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
             arrowprops={
                 "arrowstyle": "-", "color": PALETTE[ranks.index(label)], "linewidth": 1.0,

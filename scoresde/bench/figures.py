@@ -56,7 +56,7 @@ def tile(
 def sample_grids(panels: Mapping[str, Tensor], path: str | Path) -> None:
     """One tiled grid of images a panel, side by side, each below its title."""
     with styled():
-        drawn = figure((3.3 * len(panels), 3.8))
+        drawn = figure((3.3 * len(panels), 3.6))
         for axes, (title, images) in zip(row(drawn, len(panels)), panels.items(), strict=True):
             _picture(axes, tile(images))
             axes.set_title(title)

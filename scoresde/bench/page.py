@@ -100,12 +100,13 @@ def _notes(table: Table, rows: _Rows) -> list[str]:
         return []
     out = [
         "Vertical bars are 95 % intervals; one that goes down to the edge of a logarithmic axis "
-        "reaches 0. The wide grey band is the Pareto front: no run below the same cost is better."
+        "reaches 0. The wide grey band is the Pareto front: no run of the same cost or less is "
+        "better."
     ]
     if len(rows.labels) > len(rows.bright):
         out.append(
             f"{len(rows.bright)} rows stand out: recommended and DDIM where they are compared, and "
-            "those that lead at a budget. The others are grey; point at a mark to see which it is."
+            "those that do best. The others are grey; point at a mark to see which it is."
         )
     if written := [f"{rows.brief[x]} is {x}" for x in rows.labels if rows.brief[x] != x]:
         out.append(f"<details><summary>Short names</summary>{escape('; '.join(written))}</details>")

@@ -26,11 +26,12 @@ _GREY = (118, 118, 118)  # seen on white and on black
 
 
 def frame(cells: Sequence[Cell]) -> Frame | None:
-    """A square that nearly all samples of all cells are in; None where there are no points of the
-    plane. Cells that went astray do not stretch it: it is that of the cell in the middle.
+    """A square for the samples of all cells; None where there are no points of the plane.
+
+    Cells that went astray do not stretch it: it is that of the cell in the middle, with room.
     """
     shown = [c.shown for c in cells if c.shown is not None and c.shown.shape[1:] == (2,)]
-    squares = sorted((window([x.double().numpy()]) for x in shown), key=lambda w: w[1] - w[0])
+    squares = sorted((window([x.double().numpy()], 0.2) for x in shown), key=lambda w: w[1] - w[0])
     return squares[len(squares) // 2] if squares else None
 
 

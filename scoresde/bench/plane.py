@@ -18,6 +18,8 @@ from ..sampling.run import sample
 from .canvas import figure, row, save, styled
 from .series import GREY, PALETTE
 
+_COLUMNS = 3  # panels side by side
+
 
 def scatter(
     samples: Tensor | Mapping[str, Tensor],
@@ -45,12 +47,17 @@ def scatter(
     true = None if truth is None else _plane(truth)
     left, right, bottom, top = window([*points.values(), *([] if true is None else [true])])
     with styled():
-        drawn = figure((3.9 * len(points), 4.1))
-        for axes, (name, x) in zip(row(drawn, len(points)), points.items(), strict=True):
+        columns = min(len(points), _COLUMNS)
+        drawn = figure((3.9 * columns, 4.1 * math.ceil(len(points) / columns)))
+        for axes, (name, x) in zip(row(drawn, len(points), columns), points.items(), strict=True):
             size = max(1.5, min(14.0, 6000.0 / max(1, len(x))))
             if true is not None:
-                axes.scatter(*true.T, s=size, color=GREY, linewidths=0, label="true samples")
-            axes.scatter(*x.T, s=size, color=PALETTE[0], alpha=0.7, linewidths=0, label="samples")
+                axes.scatter(
+                    *true.T, s=size, color=GREY, linewidths=0, label="true samples", zorder=2
+                )
+            axes.scatter(
+                *x.T, s=size, color=PALETTE[0], alpha=0.7, linewidths=0, label="samples", zorder=3
+            )
             axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title=name)
             axes.set(xlabel="$x_1$", ylabel="$x_2$")
             inside = (x[:, 0] >= left) & (x[:, 0] <= right) & (x[:, 1] >= bottom) & (x[:, 1] <= top)
@@ -66,7 +73,7 @@ def log_density_map(
     path: str | Path,
     *,
     samples: Tensor | None = None,
-    side: int = 80,
+    side: int = 100,
     depth: float = 12.0,
     title: str = "",
 ) -> None:
@@ -95,7 +102,7 @@ def log_density_map(
         raise ShapeError(f"a map is of models of shape (2,), got one of shape {event}")
     shown = sample(model, shape=(1000, 2), seeds=0).x if samples is None else samples
     x = _plane(shown)
-    left, right, bottom, top = window([x])
+    left, right, bottom, top = window([x], 0.15)
     across, up = np.linspace(left, right, side), np.linspace(bottom, top, side)
     grid = torch.from_numpy(np.stack(np.meshgrid(across, up), -1).reshape(-1, 2))
     closed = getattr(model, "log_prob", None)
@@ -117,8 +124,9 @@ def log_density_map(
         save(drawn, path)
 
 
-def window(points: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
-    """(left, right, bottom, top) of a square that holds nearly all points, each (n, 2).
+def window(points: Sequence[np.ndarray], room: float = 0.04) -> tuple[float, float, float, float]:
+    """(left, right, bottom, top) of a square that holds nearly all points, each (n, 2), with room
+    at each side, as a share of its width.
 
     One point in 200 on each side counts as astray, if it is far beyond the others.
     """
@@ -130,7 +138,7 @@ def window(points: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
         low, high = np.quantile(values, (0.005, 0.995))
         reach = 0.5 * (high - low)
         ends.append((max(values.min(), low - reach), min(values.max(), high + reach)))
-    half = 0.54 * max(high - low for low, high in ends) or 1.0
+    half = (0.5 + room) * max(high - low for low, high in ends) or 1.0
     (across, up) = ((low + high) / 2 for low, high in ends)
     return across - half, across + half, up - half, up + half
 

@@ -54,7 +54,7 @@ def highlighted(table: Table, metrics: Sequence[str] | None = None) -> list[str]
         # By the budget: who leaves one evaluation unused is not alone at a lower cost.
         costs = [cell.nfe if cell.budget is None else cell.budget for cell in cells]
         kept = pareto(costs, values, better)
-        fronts.update({table.label(cells[k]) for k in kept})
+        fronts.update(dict.fromkeys((table.label(cells[k]) for k in kept), 1))
     order += [label for label, _ in fronts.most_common()]
     order += [label for ranked in ranks for label in ranked]
     order += [table.label(cell) for cell in table.cells]

@@ -155,7 +155,7 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
     middle, centre = (_LEFT + right) / 2, (_TOP + bottom) / 2
     out.append(
         f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
-        f'<text transform="translate(15 {centre:.0f}) rotate(-90)" text-anchor="middle">'
+        f'<text class="y" transform="translate(15 {centre:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
     return out
