@@ -20,6 +20,7 @@ from scoresde.prediction import parametrization
 from scoresde.sampling.run import sample
 from scoresde.sde import VPSDE, FlowSDE
 from scoresde.solvers import DDIM
+from scoresde.tune import tune
 from scoresde.wrapper import evals_per_call
 
 SDE = VPSDE()
@@ -257,3 +258,10 @@ def test_a_budget_is_network_evaluations_wherever_it_is_given(batched):
 def test_a_wrapper_costs_what_it_wraps():
     one, two = CLASSES[0], guided()
     assert [evals_per_call(m) for m in (one, two, CFG.pair(two, one, scale=2.0))] == [1, 2, 3]
+
+
+def test_a_tuned_grid_of_a_guided_model_costs_its_budget():
+    model = guided(labels=1)
+    found = tune(model, "DDIM", 8, event_shape=(2,), starts=8, held_out=4, rounds=0, key="guided")
+    assert (found.nfe, found.budget, found.grid.steps) == (8, 8, 4)
+    assert sample(model, found.solver, found.grid, shape=(2, 2)).nfe.tolist() == [8, 8]
