@@ -23,6 +23,7 @@ from .scalar import Scalar, scale
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import Knot
 from .time_input import TimeInput, time_input
+from .trusted import NoiseRange
 
 
 @runtime_checkable
@@ -60,6 +61,31 @@ def event_shape_of(model: Any) -> tuple[int, ...] | None:
     """The shape of one sample, for models that know it (closed forms); else None."""
     shape = getattr(model, "event_shape", None)
     return None if shape is None else tuple(shape)
+
+
+FLOOR = 0.02
+"""The floor of precision that is assumed of a network: the least root-mean-square error of eps."""
+
+
+def floor_of(model: Any) -> float:
+    """The floor of a model's precision: the least root-mean-square error of its eps.
+
+    Its own attribute `floor`, or `FLOOR`. It is 0 for closed forms. A closed form of your own says
+    so with `floor = 0.0`.
+    """
+    return float(getattr(model, "floor", FLOOR))
+
+
+def predicts_of(model: Any) -> Parametrization | None:
+    """What a model's network predicts; None where that is not known."""
+    found = getattr(model, "predicts", None)
+    return found if isinstance(found, Parametrization) else None
+
+
+def noise_range_of(model: Any) -> NoiseRange | None:
+    """The noise levels at which a model is trusted; None where they are not known."""
+    found = getattr(model, "noise_range", None)
+    return found if isinstance(found, NoiseRange) else None
 
 
 def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
@@ -194,6 +220,7 @@ class ScoreModel(nn.Module):
         self.output = output if output is not None else _plain_output
         self.net_dtype = net_dtype
         self.conditions: dict[str, Any] = {}
+        self.noise_range: NoiseRange | None = None
 
     @property
     def sde(self) -> SDE:
@@ -238,6 +265,27 @@ class ScoreModel(nn.Module):
         """
         new = {name: checked(name, value) for name, value in conditions.items()}
         return self._with({**self.conditions, **new})
+
+    def with_range(self, found: NoiseRange | None) -> Self:
+        """The same network with the noise levels at which it is trusted, or without them.
+
+        Sampling then starts at the highest of them, with the mean and the variance of the data, and
+        likelihoods end there.
+        """
+        if found is not None and not isinstance(found, NoiseRange):
+            raise ConfigError(
+                f"a range must be a NoiseRange, got {type(found).__name__}; write "
+                "model.with_range(noise_range(model, data))"
+            )
+        model = self._with(self.conditions)
+        model.noise_range = found
+        return model
+
+    @property
+    def floor(self) -> float:
+        """See `floor_of`: from the measured range where there is one."""
+        found = self.noise_range
+        return FLOOR if found is None else found.std / found.high
 
     def rows(self, index: Tensor) -> Self:
         """See `Predictor`."""

@@ -49,9 +49,12 @@ class Parametrization(ABC):
 
     Attributes:
         view: the view of a `Prediction` that the raw output itself is, if it is one.
+        bounds_x0: whether an error of the raw output stays as small in x0 at any noise level. It
+            does not for eps and the score: there the error of x0 is rho times that of eps.
     """
 
     view: ClassVar[str] = ""
+    bounds_x0: ClassVar[bool] = True
 
     @abstractmethod
     def coefficients(self, knot: Knot) -> Coefficients:
@@ -79,6 +82,7 @@ class PredictsEps(Parametrization):
     """The noise."""
 
     view = "eps"
+    bounds_x0 = False
 
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""
@@ -108,6 +112,7 @@ class PredictsScore(Parametrization):
     """The score, the gradient of log p_t(x)."""
 
     view = "score"
+    bounds_x0 = False
 
     def coefficients(self, knot: Knot) -> Coefficients:
         """See `Parametrization`."""

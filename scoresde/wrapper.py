@@ -14,11 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ConfigError
-from .model import Predictor, event_shape_of, known, parameters_of
-from .prediction import Prediction
+from .model import (
+    Predictor,
+    event_shape_of,
+    floor_of,
+    known,
+    noise_range_of,
+    parameters_of,
+    predicts_of,
+)
+from .prediction import Parametrization, Prediction
 from .scalar import Scalar
 from .sde import SDE
 from .sde.knot import Knot
+from .trusted import NoiseRange
 
 
 class Wrapper(ABC):
@@ -117,6 +126,21 @@ class Wrapper(ABC):
     def event_shape(self) -> tuple[int, ...] | None:
         """The shape of one sample, of the first model that knows it; None where none does."""
         return next((e for m in self.models if (e := event_shape_of(m)) is not None), None)
+
+    @property
+    def predicts(self) -> Parametrization | None:
+        """What the first model that knows it predicts; None where none does."""
+        return next((p for m in self.models if (p := predicts_of(m)) is not None), None)
+
+    @property
+    def floor(self) -> float:
+        """The largest of the models' floors, see `scoresde.model.floor_of`."""
+        return max(map(floor_of, self.models))
+
+    @property
+    def noise_range(self) -> NoiseRange | None:
+        """Where the first model that knows it is trusted; None where none does."""
+        return next((r for m in self.models if (r := noise_range_of(m)) is not None), None)
 
     def _copy(self, models: tuple[Predictor, ...]) -> Self:
         new = object.__new__(type(self))

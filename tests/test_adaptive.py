@@ -1,4 +1,4 @@
-"""Adaptive solvers: accuracy by tolerance, and every sample for itself."""
+"""Adaptive solvers: accuracy by tolerance, and independence of the samples in a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget becomes a solver and a grid; names stand for solvers wherever one is taken."""
+"""Budgets: which solver and grid they give, and solvers given by name."""
 
 from __future__ import annotations
 

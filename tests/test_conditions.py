@@ -1,4 +1,4 @@
-"""Conditions: labels, what belongs to each sample, and what lies inside containers."""
+"""Conditions: labels, conditions of each sample, and conditions inside containers."""
 
 from __future__ import annotations
 

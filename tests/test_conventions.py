@@ -1,7 +1,7 @@
-"""The rows of docs/wrapping_your_network.md: perfect networks as each codebase has them.
+"""The rows of docs/wrapping_your_network.md, tested with a perfect network of each codebase.
 
-Every network here is written in its codebase's own formulas and symbols, around the posterior mean
-of a mixture; wrapped as the table says, it must give that mixture's score.
+Every network here uses the formulas and symbols of its codebase, and the posterior mean of a
+mixture. Wrapped as the table says, it must give the score of that mixture.
 """
 
 import math

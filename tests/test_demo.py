@@ -1,4 +1,4 @@
-"""The demonstration, at the smallest size: its files are there and its numbers agree."""
+"""The demonstration at the smallest size: all files are written and the numbers agree."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every Python block of README and docs runs, page by page, as a reader would type it.
 
-A block under an HTML comment `<!-- compiled only: reason -->`, which no reader of the page sees,
-is compiled and not run: it needs a GPU, or a network of somebody else.
+A block below an HTML comment `<!-- compiled only: reason -->`, which is not visible on the page, is
+only compiled: it needs a GPU, or a network that is not in the repository.
 """
 
 import importlib

@@ -116,7 +116,7 @@ def test_images_below_zero_bits_are_warned_of() -> None:
     """A network that claims an impossible density: every image at a few levels, far too sharp."""
     model = Gaussian(SDE, torch.full((4,), -0.875).double(), Covariance.isotropic(1e-6))
     images = torch.zeros(3, 4, dtype=torch.uint8)
-    with pytest.warns(AccuracyWarning, match="3 of 3 images lie below 0 bits/dim"):
+    with pytest.warns(AccuracyWarning, match="3 of 3 images have less than 0 bits/dim"):
         bits_per_dim(
             model, images, pixels=Pixels(8), dequantize=NoDequantization(), divergence=Exact(),
             method=FixedGrid(61),

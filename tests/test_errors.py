@@ -1,4 +1,4 @@
-"""Errors: one base, the built-in kinds that callers expect, and what to write."""
+"""Errors: one base class, the built-in classes that callers expect, and hints what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped classifier tells digits apart, and its features are what it says."""
+"""The accuracy of the shipped digit classifier, and its features."""
 
 from __future__ import annotations
 

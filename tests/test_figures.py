@@ -75,8 +75,8 @@ def test_a_label_is_short_and_says_what_the_field_says(spec, label):
 
 
 def test_a_solver_without_a_published_name_has_a_short_label_too():
-    assert short(recommended(SDE, 20)[0]) == "multistep-4 in v"
-    assert short(recommended(SDE, 20, stochastic=True)[0]) == "multistep-3 in v SDE"
+    assert short(recommended(ring8(SDE), 20)[0]) == "multistep-4 in v"
+    assert short(recommended(ring8(SDE), 20, stochastic=True)[0]) == "multistep-3 in v SDE"
 
 
 def test_labels_that_would_be_the_same_stay_apart():

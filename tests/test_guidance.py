@@ -235,6 +235,9 @@ def test_errors_say_what_to_write():
 # -- budgets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings(
+    "ignore::scoresde.sampling.start.FirstStepWarning"
+)  # few steps from the end
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_budget_is_network_evaluations_wherever_it_is_given(batched):
     """40 of them are 20 calls under guidance, in `sample`, in a comparison and its table."""

@@ -1,4 +1,4 @@
-"""Large jobs: resumed without losing or repeating a sample, never mixed."""
+"""Large jobs: resuming loses and repeats no sample, and different jobs are never mixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents: there and back, and between."""
+"""Latents: encode, decode, round trips and interpolation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may import what, and what may be imported at all when the library is."""
+"""Imports between the rooms of the library, and packages that `import scoresde` may load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS = [
         "_internal.plain_data",
     },
     {"sde"},
-    {"axis", "conditions", "noise", "prediction", "time_input"},
+    {"axis", "conditions", "noise", "prediction", "time_input", "trusted"},
     {"grid", "model", "wrapper", "exact"},
     {
         "guidance",
@@ -39,7 +39,7 @@ LAYERS = [
     {"_internal.specs", "_internal.labels", "_internal.checks"},
     {"sampling", "training"},
     {"likelihood", "metrics", "testing"},
-    {"bench", "tune"},
+    {"bench", "diagnose", "tune"},
     {"cli"},
 ]
 

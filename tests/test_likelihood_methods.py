@@ -1,4 +1,4 @@
-"""Frames and the library's own integrators: accuracy, honesty, and samples that never meet."""
+"""Frames and the library's integrators: accuracy, error estimates, independence of samples."""
 
 from __future__ import annotations
 
@@ -585,7 +585,7 @@ def test_nonsense_is_refused_with_advice() -> None:
         TwoPhase(nodes=0)
     with pytest.raises(ShapeError, match="two samples"):
         estimate_frame(randn(1, 3))
-    with pytest.raises(ConfigError, match="do not vary"):
+    with pytest.raises(ConfigError, match="all samples are equal"):
         estimate_frame(torch.ones(5, 3))
     with pytest.raises(ConfigError, match="did you mean 'diagonal'"):
         estimate_frame(randn(5, 3), "diagonel")

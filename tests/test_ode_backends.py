@@ -1,4 +1,4 @@
-"""ODE backends and the probability flow: where the network is asked, and how close the answer."""
+"""ODE backends and the probability flow: evaluation times and accuracy."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_is_as_close_as_measured_beside_the_usual_solvers_at_the_same_cost(ring,
     the RMS: benchmarks/sampling.py has enough of them.
     """
     model, x, truth = ring
-    own = errors(model, *recommended(model.sde, nfe), x, truth)
+    own = errors(model, *recommended(model, nfe), x, truth)
     others = [errors(model, solver, make(model.sde, nfe), x, truth) for solver, make in PEERS]
     assert own[0] < 1.05 * rms * min(error for error, _ in others)
     assert own[1] < 1.05 * median * min(error for _, error in others)
@@ -99,7 +99,7 @@ def test_with_noise_and_few_evaluations_samples_are_the_closest(nfe):
     distance = EnergyDistance(model.sample(500, seed=1))
 
     def far(solver):
-        plan = choose(model.sde, solver, None, nfe)
+        plan = choose(model, solver, None, nfe)
         return distance(sample(model, *plan, shape=(500, 64), seeds=3, dtype=torch.float64).x).value
 
     others = ("DPMSolverPP(order=2, tau=1.0)", "SASolver", "Ancestral", "ERSDE")
@@ -116,7 +116,7 @@ def test_more_evaluations_are_never_a_loss(ring):
     """No threshold of the settings costs anything; a few starts may have bad luck."""
     model, x, truth = ring
     budgets = (3, 4, 5, 6, 7, 8, 10, 12, 14, 15, 17, 20, 24, 25, 30, 40, 60, 74, 75, 100)
-    found = [errors(model, *recommended(model.sde, nfe), x, truth) for nfe in budgets]
+    found = [errors(model, *recommended(model, nfe), x, truth) for nfe in budgets]
     for (rms, _), (less, _) in pairwise(found):
         assert less < 1.25 * rms
     assert found[-1][0] < 1e-5 * found[0][0]
@@ -131,7 +131,7 @@ def test_a_unit_of_the_data_is_a_unit_of_everything(ring):
         means = unit * torch.tensor([[0.5, 0.1], [-0.7, 0.4]], dtype=torch.float64)
         model = GaussianMixture(sde, means, Covariance.isotropic(0.04 * unit**2))
         for nfe in (10, 20):
-            plan = recommended(sde, nfe, data_std=0.5 * unit)
+            plan = recommended(model, nfe, data_std=0.5 * unit)
             runs.append(sample(model, *plan, x=80.0 * unit * x).x / unit)
     assert torch.allclose(runs[0], runs[2], rtol=0, atol=1e-9)
     assert torch.allclose(runs[1], runs[3], rtol=0, atol=1e-9)

@@ -1,4 +1,4 @@
-"""The report page: whole, self-contained, readable without scripts."""
+"""The report page: complete, self-contained, and readable without scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver: what it keeps, counts, casts, refuses, and how it reports what went wrong."""
+"""`sample` and its loop: stored states, counts, dtypes, refused arguments, and failures."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _draw(solver=None, **settings):
 def test_a_result_prints_as_one_line():
     out = _draw(Heun())
     assert repr(out) == (
-        "SampleResult(x (4, 2) float32, 11 network evaluations a sample, 6 steps, "
+        "SampleResult(x (4, 2) float32, 11 network evaluations a sample, 6 steps from rho = 152, "
         f"{out.seconds:.2g} s)"
     )
     several = replace(out, nfe=torch.tensor([9, 30, 12]), failures={2: "why"})

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, exact averages, and that it learns what is there to learn."""
+"""The training loop: exact resume, exact averages, and learning up to the optimal loss."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_bad_recipes_say_what_would_be_right(tmp_path) -> None:
     broken.write_text("{")
     with pytest.raises(CheckpointError, match="not JSON"):
         load_recipe(broken)
-    with pytest.raises(ConfigError, match="needs the images"):
+    with pytest.raises(ConfigError, match="needs its images"):
         train_from_recipe("mnist", folder=tmp_path / "run")
     with pytest.raises(ConfigError, match="no file"):
         train_from_recipe("mnist", data=tmp_path / "none.npz", folder=tmp_path / "run")

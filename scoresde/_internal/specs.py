@@ -37,7 +37,7 @@ from ..solvers.exponential.single_step import ExponentialRK
 from ..solvers.solver import Solver
 from .named_files import module_of_file, module_of_name
 
-Pair = Callable[[SDE, int], tuple[Solver, Grid]]
+Pair = Callable[..., tuple[Solver, Grid]]
 Table = Mapping[str, Callable[..., Any]]
 """Classes and functions by name."""
 
@@ -183,7 +183,7 @@ def process(spec: str, *, own: bool = False) -> SDE:
 
 def pair(spec: str) -> Pair:
     """The function that a specification such as "recommended(data_std=1.0)" names, which takes a
-    process and a number of evaluations and returns a solver with its grid.
+    model and a number of evaluations and returns a solver with its grid.
 
     Raises:
         ConfigError: as `solver` does.

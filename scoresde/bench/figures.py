@@ -37,9 +37,9 @@ __all__ = [
 def tile(
     images: Tensor, columns: int | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> np.ndarray:
-    """Images (B, C, H, W) with 1 or 3 channels as one picture, uint8, with thin lines between."""
+    """Tile images (B, 1 or 3, H, W) into one picture, uint8, with thin lines between them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ShapeError(f"pictures have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
+        raise ShapeError(f"images must have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
     low, high = value_range
     scaled = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1).nan_to_num(0.5)
     count, channels, height, width = scaled.shape
@@ -66,9 +66,9 @@ def sample_grids(panels: Mapping[str, Tensor], path: str | Path) -> None:
 def trajectories(
     runs: Mapping[str, Sequence[StepInfo]], path: str | Path, *, digits: int = 3
 ) -> None:
-    """The first samples of each run on their way from noise to data, a column for each time.
+    """Draw the first samples of each run from noise to data, one column for each time.
 
-    States are shown divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
+    States are divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
     """
     with styled():
         drawn = figure((9.5, 1.1 + 1.05 * digits * len(runs)))
@@ -90,7 +90,9 @@ def trajectories(
 
 
 def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path) -> None:
-    """The squared error of eps against half log-SNR, a curve a model, with standard errors.
+    """Plot the squared error of eps against half log-SNR, one curve for each model.
+
+    The band around a curve is plus or minus one standard error.
 
     The area under a curve is the diffusion term of the variational bound, in nats per dimension.
 

@@ -1,4 +1,4 @@
-"""Samples of a cell, and their way there, as elements of a page."""
+"""Samples and trajectories of a cell, as elements of an HTML page."""
 
 from __future__ import annotations
 

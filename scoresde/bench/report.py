@@ -1,8 +1,8 @@
-"""A comparison as files: data, tables, and one page that needs nothing else.
+"""A comparison as files: data, tables, a picture, and one HTML page.
 
-report.json   everything
+report.json   all numbers and settings
 report.md     tables
-report.csv    one line a cell and metric
+report.csv    one line for each cell and metric
 report.png    the first two metrics against evaluations
 report.html   plots, tables, pictures and a recommendation; see `scoresde.bench.page`
 samples.png   samples of the plane, of the rows that stand out; for models of the plane alone
@@ -87,7 +87,7 @@ def _plane(table: Table) -> dict[str, Tensor]:
 
 
 def recommendations(table: Table) -> list[str]:
-    """One sentence a budget, by the first metric, that says whether the lead is clear."""
+    """One sentence for each budget: the best cell by the first metric, and its lead."""
     if not table.metrics:
         return ["Every cell failed."]
     name = table.metrics[0]

@@ -1,4 +1,4 @@
-"""A plot of series with intervals as plain SVG, readable in light and dark.
+"""A plot of series with intervals as SVG, for light and dark pages.
 
 Colours come from the page's style sheet, so that the same drawing suits both: by the classes s0,
 s1, ... of the series, top0, top1, ... of those that stand out, and rest of all others.
@@ -21,12 +21,12 @@ _SHAPES = ("circle", "square", "triangle", "diamond", "wedge")  # as MARKERS of 
 
 
 class Point(NamedTuple):
-    """One mark.
+    """One mark of a plot.
 
     Attributes:
         x: cost.
         y: metric.
-        label: what is shown when it is pointed at.
+        label: text of its tooltip.
     """
 
     x: float
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """An axis: logarithmic where `bend` is 0, else linear within +-bend and logarithmic beyond."""
+    """An axis: logarithmic if `bend` is 0, else linear within +-bend and logarithmic beyond."""
 
     low: float
     high: float
@@ -44,13 +44,13 @@ class Scale(NamedTuple):
     last: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value, kept within the axis."""
+        """The pixel of a value; values beyond the axis are clamped to its ends."""
         value = min(max(value, self.low), self.high)
         low, high = self._bent(self.low), self._bent(self.high)
         return self.first + (self.last - self.first) * (self._bent(value) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: powers of ten, with 2 and 5 where there is room."""
+        """Round values within the axis: powers of ten, and 2 and 5 times these on a short axis."""
         top = max(abs(self.low), abs(self.high))
         least = self.bend or self.low
         decades = range(math.floor(math.log10(least)), math.ceil(math.log10(top)) + 1)
@@ -126,7 +126,7 @@ def _rank(name: str, bright: Sequence[str]) -> int:
 
 
 def _scale(values: Sequence[float], noise: float, first: float, last: float) -> Scale:
-    """The axis for these values; where some are not positive, `noise` is what counts as small."""
+    """The axis for these values; if some are not positive, it is linear below about `noise`."""
     finite = [v for v in values if math.isfinite(v)]
     low, high = min(finite, default=0.1), max(finite, default=1.0)
     if low > 0:

@@ -1,4 +1,4 @@
-"""What the commands do."""
+"""The commands `scoresde sample`, `nll` and `info`."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def nll(
     """`scoresde nll`."""
     if method and nodes is not None:
         raise ConfigError(
-            f"--nodes {nodes} is of the default method, and --method {method} is given; leave one "
-            f"out, or write --method 'FixedGrid(nodes={nodes})'"
+            f"--nodes {nodes} is only for the default method, and --method {method} is given; "
+            f"leave one out, or write --method 'FixedGrid(nodes={nodes})'"
         )
     if table is not None and out is None:
-        raise ConfigError(f"--table {table} is kept in --out; write --out FOLDER as well")
+        raise ConfigError(f"--table {table} is written to --out; write --out FOLDER as well")
     rule, table = check_method(method, own=True) if method else None, table or "npz"
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
@@ -134,11 +134,11 @@ def nll(
     images = read_images(data)[:n]
     if found.event_shape is not None and tuple(images.shape[1:]) != found.event_shape:
         raise ShapeError(
-            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.event_shape}"
+            f"the images have shape {tuple(images.shape[1:])}, the model needs {found.event_shape}"
         )
     low = found.model.sde.t_min if t_min is None else t_min
     with TemporaryDirectory() as spare, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)  # told below, as options
+        warnings.simplefilter("ignore", AccuracyWarning)  # printed below, with options to write
         bits = nll_dataset(
             found.model,
             images.to(device),
@@ -179,7 +179,7 @@ def info(model: str, process: str) -> None:
     console = require("rich.console", "cli").Console()
     if process and not model:
         raise ConfigError(
-            f"--process {process} is of a closed-form problem; write scoresde info ring8 "
+            f"--process {process} needs a closed-form problem; write scoresde info ring8 "
             f"--process {process!r}"
         )
     if about := _about(model):
@@ -212,9 +212,7 @@ def info(model: str, process: str) -> None:
 
 
 def _about(name: str) -> str:
-    """A solver, grid, process or method with its arguments and what its docstring says; "" for
-    what is none of these.
-    """
+    """A solver, grid, process or method with its arguments and docstring; "" for other names."""
     tables = {
         "solver": specs.SOLVERS, "grid": specs.GRIDS, "process": specs.PROCESSES,
         "method": methods(),
@@ -230,7 +228,7 @@ def _about(name: str) -> str:
 
 
 def _arguments(found: Callable[..., Any], what: str) -> str:
-    """The arguments that may be written, with their defaults."""
+    """The arguments that can be written on the command line, with their defaults."""
     given = 2 if what == "grid" else 0
     parameters = list(inspect.signature(found).parameters.values())[given:]
     plain = [p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY) for p in parameters]
@@ -241,42 +239,42 @@ def _arguments(found: Callable[..., Any], what: str) -> str:
 
 
 def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[Solver, Grid]:
-    """A solver with its grid: of a file written by `tune`, or made for the budget.
+    """A solver with its grid: from a file written by `tune`, or made for the budget.
 
-    The file may be given as either; as a grid, another solver may follow it.
+    The file can be given as solver or as grid. As a grid, it can be used with another solver.
     """
     if solver.endswith(".json"):
         if grid:
-            raise ConfigError(f"{solver} brings its grid along; leave --grid {grid} out")
+            raise ConfigError(f"{solver} contains its own grid; leave --grid {grid} out")
         solver, grid = "recommended", solver
     sde, both = model.sde, specs.is_pair(solver)
     if grid.endswith(".json"):
         rule, knots = tuning.load(grid, model, None if both else specs.solver(solver, own=True))
     elif grid:
         budget = DEFAULT if nfe is None else nfe
-        rule = specs.pair(solver)(sde, budget)[0] if both else specs.solver(solver, own=True)
+        rule = specs.pair(solver)(model, budget)[0] if both else specs.solver(solver, own=True)
         knots = grid_for(rule, specs.grid(grid, own=True), sde, budget)
     else:
         given = solver if both else specs.solver(solver, own=True)
-        rule, knots = choose(sde, given, None, nfe)
+        rule, knots = choose(model, given, None, nfe)
     cost = evaluations(rule, knots)
     if nfe in (None, cost):
         return rule, knots
     if grid.endswith(".json"):
         raise ConfigError(
-            f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or write "
-            f"scoresde tune MODEL --solver {solver!r} --nfe {nfe} --out FILE for one of {nfe}"
+            f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or tune another "
+            f"grid: scoresde tune MODEL --solver {solver!r} --nfe {nfe} --out FILE"
         )
-    print(f"{solver} takes {cost} evaluations on this grid, the most within {nfe}")
+    print(f"{solver} takes {cost} evaluations on this grid, the largest number within {nfe}")
     return rule, knots
 
 
 def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
-    """The shape given, or the model's own.
+    """The shape of one sample: as given, or the model's own.
 
     Raises:
-        ConfigError: if there is neither, or it is no list of whole numbers.
-        ShapeError: for another than the model's own.
+        ConfigError: if neither is known, or the text is not a list of whole numbers.
+        ShapeError: if the given shape differs from the model's own.
     """
     if not text:
         if found.event_shape is None:
@@ -288,7 +286,9 @@ def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
+        raise ConfigError(
+            f"--event-shape must be whole numbers such as 3,32,32, got {text!r}"
+        ) from None
     if min(shape) < 1 or found.event_shape not in (None, shape):
         known = found.event_shape or (3, 32, 32)
         raise ShapeError(
@@ -299,10 +299,10 @@ def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
 
 
 def read_images(spec: str) -> Tensor:
-    """Integer images of a file, shape (N, C, H, W), or other integer data (N, *).
+    """Read an array from a file: images (N, C, H, W), or other data (N, *).
 
     Raises:
-        ConfigError: for a file that cannot be read, or a field that it does not have.
+        ConfigError: for a file that cannot be read, or a field that is not in it.
     """
     if spec == "heldout":
         return heldout_digits()[0]
@@ -327,10 +327,10 @@ def _listed(parts: dict[str, float]) -> str:
 
 
 def check_device(device: str) -> str:
-    """The device, if this torch can use it.
+    """The device, if this build of torch can use it.
 
     Raises:
-        ConfigError: otherwise, with what there is.
+        ConfigError: if it cannot; the message lists the devices.
     """
     try:
         torch.empty(1, device=device)

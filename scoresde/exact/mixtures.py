@@ -104,6 +104,9 @@ class GaussianMixture:
         ConfigError: for weights or variances that are not positive.
     """
 
+    floor = 0.0
+    """See `scoresde.model.floor_of`: a closed form has no error of its own."""
+
     def __init__(
         self,
         sde: SDE,

@@ -1,4 +1,4 @@
-"""What estimates of log-probabilities add up to: bits per dimension with their error budget."""
+"""Bits per dimension with their error budget, from estimates of log-probabilities."""
 
 from __future__ import annotations
 
@@ -20,43 +20,45 @@ _CHANCE = ("images", "trace", "draws")
 
 
 class AccuracyWarning(UserWarning):
-    """A likelihood that is less accurate than its standard error makes it look."""
+    """A likelihood is less accurate than its standard error suggests."""
 
 
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
     """Negative log-probability of integer data, in bits per dimension.
 
-    `parts`, all in bits/dim and for the mean. The first three are standard errors, which add up
-    in squares to `stderr`; the others are what the number may be off by, 0 at best. A part is NaN
-    where nothing is known of it.
+    `parts` are the parts of its error, in bits/dim, for the mean. The first three are standard
+    errors; the sum of their squares is the square of `stderr`. The others estimate systematic
+    errors, 0 at best. A part is NaN if it is unknown.
 
-    | part | what | known with |
+    | part | meaning | known with |
     | --- | --- | --- |
     | "images" | standard error from the spread between images | two images |
     | "trace" | standard error from the probes | two probes, or the exact divergence (0) |
-    | "draws" | standard error from the dequantization's draws; else within "images" | two draws |
+    | "draws" | standard error from the draws of the dequantization; with one draw, "images" \
+includes it | two draws |
     | "ode" | mean of the integration's error estimates | a method that estimates its error |
-    | "dequantization" | gap of the bound from -log2 P: half the variance between draws, its \
-second-order term, and too large rather than too small | two draws and two probes, or the exact \
-divergence |
-    | "prior" | what N(0, sigma^2) costs against the moment-matched prior | a frame of the data |
-    | "truncation" | what the noise at t_min costs, to first order in its variance | always |
+    | "dequantization" | gap between the bound and -log2 P, to second order: half the variance \
+between draws, an overestimate | two draws and two probes, or the exact divergence |
+    | "prior" | cost of the prior N(0, sigma^2) relative to the moment-matched one | a frame of \
+the data |
+    | "truncation" | effect of the noise at t_min, to first order in its variance | always |
 
     Attributes:
-        mean: over the images; NaN if any of them failed.
-        stderr: standard error of `mean` as an estimate for the population of images: their
-            spread, which holds the estimator's own noise too.
-        per_image: shape (B,), float64.
+        mean: mean over the images; NaN if any image failed.
+        stderr: standard error of `mean` as an estimate for the population of images. It comes from
+            the spread between images, which includes the estimator's own noise.
+        per_image: bits/dim of each image, shape (B,), float64.
         parts: see above.
         nfe: network evaluations of each image, all draws together, shape (B,), int64, on the
-            CPU. The pilot for "truncation", one for each of the first 16 images, is not in it.
+            CPU. It does not count the pilot for "truncation", one evaluation for each of the first
+            16 images.
         pixels: the convention.
-        importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
-            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
-            the exact divergence and two draws or more. Not comparable with published bits/dim,
-            which average in log space.
-        failures: reasons, by place in the batch.
+        importance_weighted: another, tighter bound for each image, shape (B,): the log of the
+            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), if the
+            divergence is exact and there are two draws or more. It is not comparable with published
+            bits/dim, which average in log space.
+        failures: reason of each failure, by index in the batch.
     """
 
     mean: float
@@ -70,18 +72,20 @@ divergence |
 
     @property
     def standard_errors(self) -> dict[str, float]:
-        """The parts that more images, probes or draws make smaller."""
+        """The random parts, which more images, probes or draws reduce."""
         return {name: value for name, value in self.parts.items() if name in _CHANCE}
 
     @property
     def systematic(self) -> dict[str, float]:
-        """The parts that they do not."""
+        """The systematic parts, which more images, probes or draws do not reduce."""
         return {name: value for name, value in self.parts.items() if name not in _CHANCE}
 
     @property
     def stderr_of_this_set(self) -> float:
-        """Standard error of the mean for this fixed set of images, whose spread is no error: from
-        the probes and the draws alone, NaN where one of the two is not known.
+        """Standard error of the mean of this fixed set of images.
+
+        It comes from probes and draws only, since the spread between the images is not an error
+        here. It is NaN if one of the two parts is unknown.
         """
         return math.hypot(self.parts["trace"], self.parts["draws"])
 
@@ -112,7 +116,7 @@ divergence |
 
     @property
     def doubts(self) -> list[str]:
-        """Why the number cannot be as accurate as it looks, a sentence each."""
+        """Reasons why the result is less accurate than it looks, one sentence each."""
         error, below = self.parts["ode"], int((self.per_image < 0).sum())
         found = []
         if error > self.stderr:
@@ -122,31 +126,33 @@ divergence |
             )
         if below:
             found.append(
-                f"{below} of {len(self.per_image)} images lie below 0 bits/dim, which a "
-                "probability cannot (a density without dequantization can, and a single noisy "
-                f"draw): check that the model was trained with {self.pixels}"
+                f"{below} of {len(self.per_image)} images have less than 0 bits/dim, which is "
+                "impossible for a probability (but not for a density without dequantization, nor "
+                f"for a single noisy draw): check that the model was trained with {self.pixels}"
             )
         return found
 
     def warn(self) -> None:
-        """Tell of failures, and of a number that cannot be as accurate as it looks."""
+        """Warn of failures, or of a result that is less accurate than it looks."""
         if self.failures:
             warnings.warn(str(self), NonFiniteWarning, stacklevel=3)
             return
-        advice = "write method=FixedGrid(...) with more nodes, or PerSample(tol=...) with less tol"
+        advice = (
+            "write method=FixedGrid(...) with more nodes, or PerSample(tol=...) with a smaller tol"
+        )
         for doubt in self.doubts:
             warnings.warn(f"{doubt}; {advice}", AccuracyWarning, stacklevel=3)
 
 
 @dataclass(eq=False)
 class Estimates:
-    """What the draws for some images gave, in nats less the volume of the bins.
+    """Estimates of log-probabilities from all draws, in nats, without the volume of the bins.
 
     Attributes:
         nats: log p - log q - D log(width), shape (B, draws).
-        stderr, error: of each, shape (B, draws), see `LogLikelihood`.
+        stderr, error: errors of each estimate, shape (B, draws), see `LogLikelihood`.
         nfe: evaluations of all draws, shape (B,).
-        failures: reasons, by place.
+        failures: reason of each failure, by index.
     """
 
     nats: Tensor
@@ -157,7 +163,7 @@ class Estimates:
 
     @staticmethod
     def join(parts: Sequence[Estimates]) -> Estimates:
-        """Those of several batches, one after another, on the CPU."""
+        """Concatenate the estimates of several batches, on the CPU."""
         failures: dict[int, str] = {}
         first = 0
         for part in parts:
@@ -183,17 +189,18 @@ def summarize(
     """Bits per dimension, its error and parts.
 
     Args:
-        found: estimates in nats, of images of `size` numbers each.
-        layout: where the integers lie.
-        truncation: what the noise at t_min costs, in nats.
-        prior_gap: what the standard prior costs, in nats.
+        found: estimates in nats.
+        layout: the pixel convention.
+        size: number of dimensions of an image.
+        truncation: effect of the noise at t_min, in nats.
+        prior_gap: cost of the standard prior, in nats.
     """
     count, draws = found.nats.shape
     size = max(size, 1)
     unit = 1.0 / (size * math.log(2))
     per_image = layout.bits_per_dim(found.nats.mean(1), size)
     total = float(per_image.std()) / math.sqrt(count) if count > 1 else math.nan
-    # Variances of a draw: of its probes, and between draws, which has the probes' in it.
+    # Variances of a draw: from its probes, and between draws, which includes that of the probes.
     trace = found.stderr.square().mean(1)
     between = found.nats.var(1) if draws > 1 else torch.full_like(trace, math.nan)
     own = {
@@ -225,8 +232,9 @@ def summarize(
 
 
 def prior_gap(sde: SDE, frame: Frame | None, prior: object, size: int) -> float:
-    """What the prior N(0, sigma^2) costs, in nats; NaN where another is used, or the frame does
-    not know the moments of the data.
+    """Cost of the prior N(0, sigma^2) in nats.
+
+    NaN if another prior is used, or the frame does not know the moments of the data.
     """
     if frame is None or prior is not None:
         return math.nan
@@ -239,5 +247,5 @@ def _at_least_zero(value: float) -> float:
 
 def _root_sum(variances: Tensor) -> float:
     """Standard error of the mean from those of its terms."""
-    # Estimated variances may fall below 0: each on its own is noise, only their sum is not.
+    # Single estimates of variances can be negative; only their sum is clamped.
     return math.sqrt(max(float(variances.sum()), 0.0)) / max(len(variances), 1)

@@ -11,9 +11,11 @@ from .._internal.checks import as_solver, check_budget, check_grid
 from ..axis import Focus
 from ..errors import ConfigError, ScoreSDEError
 from ..grid import Grid, focused, uniform_lambda
+from ..model import Predictor
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from .start import process_of, start_of
 
 GridMaker = Callable[[SDE, int], Grid]
 """A maker of grids: (process, steps) -> Grid."""
@@ -22,15 +24,22 @@ DEFAULT = 20
 """Evaluations a sample where neither a budget nor a grid is given."""
 
 
-def choose(sde: SDE, solver: Any, grid: Any, nfe: int | None) -> tuple[Solver, Grid]:
+def choose(
+    model: Predictor | SDE,
+    solver: Any,
+    grid: Any,
+    nfe: int | None,
+    start: float | str | None = None,
+) -> tuple[Solver, Grid]:
     """The solver and the grid of a run, each of which the caller may leave to the library.
 
     Args:
-        sde: the process.
+        model: what predicts, or its process alone.
         solver: a solver, or its name; None, "recommended" or "recommended(stochastic=True)" choose
             it together with its grid.
         grid: a grid; None for the longest `default_grid` that the budget pays for.
         nfe: the budget, where the grid is None; None for `DEFAULT`.
+        start: the highest noise level, where the grid is None; see `start_of`.
 
     Raises:
         ConfigError: for a budget beside a grid, or one that nothing fits; for a grid without its
@@ -38,15 +47,23 @@ def choose(sde: SDE, solver: Any, grid: Any, nfe: int | None) -> tuple[Solver, G
     """
     both = solver is None or (isinstance(solver, str) and specs.is_pair(solver))
     if grid is None and both:
-        return specs.pair(solver or "recommended")(sde, DEFAULT if nfe is None else nfe)
+        pair = specs.pair(solver or "recommended")
+        return pair(model, DEFAULT if nfe is None else nfe, start=start)
     if grid is None:
-        rule = as_solver(solver)
+        rule, sde, t_max = as_solver(solver), process_of(model), start_of(model, start).t
         if evaluations(rule, uniform_lambda(sde, 4)) is not None:
-            return rule, grid_for(rule, default_grid(rule), sde, DEFAULT if nfe is None else nfe)
+            maker = default_grid(rule)
+            budget = DEFAULT if nfe is None else nfe
+            return rule, grid_for(rule, partial(maker, t_max=t_max), sde, budget)
         if nfe is not None:
             raise ConfigError(_own_steps(rule))
-        return rule, uniform_lambda(sde, 2)
+        return rule, uniform_lambda(sde, 2, t_max=t_max)
     check_grid(grid)
+    if start is not None:
+        raise ConfigError(
+            f"start={start!r} beside a grid, which has a start of its own; leave start out, or "
+            "make the grid with t_max=..."
+        )
     if both:
         raise ConfigError(
             "a grid needs a solver to follow it; write sample(model, 'Heun', grid, shape=...), or "
@@ -64,7 +81,7 @@ def choose(sde: SDE, solver: Any, grid: Any, nfe: int | None) -> tuple[Solver, G
     return rule, grid
 
 
-def default_grid(solver: Solver) -> GridMaker:
+def default_grid(solver: Solver) -> Callable[..., Grid]:
     """The family of grids that suits a solver.
 
     Uniform in the coordinate of the solver's polynomials, if that is log-SNR or a `Focus`; uniform

@@ -35,12 +35,12 @@ from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
 from ..noise import NoiseSource, NoiseStream, source
 from ..prediction import Prediction
-from ..scalar import scale
 from ..sde.knot import Knot
 from ..solvers.legs import parts
 from ..solvers.solver import Solver
 from ..wrapper import begin
 from .choose import choose
+from .start import Start, at_knot, draw_start, start_of, warn_of_leap
 
 
 class NonFiniteWarning(UserWarning):
@@ -92,6 +92,7 @@ class SampleResult:
         nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
         steps: steps taken.
         grid: the grid that was followed.
+        start: the noise level at its first knot, and why it is there.
         noise: where the noise came from; the same source gives the same samples.
         seconds: wall-clock time.
         trajectory: states kept, the start first, with `keep`; else empty. Each holds its
@@ -103,6 +104,7 @@ class SampleResult:
     nfe: Tensor
     steps: int
     grid: Grid
+    start: Start
     noise: NoiseSource
     seconds: float
     trajectory: tuple[StepInfo, ...] = ()
@@ -117,7 +119,8 @@ class SampleResult:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return (
             f"SampleResult(x {tuple(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}, "
-            f"{format_nfe(self.nfe)}, {self.steps} steps, {self.seconds:.2g} s{failed})"
+            f"{format_nfe(self.nfe)}, {self.steps} steps from {self.start}, "
+            f"{self.seconds:.2g} s{failed})"
         )
 
 
@@ -215,7 +218,7 @@ class _Run:
         _check_event(model, shape)
         device = device_of(model) if self.device is None else self.device
         stream = noise.open(shape, self.dtype or torch.float32, device)
-        return scale(self.legs[0][1].knots[0].sigma, stream.start()), stream
+        return draw_start(model, self.legs[0][1].knots[0], stream.start()), stream
 
     def _steps(self, model: Predictor, x: Tensor, stream: NoiseStream) -> Iterator[StepInfo]:
         counted, size, done = Counted(begin(model), remember=True), x.shape[0], 0
@@ -273,6 +276,7 @@ def sample(
     grid: Grid | None = None,
     *,
     nfe: int | None = None,
+    start: float | str | None = None,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
     seeds: int | Iterable[int] = 0,
@@ -294,6 +298,9 @@ def sample(
             Without a grid, the longest that `nfe` pays for, of the family that suits the solver
             (`default_grid`); without a solver, or with "recommended", what `recommended` has for
             `nfe`. A start x needs its grid, which says at what time it is.
+        start: the noise level rho = sigma / alpha where a run without a grid begins; "end" for the
+            end of the process. By default the library never begins where a network of eps or the
+            score cannot be trusted, see `scoresde.sampling.start`; the result says where it began.
         nfe: network evaluations a sample, at most, where no grid is given. A guided model takes 2
             a call, so that 40 pay for 20 calls. By default there are 20 calls.
         callback: called after the start and every step.
@@ -317,7 +324,10 @@ def sample(
             "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
         )
     calls = calls_within(model, nfe) if grid is None and nfe is not None else nfe
-    rule, path = choose(model.sde, solver, grid, calls)
+    rule, path = choose(model, solver, grid, calls, start)
+    begun = start_of(model, start) if grid is None else at_knot(path.knots[0])
+    if grid is not None:
+        warn_of_leap(model, path)
     asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
     working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype
     run = _checked(model, rule, path, shape, seeds, noise, working, device, final, grad)
@@ -350,6 +360,7 @@ def sample(
         nfe=info.nfe,
         steps=info.step,
         grid=path,
+        start=begun,
         noise=run.noise,
         seconds=time.perf_counter() - began,
         trajectory=tuple(kept),
