@@ -115,6 +115,15 @@ class Wrapper(ABC):
         return next((d for m in self.models if (d := known(m, "dtype")) is not None), None)
 
     @property
+    def evals_per_call(self) -> int:
+        """Network evaluations of one call, which budgets (`nfe=`) go by: the sum over the models.
+
+        Override it where a call asks a model more than once, or not always. What a run took is
+        counted, whatever this says.
+        """
+        return sum(map(evals_per_call, self.models))
+
+    @property
     def event_shape(self) -> tuple[int, ...] | None:
         """The shape of one sample, from the first model that knows it; None if none does."""
         return next((e for m in self.models if (e := event_shape_of(m)) is not None), None)
@@ -162,6 +171,12 @@ class Observer(Wrapper):
     def divergence(self) -> Any:
         """The model's closed-form divergence; raises AttributeError if it has none."""
         return self.models[0].divergence  # type: ignore[attr-defined]
+
+
+def evals_per_call(model: Any) -> int:
+    """Network evaluations of one call of a model: 2 under guidance, 1 where it does not say."""
+    found = getattr(model, "evals_per_call", 1)
+    return found if isinstance(found, int) and found > 0 else 1
 
 
 def begin(model: Predictor) -> Predictor:

@@ -126,7 +126,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
         "--batch-size", 2, "--dtype", "float64", "--seed", 7, "--out", out,
     )  # fmt: skip
     assert code == 0
-    assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
+    assert "5 samples of DDIM(eta=1.0), 6 network evaluations each" in said
     sde = sd.VPSDE(t_min=1e-5)
     from scoresde.exact.problems import ring8
 
@@ -157,7 +157,7 @@ def test_a_budget_that_cannot_be_used_up_is_told(run, tmp_path):
 def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_path):
     code, said, error = run("sample", "ring8", "--n", 2, "--nfe", 7, "--out", tmp_path / "a")
     assert code == 0, error
-    assert "7 evaluations each" in said
+    assert "7 network evaluations each" in said
     code, said, error = run(
         "tune", "ring8", "--nfe", 7, "--starts", 4, "--held-out", 4, "--rounds", 1,
         "--out", tmp_path / "grid.json",
@@ -351,7 +351,7 @@ def test_own_model_file(run, tmp_path):
         "sample", "ring8", "--solver", own, "--nfe", 3, "--n", 2, "--out", tmp_path / "own"
     )
     assert code == 0, error
-    assert "2 samples of Mine, 3 evaluations each" in said
+    assert "2 samples of Mine, 3 network evaluations each" in said
     assert specs.lookup("solver", own, {}, own=True) is type(
         specs.solver(own, own=True)
     )  # loaded once

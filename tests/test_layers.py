@@ -36,7 +36,7 @@ LAYERS = [
         "_internal.witness",
     },
     {"solvers"},
-    {"_internal.specs", "_internal.checks"},
+    {"_internal.specs", "_internal.labels", "_internal.checks"},
     {"sampling", "training"},
     {"likelihood", "metrics", "testing"},
     {"bench", "diagnose", "tune"},

@@ -83,11 +83,11 @@ def _draw(solver=None, **settings):
 def test_a_result_prints_as_one_line():
     out = _draw(Heun())
     assert repr(out) == (
-        "SampleResult(x (4, 2) float32, 11 evaluations a sample, 6 steps from rho = 152, "
+        "SampleResult(x (4, 2) float32, 11 network evaluations a sample, 6 steps from rho = 152, "
         f"{out.seconds:.2g} s)"
     )
     several = replace(out, nfe=torch.tensor([9, 30, 12]), failures={2: "why"})
-    assert ", 9 to 30 evaluations a sample, " in repr(several)
+    assert ", 9 to 30 network evaluations a sample, " in repr(several)
     assert repr(several).endswith(" s, 1 failed)")
 
 

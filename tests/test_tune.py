@@ -292,7 +292,7 @@ def test_the_cost_is_every_evaluation_of_every_sample():
     assert found.nfe == 21 == found.budget
     found = tune(counting, "Heun", 8, event_shape=(2,), starts=8, held_out=4, rounds=0)
     assert found.nfe != 8
-    assert f"{found.nfe} evaluations within a budget of 8" in str(found)
+    assert f"{found.nfe} network evaluations within a budget of 8" in str(found)
 
 
 def test_a_model_that_is_not_finite_or_never_settles_is_told_of(monkeypatch):

@@ -18,6 +18,7 @@ from ..noise import NoiseSource
 from ..sde import SDE
 from ..solvers.probability_flow import ProbabilityFlow
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from . import specs
 
 
@@ -92,6 +93,23 @@ def check_grid(grid: Any) -> None:
     else:
         hint = "from_times(model.sde, [...]) for your own times"
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
+
+
+def calls_within(model: Predictor, nfe: int) -> int:
+    """How many calls of a model a budget of network evaluations pays for: half as many under
+    guidance.
+
+    Raises:
+        ConfigError: for what is no budget, or one that does not pay for a single call.
+    """
+    check_budget(nfe)
+    cost = evals_per_call(model)
+    if nfe < cost:
+        raise ConfigError(
+            f"nfe={nfe} does not pay for one call of this {type(model).__name__}, which takes "
+            f"{cost} network evaluations; write nfe={10 * cost}"
+        )
+    return nfe // cost
 
 
 def check_budget(nfe: Any) -> None:

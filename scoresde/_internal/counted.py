@@ -83,9 +83,9 @@ def mean_nfe(nfe: Tensor) -> float:
 def format_nfe(nfe: Tensor) -> str:
     """The evaluations of samples, shape (B,), in words: one number, or the least and the most."""
     if nfe.numel() == 0:
-        return "no evaluations"
+        return "no network evaluations"
     least, most = int(nfe.min()), int(nfe.max())
-    return f"{least}{f' to {most}' if most > least else ''} evaluations a sample"
+    return f"{least}{f' to {most}' if most > least else ''} network evaluations a sample"
 
 
 class _Tally:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from .._internal.checks import check_budget, check_kind, check_model, explained_shape
+from .._internal.checks import calls_within, check_kind, check_model, explained_shape
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import model_name
 from .._internal.witness import name_of
 from ..errors import ConfigError, FingerprintError
 from ..metrics import EndpointError, Metric
@@ -69,7 +70,8 @@ def compare(
         solvers: one or several. Each is a solver, a name such as "DDIM(eta=1.0)", "recommended",
             which has its own grid, a `Fixed` solver and grid, or a sampler of another library
             (`benchmarks/peers`). A solver that chooses its own steps runs once.
-        nfe: one or several budgets, in network evaluations per sample.
+        nfe: one or several budgets, in network evaluations per sample, of which a guided model
+            takes 2 a call.
         grids: one or several makers of grids, or names such as "karras(exponent=5)";
             "uniform_lambda" by default.
         metric: one or several. Each is a metric, a name in `scoresde.bench.METRICS`, or a function
@@ -150,7 +152,8 @@ class _What:
             check_model(each)
         budgets = list(nfe) if isinstance(nfe, Iterable) else [nfe]
         for budget in budgets:
-            check_budget(budget)
+            for each in models.values():
+                calls_within(each, budget)
         rows = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
         given = ("uniform_lambda",) if grids is None else grids
         given = [given] if isinstance(given, str) or callable(given) else given
@@ -250,7 +253,10 @@ def _setup(parts: Sequence[_Part], how: _How, store: Store) -> Setup:
     """The settings that all cells of the table share."""
     about: dict[str, dict[str, Any]] = {}
     for part in parts:
-        about[part.name] = {"model": part.who, "sde": part.job.model.sde.to_dict()}
+        model = part.job.model
+        about[part.name] = {
+            "name": model_name(model), "model": part.who, "sde": model.sde.to_dict()
+        }  # fmt: skip
         if (found := part.reference) is not None:
             about[part.name]["reference"] = {
                 "accuracy": found.accuracy, "nfe": found.nfe, "missing": found.missing

@@ -47,9 +47,10 @@ def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell])
         budgets.append(None)
     for budget in budgets:
         drawn.add_column("own steps" if budget is None else f"{budget} NFE", justify="right")
-    for label in dict.fromkeys(names.label(cell) for cell in names.cells):
+    brief = names.short_labels()
+    for label in brief:
         row = [_text(done.get((label, budget)), found, metric) for budget in budgets]
-        drawn.add_row(label, *row)
+        drawn.add_row(brief[label], *row)
     return drawn
 
 

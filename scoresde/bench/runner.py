@@ -20,6 +20,7 @@ from ..noise import BrownianPath, NoiseSource, SampleSeeds
 from ..sampling.run import NonFiniteWarning, StepInfo, sample
 from ..scalar import scale
 from ..solvers.legs import evaluations
+from ..wrapper import evals_per_call
 from .memory import peak_memory
 from .reference import ReferencePath, normalised
 from .store import Store
@@ -112,7 +113,7 @@ class Job:
         with peak_memory(device) as memory:
             began = time.perf_counter()
             if task.peer is not None:
-                budget = task.cell.budget or 1
+                budget = max(1, (task.cell.budget or 1) // evals_per_call(self.model))
                 x, nfe = task.peer.run(self.model, budget, self.start.to(device), self.seeds[0])
                 if bad := int((~torch.isfinite(x.reshape(len(x), -1)).all(1)).sum()):
                     raise NonFiniteError(f"{bad} of {len(x)} samples are not finite")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .._internal.labels import of_rows
 from ..errors import unknown_name
 from ..metrics import Estimate, difference
 from ..metrics.estimate import badness
@@ -26,9 +27,9 @@ class Cell:
 
     Attributes:
         solver, grid: names; `grid` is empty for a solver that chooses its steps.
-        budget: evaluations asked for; None if the solver chooses its steps.
+        budget: network evaluations asked for; None if the solver chooses its steps.
         process: name of the process; empty if the table has only one.
-        nfe: evaluations taken, per sample, on average.
+        nfe: network evaluations taken, per sample, on average.
         steps: steps of the grid.
         seconds: wall-clock time of the run.
         memory: peak memory above that before the run, in bytes.
@@ -70,8 +71,8 @@ class Setup:
     """Settings that all cells of a table share.
 
     Attributes:
-        models: for each process (the key is empty if there is only one): the model's fingerprint,
-            its process, and accuracy and cost of its reference endpoints.
+        models: for each process (the key is empty if there is only one): the model's name
+            and fingerprint, its process, and accuracy and cost of its reference endpoints.
         samples: number of samples in a cell.
         seed: sample k has the seed `seed + k`.
         dtype: dtype of the state.
@@ -118,7 +119,8 @@ class Setup:
         )
         for process, model in self.models.items():
             of = f" of {process}" if process else ""
-            out.append(f"Model{of}: {model.get('model', 'unknown')}, {_plain(model.get('sde'))}")
+            named = [str(model[what]) for what in ("name", "model") if model.get(what)]
+            out.append(f"Model{of}: {', '.join([*named, _plain(model.get('sde'))])}")
         if self.environment:
             out.append(", ".join(f"{what} {value}" for what, value in self.environment.items()))
         return out
@@ -148,6 +150,13 @@ class Table:
         several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
         label = f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
         return f"{cell.process}: {label}" if cell.process else label
+
+    def short_labels(self) -> dict[str, str]:
+        """Labels of pictures by those of `label`: brief, and still all different."""
+        several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
+        return of_rows(
+            (self.label(c), c.process, c.solver, c.grid if several else "") for c in self.cells
+        )
 
     def ranked(self, budget: int | None, metric: str | None = None) -> list[Cell]:
         """The cells at a budget, sorted by a metric (the first by default), best first."""
@@ -215,7 +224,7 @@ class Table:
             out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
         if any(c.scores and c.budget not in (None, c.nfe) for c in self.cells):
             out.append(
-                "In brackets: the evaluations taken, if they differ from the column's budget."
+                "In brackets: network evaluations taken, if they differ from the column's budget."
             )
         if silent := dict.fromkeys(
             self.label(c) for c in self.cells if not c.scores and not c.failed

@@ -16,6 +16,7 @@ from ..sampling.choose import GridMaker, grid_for
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from .table import OWN_GRID, Cell
 
 
@@ -80,18 +81,19 @@ def tasks(
     Raises:
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
     """
-    sde = model.sde
+    sde, each_call = model.sde, evals_per_call(model)  # budgets are network evaluations
     for row in rows:
         if isinstance(row, str) and specs.is_pair(row):
             choose = specs.pair(row)
             for budget in nfe:
                 # All cells share their starts, which are drawn at the end of the process.
-                solver, grid = choose(model, budget, start="end")
+                solver, grid = choose(model, budget // each_call, start="end")
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
                 yield Task(cell, solver, grid)
             continue
         if isinstance(row, Fixed):
-            cost = evaluations(row.solver, row.grid)
+            calls = evaluations(row.solver, row.grid)
+            cost = None if calls is None else calls * each_call
             cell = Cell(row.name, OWN_GRID, cost, process=process, steps=row.grid.steps)
             yield Task(cell, row.solver, row.grid)
             continue
@@ -113,7 +115,7 @@ def tasks(
             for budget in nfe:
                 cell = Cell(label, maker.__name__, budget, process=process)
                 try:
-                    grid = grid_for(solver, maker, sde, budget)
+                    grid = grid_for(solver, maker, sde, budget // each_call)
                     yield Task(replace(cell, steps=grid.steps), solver, grid)
                 except ScoreSDEError as error:
                     yield Task(replace(cell, failed=str(error)))

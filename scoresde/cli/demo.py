@@ -25,6 +25,7 @@ from .. import __version__
 from .._internal import specs
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import short
 from ..bench import Against, Cell, Starts, Table, compare, environment, figures, grid_for
 from ..bench.table import number
 from ..errors import require
@@ -282,7 +283,7 @@ class _Ticking(Observer):
     def __enter__(self) -> _Ticking:
         if self._progress:
             bar = require("tqdm.auto", "cli").tqdm
-            self._bar = bar(desc="log-likelihood", unit=" evaluations", total=self._total)
+            self._bar = bar(desc="log-likelihood", unit=" network evaluations", total=self._total)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -303,8 +304,9 @@ def _first_table(report: Report) -> Any:
     for head in ("", "solver", "NFE a sample", "seconds"):
         table.add_column(head, justify="left" if head in ("", "solver") else "right")
     for row in report.sampling:
-        solver = str(row["solver"]).partition("(")[0]
-        table.add_row(row["title"], solver, f"{row['nfe']:.0f}", f"{row['seconds']:.1f}")
+        table.add_row(
+            row["title"], short(row["solver"]), f"{row['nfe']:.0f}", f"{row['seconds']:.1f}"
+        )
     found = report.likelihood
     table.add_section()
     table.add_row(
@@ -344,7 +346,7 @@ def _second_table(found: Table) -> Any:
                 rows.setdefault(cell.solver, {})[cell.budget] = cell
         for label, cells in rows.items():
             shown = [_shown(cells.get(b), metric, found) for b in (*found.budgets, None)]
-            table.add_row(f"  {label.partition('(backend')[0]}", *shown)
+            table.add_row(f"  {short(label)}", *shown)
         if floor := found.setup.floor.get(metric):
             table.add_row("  held-out digits", *[number(floor.value)] * len(found.budgets))
         table.add_section()

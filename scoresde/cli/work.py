@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +19,7 @@ from torch import Tensor
 from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import short
 from ..bench import METRICS, environment
 from ..bench.named_metrics import ALIASES
 from ..errors import ConfigError, ShapeError, require
@@ -32,7 +35,8 @@ from ..training.checkpoint import pretrained_names
 from ..training.data import heldout_digits
 from . import models
 
-_PREVIEW = 64
+_PREVIEW = 64  # images
+_POINTS = 4096  # of the plane
 
 
 def sample(
@@ -68,13 +72,26 @@ def sample(
     )
     cost = np.mean([np.mean(job.info(k)["nfe"]) for k in range(job.shards)])
     failed = sum(len(job.info(k)["failures"]) for k in range(job.shards))
-    said = f"{n} samples of {specs.describe(rule)}, {cost:.0f} evaluations each, in {out}"
+    said = f"{n} samples of {specs.describe(rule)}, {cost:.0f} network evaluations each, in {out}"
+    name = solver if not solver.endswith(".json") else Path(solver).stem
+    title = f"{short(name)}, {cost:.0f} NFE"
     first = next(iter(job))[:_PREVIEW]
     if first.ndim == 4 and first.shape[1] in (1, 3):
         from ..bench import figures
 
-        figures.sample_grids({specs.describe(rule): first}, out / "samples.png")
+        figures.sample_grids({title: first}, out / "samples.png")
         said += ", with samples.png"
+    if first.shape[1:] == (2,):
+        from ..bench import figures
+
+        drawn = torch.cat(list(islice(job, math.ceil(_POINTS / batch_size))))[:_POINTS]
+        figures.scatter(drawn, out / "samples.png", title=title)
+        said += ", with samples.png"
+        if hasattr(found.model, "log_prob"):
+            figures.log_density_map(
+                found.model, out / "density.png", samples=drawn, title="samples on log-density"
+            )
+            said += " and density.png"
     print(said + (f"; {failed} are not finite (see the .json files)" if failed else ""))
 
 

@@ -45,7 +45,8 @@ class CFG(Wrapper):
     the density of the conditional model nor that of the distribution proportional to
     p_u (p_c / p_u)^scale.
 
-    A call costs 2 network evaluations per sample, also if it is one call with 2 B samples.
+    A call costs 2 network evaluations per sample, also if it is one call with 2 B samples: `nfe=40`
+    of `sample`, `compare` and `tune` is 20 guided calls.
 
     Args:
         model: a model with a method `bind`, such as a `ScoreModel`. Conditions that both sides
@@ -102,6 +103,11 @@ class CFG(Wrapper):
         Wrapper.__init__(guided, conditional, unconditional)
         guided.scale, guided._one_call, guided._batch = float(scale), False, None
         return guided
+
+    @property
+    def evals_per_call(self) -> int:
+        """Network evaluations of one call: those of both sides, also where they are one call."""
+        return (2 if self._one_call else 1) * super().evals_per_call
 
     def rows(self, index: Tensor) -> Self:
         """See `Predictor`; rows of the conditions of both sides are selected."""

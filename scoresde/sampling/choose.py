@@ -95,7 +95,9 @@ def default_grid(solver: Solver) -> Callable[..., Grid]:
 
 
 def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
-    """The longest grid on which a solver takes at most `nfe` evaluations per sample.
+    """The longest grid on which a solver takes at most `nfe` evaluations of its model per sample.
+
+    Each is one network evaluation, or 2 under guidance.
 
     The grid may take fewer evaluations than `nfe`, for example if each step takes two;
     `evaluations(solver, grid)` counts them.

@@ -39,7 +39,7 @@ from .._internal.checks import (
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.folder import CONFIG, JobFolder, digest_of, read_config, read_sealed
-from .._internal.specs import describe
+from .._internal.labels import short
 from .._internal.witness import disagree, identity
 from ..errors import CheckpointError, ConfigError, require
 from ..grid import Grid
@@ -214,7 +214,7 @@ def sample_many(
     if progress:
         done = job.shards - len(todo)
         bar = require("tqdm.auto", "cli").tqdm
-        todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
+        todo = bar(todo, total=job.shards, initial=done, desc=short(solver), unit="shard")
     for k in todo:
         rows = torch.arange(k * batch_size, k * batch_size + len(job.seeds(k)))
         with explained_shape(model, event):

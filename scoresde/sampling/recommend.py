@@ -98,7 +98,8 @@ def recommended(
 
     Args:
         model: the model; or only its process, which stands for a network of that process.
-        nfe: evaluations of the model per sample, 1 or more.
+        nfe: calls of the model per sample, 1 or more. Each is one network evaluation, or 2 under
+            guidance.
         stochastic: follow the reverse SDE instead of the probability flow.
         data_std: standard deviation of the data, per coordinate; by default the model's, if it
             knows it, else 0.5, which suits images in (-1, 1).

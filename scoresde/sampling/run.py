@@ -19,6 +19,7 @@ from torch import Tensor
 from .._internal.checked import bad_rows, explain
 from .._internal.checks import (
     as_solver,
+    calls_within,
     check_batch,
     check_device,
     check_dtype,
@@ -28,6 +29,7 @@ from .._internal.checks import (
     check_shape,
 )
 from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
+from .._internal.labels import short
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
@@ -304,7 +306,8 @@ def sample(
             the end of the process. By default the library never begins where a network that
             predicts eps or the score cannot be trusted, see `scoresde.sampling.start`; the result
             has the level.
-        nfe: the most calls of the model per sample, if no grid is given; 20 by default.
+        nfe: the most network evaluations per sample, if no grid is given. A call of a guided model
+            takes 2, so that 40 pay for 20 calls. By default there are 20 calls.
         callback: called after the start and after every step.
         keep: the states to keep in `trajectory`: True for all, or the numbers of their steps.
         progress: show a bar (needs tqdm).
@@ -325,7 +328,8 @@ def sample(
             "write solver, grid = recommended(model.sde, 20), for a state at time t "
             "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
         )
-    rule, path = choose(model, solver, grid, nfe, start)
+    calls = calls_within(model, nfe) if grid is None and nfe is not None else nfe
+    rule, path = choose(model, solver, grid, calls, start)
     begun = start_of(model, start) if grid is None else at_knot(path.knots[0])
     if grid is not None:
         warn_of_leap(model, path)
@@ -340,7 +344,7 @@ def sample(
     steps = run.follow(model, x, run.noise)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
-        steps = bar(steps, total=count + 1, desc=type(rule).__name__)
+        steps = bar(steps, total=count + 1, desc=short(rule))
     kept: list[StepInfo] = []
     for info in steps:
         if keep is True or (keep is not False and info.step in keep):

@@ -40,9 +40,9 @@ class Tuned:
         solver: the solver.
         grid: the grid.
         model: fingerprint of the model, or the name that was given as its key.
-        nfe: evaluations per sample of the solver on the grid.
-        budget: evaluations asked for; `nfe` is the largest number within it that the solver can
-            use.
+        nfe: network evaluations per sample of the solver on the grid.
+        budget: network evaluations asked for; `nfe` is the largest number within it that the
+            solver can use.
         source: name of the candidate from which it was found.
         metric: the quantity that was minimised: "RMS endpoint error", "KL bound", or the name of a
             metric of samples.
@@ -94,8 +94,8 @@ class Tuned:
     def __str__(self) -> str:
         nearest = "" if self.nfe == self.budget else f" within a budget of {self.budget}"
         head = (
-            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
-            f"{nearest}; on other starts, {self.metric} {self.error:.3g}"
+            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} network "
+            f"evaluations{nearest}; on other starts, {self.metric} {self.error:.3g}"
         )
         if self.source == "default":
             return f"{head}; no candidate is better than the default"

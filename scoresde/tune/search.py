@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._internal.checks import check_event_shape, explained_shape
+from .._internal.checks import calls_within, check_event_shape, explained_shape
 from .._internal.witness import name_of
 from ..errors import ConfigError
 from ..metrics import Metric
@@ -17,6 +17,7 @@ from ..sampling.choose import choose
 from ..sampling.start import draw_start
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
 from .by_metric import by_metric, check_metric
@@ -52,7 +53,7 @@ def tune(
         solver: a solver, or its name. With "recommended", the search also changes order, corrector,
             prediction variable and coordinate; the gain is then relative to the recommended solver
             on its own grid. "recommended(stochastic=True)" changes only its grid.
-        nfe: the budget; the solver uses as much of it as it can.
+        nfe: the budget, in network evaluations per sample; the solver uses as much of it as it can.
         event_shape: shape of one sample, without the batch; by default that of a closed-form model.
         starts: number of starts to tune on. Most work uses a quarter of them, sampled by error. The
             default is 96; for a closed-form model 2,048, and 16,384 up to 16 dimensions; with a
@@ -84,9 +85,9 @@ def tune(
     if metric is not None:
         check_metric(metric)
     who = name_of(model, key)
-    rule, default = choose(model, solver, None, nfe)
+    rule, default = choose(model, solver, None, calls_within(model, nfe))
     if default.steps < 2:
-        raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
+        raise ConfigError(f"{nfe} network evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
     event = tuple(closed) if event_shape is None else check_event_shape(event_shape, closed or None)
     if not event:
@@ -125,7 +126,7 @@ def tune(
         solver=best.solver,
         grid=best.grid,
         model=who,
-        nfe=evaluations(best.solver, best.grid) or 0,
+        nfe=(evaluations(best.solver, best.grid) or 0) * evals_per_call(model),
         budget=nfe,
         source=best.name,
         metric=found.metric,
