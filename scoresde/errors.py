@@ -1,6 +1,6 @@
-"""Errors of the library.
+"""Errors of the library, and the base of its warnings.
 
-Every one is a `ScoreSDEError` and also the built-in kind that a caller expects, so both
+Every error is a `ScoreSDEError` and also the built-in kind that a caller expects, so both
 `except ScoreSDEError` and `except ValueError` work. A message says what came, what was
 expected, and what to write instead.
 """
@@ -59,6 +59,13 @@ class FingerprintError(ConfigError):
 
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
+
+
+class ScoreSDEWarning(UserWarning):
+    """Base of all warnings of the library.
+
+    One filter covers them: `warnings.simplefilter("error", ScoreSDEWarning)` makes errors of them.
+    """
 
 
 def require(module: str, extra: str) -> ModuleType:
