@@ -347,12 +347,12 @@ def test_table_as_data():
     assert data["cells"][0]["solver"] == "DDIM"
     assert table.csv().startswith("solver,grid,process,budget,nfe")
     rows = list(csv.DictReader(io.StringIO(table.csv())))
-    told = [(r["solver"], r["metric"], *(float(r[k]) for k in ("value", "low", "high"))) for r in rows]
+    told = [
+        (r["solver"], r["metric"], *(float(r[k]) for k in ("value", "low", "high"))) for r in rows
+    ]
     scores = [(c.solver, name, *s[:3]) for c in table.cells for name, s in c.scores.items()]
     assert told == scores
-    stored = [
-        (c["solver"], name, *s) for c in data["cells"] for name, s in c["scores"].items()
-    ]
+    stored = [(c["solver"], name, *s) for c in data["cells"] for name, s in c["scores"].items()]
     assert stored == scores
 
 
