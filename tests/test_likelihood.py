@@ -26,6 +26,7 @@ from scoresde.likelihood import (
     Whitened,
     log_likelihood,
 )
+from scoresde.likelihood.divergence import value_and_traces
 from scoresde.ode import SciPy, TorchDiffEq
 from scoresde.sampling.latents import decode, encode
 from scoresde.solvers.probability_flow import ProbabilityFlow
@@ -352,6 +353,12 @@ def test_a_field_that_does_not_depend_on_the_state() -> None:
         torch.testing.assert_close(got.z, x * ratio, rtol=1e-7, atol=1e-9)
         nats = model.sde.prior_log_prob(x * ratio) + 3 * math.log(ratio)
         torch.testing.assert_close(got.nats, nats, rtol=1e-7, atol=1e-7)
+        probes = torch.ones(2, 3).double() if rule.columns > 1 else None
+        value, traces = value_and_traces(
+            lambda x: torch.full_like(x, 2.0), x, rule, probes, grad=False
+        )
+        assert value.tolist() == [[2.0] * 3] * 2
+        assert traces.tolist() == [[0.0] * rule.columns] * 2
 
 
 # -- at the door ----------------------------------------------------------------------------------
