@@ -159,7 +159,6 @@ class Poisoned(sd.GaussianMixture):
         return prediction
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_cell_that_fails_is_reported_and_the_others_go_on():
     model = mixture()
     x = model.sample(200, seed=0, dtype=torch.float32)
@@ -539,7 +538,6 @@ def test_measures_by_name_and_what_they_lack():
         compare(model, ["DDIM"], nfe=[6], starts=Starts(event_shape=(2,)), metric="mode_weights")
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
     model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
     with pytest.raises(ScoreSDEError, match="not finite"):

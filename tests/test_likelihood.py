@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from scoresde.likelihood import (
 from scoresde.likelihood.divergence import value_and_traces
 from scoresde.ode import SciPy, TorchDiffEq
 from scoresde.sampling.latents import decode, encode
+from scoresde.sampling.run import NonFiniteWarning
 from scoresde.solvers.probability_flow import ProbabilityFlow
 
 TIGHT = TorchDiffEq(rtol=1e-7, atol=1e-7)
@@ -237,7 +239,6 @@ def test_seeds_decide_and_batch_mates_do_not() -> None:
     assert float((other.nats - together.nats).abs().min()) > 1e-4
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
     model = mixture(VPSDE(), 3)
     x = model.sample(5, 1e-3, seed=1)
@@ -245,7 +246,13 @@ def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
     for value in (math.nan, math.inf, 1e4):
         bad = x.clone()
         bad[2, 1] = value
-        got = log_likelihood(model, bad, divergence=Exact(), method=TIGHT)
+        told = (
+            nullcontext()
+            if math.isfinite(value)
+            else pytest.warns(NonFiniteWarning, match="1 of 5")
+        )
+        with told:
+            got = log_likelihood(model, bad, divergence=Exact(), method=TIGHT)
         good = [0, 1, 3, 4]
         torch.testing.assert_close(got.nats[good], clean.nats[good], rtol=1e-5, atol=1e-5)
         if not math.isfinite(value):
@@ -253,12 +260,12 @@ def test_a_nan_or_an_outlier_does_not_touch_the_others() -> None:
             assert "not finite" in got.failures[2]
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_per_sample_conditions_follow_their_rows() -> None:
     shift = torch.tensor([0.0, 1.0, math.nan, 3.0], dtype=torch.float64)
     model = ScoreModel(lambda x, t, m: 0.3 * (x - m[:, None]), VPSDE(), time="t").bind(m=shift)
     x = randn(4, 3)
-    got = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
+    with pytest.warns(NonFiniteWarning, match="1 of 4"):
+        got = log_likelihood(model, x, divergence=Exact(), method=TIGHT)
     assert list(got.failures) == [2]
     for k in (0, 1, 3):
         alone = log_likelihood(
@@ -440,11 +447,11 @@ def test_defaults_are_what_the_documentation_says() -> None:
     assert said.nats.tolist() == plain.nats.tolist()
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 @pytest.mark.parametrize("backend", [TorchDiffEq(max_evals=20), SciPy(max_evals=20)])
 def test_a_solver_that_gave_up_returns_no_number(backend) -> None:
     model = mixture(VPSDE(), 3)
-    got = log_likelihood(model, model.sample(2, 1e-3, seed=1), method=backend)
+    with pytest.warns(NonFiniteWarning, match="2 of 2"):
+        got = log_likelihood(model, model.sample(2, 1e-3, seed=1), method=backend)
     assert got.nats.isnan().all()
     assert all("not done after 20 evaluations" in why for why in got.failures.values())
 

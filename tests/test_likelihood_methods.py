@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 
@@ -469,7 +470,6 @@ def test_neither_batch_mates_nor_their_order_matter(method: str, divergence) -> 
     assert apart.nfe.tolist() == nfe[order].tolist()
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
@@ -479,7 +479,11 @@ def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
     clean = log_likelihood(model, x, **settings)
     bad = x.clone()
     bad[2, 1] = value
-    got = log_likelihood(model, bad, **settings)
+    # From so far out the adaptive methods run out of evaluations.
+    fine = math.isfinite(value) and method == "fixed"
+    told = nullcontext() if fine else pytest.warns(NonFiniteWarning, match="1 of 4")
+    with told:
+        got = log_likelihood(model, bad, **settings)
     good = [0, 1, 3]
     assert got.nats[good].tolist() == pytest.approx(clean.nats[good].tolist(), rel=1e-11)
     if not math.isfinite(value):
