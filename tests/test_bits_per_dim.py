@@ -195,7 +195,7 @@ def test_every_dequantizer_is_a_bound_and_its_weighted_mean_is_exact(rule) -> No
         "method": PerSample(1e-4),
     }
     # A single draw of a Gaussian proposal may count for more than 1 / probability.
-    said = pytest.warns(AccuracyWarning, match="below 0 bits/dim, which")
+    said = pytest.warns(AccuracyWarning, match="less than 0 bits/dim, which")
     with said if rule is TruncatedNormal else nullcontext():
         got = bits_per_dim(
             model, k.repeat_interleave(draws)[:, None], dequantize=rule(), **settings
