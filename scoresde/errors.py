@@ -1,4 +1,4 @@
-"""Errors of the library.
+"""Errors of the library, and the base of its warnings.
 
 Every error is a `ScoreSDEError` and also the built-in error of its kind, so both
 `except ScoreSDEError` and `except ValueError` work. A message says what was given, what was
@@ -59,6 +59,13 @@ class FingerprintError(ConfigError):
 
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
+
+
+class ScoreSDEWarning(UserWarning):
+    """Base of all warnings of the library.
+
+    One filter covers them: `warnings.simplefilter("error", ScoreSDEWarning)` makes errors of them.
+    """
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import gaussian, randn
 
-from scoresde import VPSDE, Heun, ProbabilityFlow, ScoreModel, TorchDiffEq
+from scoresde import VPSDE, Covariance, Gaussian, Heun, ProbabilityFlow, ScoreModel, TorchDiffEq
 from scoresde.errors import ConfigError, DtypeError, ShapeError
 from scoresde.sampling.latents import decode, encode, interpolate, round_trip_error, slerp
 
@@ -84,6 +84,11 @@ def test_a_latent_of_norm_0_is_interpolated_linearly() -> None:
     a, b = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[3.0, -1.0]]).double()
     torch.testing.assert_close(slerp(a, b, 0.25), 0.25 * b)
     torch.testing.assert_close(slerp(b, a, 0.25), 0.75 * b)
+    # The centre of a Gaussian has the latent 0, and the flow from it is linear.
+    model = Gaussian(SDE, torch.zeros(2).double(), Covariance.isotropic(0.3))
+    both = interpolate(model, torch.cat([a, b]), torch.cat([b, b]), 3, solver=TIGHT)
+    torch.testing.assert_close(both[0], torch.cat([a, 0.5 * b, b]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(both[1], b.expand(3, 2), rtol=1e-6, atol=1e-6)
 
 
 def test_conditions_follow_their_pair() -> None:

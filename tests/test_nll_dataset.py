@@ -26,6 +26,9 @@ from scoresde.likelihood import (
     nll_dataset,
 )
 
+# Few nodes: these tests count and compare, and their integrations are coarse on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:the integration's error")
+
 
 def integers(levels: int, *shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, levels, shape, generator=generator(seed))

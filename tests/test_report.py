@@ -94,7 +94,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
     write(table, tmp_path)
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["cells"][0]["scores"]["error"] == pytest.approx([0.5, 0.45, 0.55])
-    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
     assert [float(r["value"]) for r in rows if r["value"]] == [0.5, 0.1, 0.2, 0.09]
     assert rows[-1]["failed"].startswith("NonFiniteError")
     assert "| **0.2** |" in (tmp_path / "report.md").read_text()

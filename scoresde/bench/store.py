@@ -20,11 +20,11 @@ from torch import Tensor
 
 from .._internal.files import write_atomic
 from .._internal.folder import read_sealed, sealed
-from ..errors import ConfigError
+from ..errors import ConfigError, ScoreSDEWarning
 from ..metrics import Estimate
 
 
-class StoreWarning(UserWarning):
+class StoreWarning(ScoreSDEWarning):
     """A file of the cache could not be read, and is computed again."""
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._internal.counted import mean_nfe
+from ..errors import ScoreSDEWarning
 from ..sampling.run import NonFiniteWarning
 from ..sde import SDE
 from .frame import Frame
@@ -19,7 +20,7 @@ from .pixels import Pixels
 _CHANCE = ("images", "trace", "draws")
 
 
-class AccuracyWarning(UserWarning):
+class AccuracyWarning(ScoreSDEWarning):
     """A likelihood is less accurate than its standard error suggests."""
 
 

@@ -21,7 +21,14 @@ from torch import Tensor
 from .._internal.checked import Checked, crash
 from .._internal.checks import check_model, check_tensor
 from .._internal.counted import Counted, format_nfe, mean_nfe
-from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
+from ..errors import (
+    DtypeError,
+    NonFiniteError,
+    ScoreSDEWarning,
+    ShapeError,
+    TimeRangeError,
+    ZeroSNRError,
+)
 from ..model import Predictor
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
@@ -42,7 +49,7 @@ _EXPLAINED = 8
 """Number of failed samples that are run again to find the reason."""
 
 
-class TimeRangeWarning(UserWarning):
+class TimeRangeWarning(ScoreSDEWarning):
     """A likelihood is computed at a time below those on which the network was trained."""
 
 

@@ -30,7 +30,7 @@ from .._internal.checks import (
 )
 from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
 from .._internal.labels import short
-from ..errors import ConfigError, NonFiniteError, ShapeError, require
+from ..errors import ConfigError, NonFiniteError, ScoreSDEWarning, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
 from ..noise import NoiseSource, NoiseStream, source
@@ -43,7 +43,7 @@ from .choose import choose
 from .start import Start, at_knot, draw_start, start_of, warn_of_leap
 
 
-class NonFiniteWarning(UserWarning):
+class NonFiniteWarning(ScoreSDEWarning):
     """Some samples of a batch are not finite; the others are kept."""
 
 

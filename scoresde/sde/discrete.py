@@ -72,7 +72,7 @@ class DiscreteVPSDE(SDE):
         table = np.asarray(self.log_alphas, dtype=np.float64)
         if table.ndim != 1 or len(table) < 4:
             raise ConfigError(f"a table needs at least 4 entries, got shape {table.shape}")
-        if not (np.all(np.diff(table) < 0) and table[0] < 0 and np.all(np.isfinite(table[:-1]))):
+        if not (np.isfinite(table[:-1]).all() and table[0] < 0 and (np.diff(table) < 0).all()):
             raise ConfigError(
                 "the cumulative product of a table must fall strictly from below 1 "
                 "(only its last entry may be 0); check that betas lie in (0, 1)"

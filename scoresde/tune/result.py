@@ -11,7 +11,7 @@ from pathlib import Path
 from .._internal import specs
 from .._internal.files import read_json, write_atomic
 from .._internal.witness import name_of
-from ..errors import CheckpointError, ConfigError, ScoreSDEError
+from ..errors import CheckpointError, ConfigError, ScoreSDEError, ScoreSDEWarning
 from ..grid import Grid, from_times
 from ..metrics import Estimate
 from ..model import Predictor
@@ -24,11 +24,11 @@ MOST_KNOTS = 10_000
 """Largest number of times of a grid in a file."""
 
 
-class TunedGridWarning(UserWarning):
+class TunedGridWarning(ScoreSDEWarning):
     """A tuned grid is used with another model or solver than it was tuned to."""
 
 
-class TuningWarning(UserWarning):
+class TuningWarning(ScoreSDEWarning):
     """The result of tuning is uncertain."""
 
 
