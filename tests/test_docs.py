@@ -112,6 +112,25 @@ def test_reference_pages_name_every_module():
     assert public <= {".".join(path.split(".")[:2]) for path in named}
 
 
+@pytest.mark.parametrize("package", ["scoresde.solvers", "scoresde.likelihood", "scoresde.sde"])
+def test_a_package_on_several_reference_pages_is_there_whole(package):
+    """Every public name stands on one page, and on one only."""
+    chosen = rf"^::: {package}\n    options:\n(?:      .*\n)*?      members: \[(.*)\]"
+    named = [
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for names in re.findall(chosen, page.read_text(), re.MULTILINE)
+        for name in names.split(", ")
+    ]
+    private = {"CLEAN"}  # a constant of the driver's
+    assert sorted(named) == sorted(set(importlib.import_module(package).__all__) - private)
+
+
+def test_reference_pages_name_nothing_private():
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        assert not re.findall(r"^::: scoresde\S*\._", page.read_text(), re.MULTILINE)
+
+
 def test_the_layers_that_contributors_read_are_those_that_are_tested():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     table = text.partition("| layer | rooms |\n| --- | --- |\n")[2].partition("\n\n")[0]

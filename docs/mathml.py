@@ -1,0 +1,32 @@
+"""A hook of MkDocs: formulas become MathML while the site is built.
+
+Every browser of today shows MathML by itself. So a page needs no script and no other host, and can be
+read from the disk. Write `$x_t$` within a line, and `$$ ... $$` for a formula of its own.
+"""
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+# What pymdownx.arithmatex (generic: true) makes of the two.
+FORMULA = re.compile(
+    r'(?P<tag><(?:span|div) class="arithmatex">)\\[(\[](?P<tex>.*?)\\[)\]](?P<end></(?:span|div)>)',
+    re.DOTALL,
+)
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Replace the formulas of a page; a formula that is not LaTeX stops the build."""
+
+    def mathml(match: re.Match[str]) -> str:
+        tex = html.unescape(match["tex"]).strip()
+        try:
+            shown = convert(tex, display="block" if "div" in match["tag"] else "inline")
+        except Exception as error:
+            raise PluginError(f"{page.file.src_path}: not a formula: {tex!r} ({error!r})") from error
+        return match["tag"] + shown + match["end"]
+
+    return FORMULA.sub(mathml, content)
