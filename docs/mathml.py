@@ -1,7 +1,7 @@
 """A hook of MkDocs: formulas become MathML while the site is built.
 
-Every browser of today shows MathML by itself. So a page needs no script and no other host, and can be
-read from the disk. Write `$x_t$` within a line, and `$$ ... $$` for a formula of its own.
+Current browsers show MathML by themselves. So a page needs no script and no other host, and can be
+read from the disk. Write `$x_t$` within a line, and `$$ ... $$` for a formula on its own line.
 """
 
 import html
@@ -23,10 +23,13 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
     def mathml(match: re.Match[str]) -> str:
         tex = html.unescape(match["tex"]).strip()
+        wrong = f"{page.file.src_path}: not a formula: {tex!r}"
         try:
             shown = convert(tex, display="block" if "div" in match["tag"] else "inline")
         except Exception as error:
-            raise PluginError(f"{page.file.src_path}: not a formula: {tex!r} ({error!r})") from error
+            raise PluginError(f"{wrong} ({error!r})") from error
+        if "\\" in shown:  # a command that the converter does not know is left as it is
+            raise PluginError(f"{wrong} has an unknown command")
         return match["tag"] + shown + match["end"]
 
     return FORMULA.sub(mathml, content)
