@@ -16,6 +16,8 @@ FORMULA = re.compile(
     r'(?P<tag><(?:span|div) class="arithmatex">)\\[(\[](?P<tex>.*?)\\[)\]](?P<end></(?:span|div)>)',
     re.DOTALL,
 )
+# A function's name without a bracket behind it, such as the log of "log x": a thin space follows.
+NAME = re.compile(r"(<mi>[a-z]{2,}</mi>)(?!<mo[^>]*>&#x00028;|</)")
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
@@ -30,6 +32,6 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
             raise PluginError(f"{wrong} ({error!r})") from error
         if "\\" in shown:  # a command that the converter does not know is left as it is
             raise PluginError(f"{wrong} has an unknown command")
-        return match["tag"] + shown + match["end"]
+        return match["tag"] + NAME.sub(r'\1<mspace width=".17em" />', shown) + match["end"]
 
     return FORMULA.sub(mathml, content)

@@ -161,6 +161,8 @@ def test_a_formula_keeps_its_parts():
     symbols = re.findall(r"<m[ion]>([^<]+)</m[ion]>", html.unescape(shown))
     assert symbols == ["\N{GREEK SMALL LETTER SIGMA}", "t", "1"]
     assert "<mo>&#x0003C;</mo>" in shown
+    spaced = mathml()(r'<span class="arithmatex">\(\log x + \log(x)\)</span>', page=page)
+    assert spaced.count("<mspace") == 1
 
 
 @pytest.mark.parametrize("tex", [r"\left( 1", r"x^", r"\foo"])
