@@ -603,5 +603,5 @@ def test_true_samples_and_features_are_found_for_names_of_the_field(metric, foun
 
 def test_features_are_for_metrics_that_take_them():
     assert measuring.at_hand("mine", "", "digits", ["fid"]) == ("", "digits")
-    with pytest.raises(ConfigError, match="not taken by RMS"):
+    with pytest.raises(ConfigError, match="not used by the metric RMS"):
         measuring.at_hand("mine", "", "digits", ["RMS"])
