@@ -591,3 +591,17 @@ def test_help_has_examples_that_parse(run):
             words = line.split()
             options = {o for p in commands[words[1]].params for o in p.opts}
             assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize(
+    ("metric", "found"),
+    [("fid", ("heldout", "digits")), ("KID", ("heldout", "digits")), ("RMS", ("", ""))],
+)
+def test_true_samples_and_features_are_found_for_names_of_the_field(metric, found):
+    assert measuring.at_hand("mnist", "", "", [metric]) == found
+
+
+def test_features_are_for_metrics_that_take_them():
+    assert measuring.at_hand("mine", "", "digits", ["fid"]) == ("", "digits")
+    with pytest.raises(ConfigError, match="not used by the metric RMS"):
+        measuring.at_hand("mine", "", "digits", ["RMS"])

@@ -4,14 +4,16 @@ A block below an HTML comment `<!-- compiled only: reason -->`, which is not vis
 only compiled: it needs a GPU, or a network that is not in the repository.
 """
 
+import html
 import importlib
+import importlib.util
 import math
 import pkgutil
 import re
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -113,6 +115,65 @@ def test_reference_pages_name_every_module():
         if "._" not in module.name and module.name.count(".") == 1
     } - {"scoresde.cli", "scoresde.cli.demo"}  # docs/cli.md tells of their commands
     assert public <= {".".join(path.split(".")[:2]) for path in named}
+
+
+@pytest.mark.parametrize("package", ["scoresde.solvers", "scoresde.likelihood", "scoresde.sde"])
+def test_a_package_on_several_reference_pages_is_there_whole(package):
+    """Every public name stands on one page, and on one only."""
+    chosen = rf"^::: {package}\n    options:\n(?:      .*\n)*?      members: \[(.*)\]"
+    named = [
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for names in re.findall(chosen, page.read_text(), re.MULTILINE)
+        for name in names.split(", ")
+    ]
+    private = {"CLEAN"}  # a constant of the driver's
+    assert sorted(named) == sorted(set(importlib.import_module(package).__all__) - private)
+
+
+def test_reference_pages_name_nothing_private():
+    for page in (ROOT / "docs" / "reference").glob("*.md"):
+        assert not re.findall(r"^::: scoresde\S*\._", page.read_text(), re.MULTILINE)
+
+
+def mathml():
+    """The hook of the site that turns formulas into MathML."""
+    pytest.importorskip("latex2mathml")
+    spec = importlib.util.spec_from_file_location("mathml", ROOT / "docs" / "mathml.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    return hook.on_page_content
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md")], ids=name)
+def test_every_formula_is_shown(page):
+    """No LaTeX is left in the text of a page."""
+    extensions = ["tables", "md_in_html", "pymdownx.arithmatex", "pymdownx.superfences"]
+    settings = {"pymdownx.arithmatex": {"generic": True}}
+    markdown = pytest.importorskip("markdown")
+    content = markdown.markdown(page.read_text(), extensions=extensions, extension_configs=settings)
+    shown = mathml()(content, page=SimpleNamespace(file=SimpleNamespace(src_path=name(page))))
+    assert shown.count("<math") == content.count('class="arithmatex"')
+    text = re.sub(r"<(pre|code|math)\b.*?</\1>", "", shown, flags=re.DOTALL)
+    assert not re.findall(r"\$|\\\w+", text)
+
+
+def test_a_formula_keeps_its_parts():
+    page = SimpleNamespace(file=SimpleNamespace(src_path="a.md"))
+    shown = mathml()(r'<span class="arithmatex">\(\sigma_t &lt; 1\)</span>', page=page)
+    symbols = re.findall(r"<m[ion]>([^<]+)</m[ion]>", html.unescape(shown))
+    assert symbols == ["\N{GREEK SMALL LETTER SIGMA}", "t", "1"]
+    assert "<mo>&#x0003C;</mo>" in shown
+    spaced = mathml()(r'<span class="arithmatex">\(\log x + \log(x)\)</span>', page=page)
+    assert spaced.count("<mspace") == 1
+
+
+@pytest.mark.parametrize("tex", [r"\left( 1", r"x^", r"\foo"])
+def test_a_wrong_formula_stops_the_build(tex):
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    page = SimpleNamespace(file=SimpleNamespace(src_path="a.md"))
+    with pytest.raises(exceptions.PluginError, match=r"a\.md: not a formula"):
+        mathml()(rf'<span class="arithmatex">\({tex}\)</span>', page=page)
 
 
 def test_the_layers_that_contributors_read_are_those_that_are_tested():

@@ -36,8 +36,9 @@ def at_hand(model: str, truth: str, features: str, metrics: Sequence[str] = ()) 
     Raises:
         ConfigError: for true samples or features that no metric uses.
     """
-    compared = [name for name in metrics if name not in ENDPOINTS]
-    mapped = [name for name in metrics if name in FEATURES]
+    named = [ALIASES.get(name.lower(), name.lower()) for name in metrics]
+    compared = [name for name in named if name not in ENDPOINTS]
+    mapped = [name for name in named if name in FEATURES]
     if truth and metrics and not compared:
         raise ConfigError(
             f"--truth {truth} is not used by the metric {', '.join(metrics)}; leave it out, or add "
