@@ -24,8 +24,8 @@ from ..model import Predictor, ScoreModel, device_of
 from ..sde import SDE
 from . import mistakes
 from .behaviour import Behaviour, undisturbed
+from .best_wrapping import Candidate, search
 from .off_by_one import off_by_one
-from .search import Candidate, search
 from .verdict import Finding, LevelLoss, ModelCheck
 from .wrapping import Asked, Wrapping, gain, log_loss, predicts_text, variance_of
 

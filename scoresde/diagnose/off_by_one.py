@@ -21,6 +21,7 @@ from .wrapping import Asked, Wrapping
 _SHIFTS = (-2, -1, 0, 1, 2)
 _INDICES = (4, 8, 16, 32)
 _RESAMPLES = 200
+_ONE = 0.5, 1.8  # shifts within which an interval says "off by one"; further is the network's bias
 
 
 def off_by_one(
@@ -53,8 +54,9 @@ def off_by_one(
         f"the loss is least at a shift of {place:+.2f}, 95% interval {below:+.2f} to {above:+.2f}"
     )
     step = "1" if unit == 1.0 else f"{unit:.3g}"
-    if below > 0.5 or above < -0.5:
-        missing = unit if below > 0.5 else -unit
+    far = _ONE[0] < below <= above < _ONE[1] or -_ONE[1] < below <= above < -_ONE[0]
+    if far:
+        missing = unit if place > 0 else -unit
         size = "small" if missing > 0 else "large"
         write = replace(start, told=shifted_time(start.told, missing)).text()
         message = f"the time that the network is told is off by one, {step} too {size}"
