@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from scoresde import (
     linear_betas,
     load_pretrained,
 )
+from scoresde.cli import checking
 from scoresde.diagnose import check_model
 from scoresde.diagnose.off_by_one import lowest_point
 from scoresde.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
@@ -331,3 +333,15 @@ def test_bad_input():
         check_model(model.bind(y=torch.zeros(8)), data)
     with pytest.raises(ConfigError, match="FourierMLP; wrap a network first"):
         check_model(model.net, data)
+
+
+def test_the_command_prints_the_mistake(tmp_path, capsys):
+    path = tmp_path / "points.npy"
+    arguments = {"model": "swiss_roll", "data": str(path), "value_range": "", "seed": 0}
+    np.save(path, data_of("swiss_roll").numpy())
+    assert checking.check(**arguments, process="", device="cpu")
+    np.save(path, (data_of("swiss_roll").numpy() + 1) / 2)
+    assert not checking.check(**arguments, process="", device="cpu")
+    assert "write 2 * data - 1 for data" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="leave --range out"):
+        checking.check(**{**arguments, "value_range": "0,1"}, process="", device="cpu")
