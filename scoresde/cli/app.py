@@ -230,6 +230,43 @@ def nll(
 
 @app.command(
     epilog=_examples(
+        "scoresde check mnist",
+        "scoresde check run/model.safetensors --data mnist.npz:test_images",
+        "scoresde check my_model.py:model --data points.npy",
+    )
+)
+def check(
+    model: Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="True samples: file.npy, file.npz:field, or heldout digits. Floats are used as "
+            "they are, integer images (N, C, H, W) or (N, H, W) are put into --range."
+        ),
+    ] = "heldout",
+    value_range: Annotated[
+        str,
+        typer.Option(
+            "--range",
+            help="What black and white become, such as 0,1.",
+            show_default="that of the model's recipe, else -1,1",
+        ),
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    process: Process = "",
+    device: Device = "cpu",
+) -> None:
+    """Check how a network is wrapped, and name the mistake. The exit code is 1 for a mistake."""
+    from . import checking
+
+    if not checking.check(
+        model=model, data=data, value_range=value_range, seed=seed, process=process, device=device
+    ):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=_examples(
         "scoresde train swiss_roll --out run",
         "scoresde train mnist --data mnist.npz --out run --device cuda",
         "scoresde train my_recipe.json --out run --steps 500",
