@@ -128,7 +128,7 @@ def rows_of(conditions: dict[str, Any], index: Tensor) -> dict[str, Any]:
 
 
 def for_network(name: str, value: Any, x: Tensor) -> Any:
-    """A condition as the network receives it, with x of shape (B, *).
+    """A condition as the network receives it, with x of shape (B, *): a copy, unless it is shared.
 
     Raises:
         ShapeError: if a tensor in it does not have as many rows as x.
@@ -142,7 +142,7 @@ def for_network(name: str, value: Any, x: Tensor) -> Any:
                 f"condition {path!r} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
                 f"give one row per sample, or write bind({name}=Shared(...)) if all share it"
             )
-        return value
+        return value.clone() if isinstance(value, Tensor) else value
 
     if is_label(value):
         value = Labels((value,))

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._internal.net_facts import COMPUTE, compute_dtype, place
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, parametrization
@@ -120,16 +121,21 @@ def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
 def known(model: Any, what: str) -> Any:
     """The "device" or "dtype" of a model, or None.
 
-    It is the model's own attribute if it has one, else that of its first floating-point parameter
-    or buffer.
+    It is the model's own attribute if it has one, else that of its parameters or buffers. A dtype
+    is one that networks compute in (see `COMPUTE`).
     """
     given = getattr(model, what, None)
-    if given is not None:
-        return torch.device(given) if what == "device" else given
-    buffers = model.buffers() if isinstance(model, nn.Module) else ()
-    tensors = (t for t in (*parameters_of(model), *buffers) if t.is_floating_point())
-    first = next(tensors, None)
-    return None if first is None else getattr(first, what)
+    if what == "device":
+        if given is not None:
+            return torch.device(given)
+        if isinstance(model, nn.Module):
+            return place(model)
+        return next((p.device for p in parameters_of(model)), None)
+    if given in COMPUTE:
+        return given
+    if isinstance(model, nn.Module):
+        return compute_dtype(model)
+    return next((p.dtype for p in parameters_of(model) if p.dtype in COMPUTE), None)
 
 
 class WithVariance(NamedTuple):
@@ -185,12 +191,18 @@ class ScoreModel(nn.Module):
         output: a function that selects the prediction from what the network returns. By default
             the network must return a tensor, or an object with the tensor in `.sample`.
             `LearnedRange()` is for networks that also predict their variance.
-        net_dtype: dtype in which the network runs; by default that of its parameters, or of
-            the state if it has none. The state is cast to it, and the output is cast back, so
-            solvers never see this dtype.
+        net_dtype: dtype in which the network runs: float16, bfloat16, float32 or float64. By
+            default that of its first parameter or buffer in one of these, or of the state if it has
+            none; weights stored as int8 or fp8 do not count. The state is cast to it, and the
+            output is cast back, so solvers never see this dtype.
+
+    The network gets copies of the state, the time and the conditions, and its output is copied: it
+    may write into its input, or return the same tensor at every call, as a replayed CUDA graph
+    does. Values marked `Shared` are not copied.
 
     Raises:
         ConfigError: for a class instead of an instance, or an unknown name.
+        DtypeError: for a `net_dtype` that networks do not compute in.
     """
 
     def __init__(
@@ -214,6 +226,11 @@ class ScoreModel(nn.Module):
                 )
         if not isinstance(sde, SDE):
             raise ConfigError(f"the process must be an SDE, got {sde!r}; write VPSDE()")
+        if net_dtype is not None and net_dtype not in COMPUTE:
+            raise DtypeError(
+                f"net_dtype is what the network computes in, got {net_dtype!r}; write "
+                "net_dtype=torch.float32, float16, bfloat16 or float64, or leave it out"
+            )
         self.net = net
         self.training = getattr(net, "training", False)  # the network's mode, not PyTorch's default
         self._sde = sde
@@ -324,6 +341,8 @@ class ScoreModel(nn.Module):
         dtype = self.dtype or x.dtype
         conditions = {name: for_network(name, value, x) for name, value in self.conditions.items()}
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
+        if inputs is x:
+            inputs = x.clone()  # a network may write into what it is given
         time = self._time_tensor(knot, x, dtype)
         try:
             made = self.output(self.net(inputs, time, **conditions))
@@ -342,7 +361,10 @@ class ScoreModel(nn.Module):
                 f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to select the "
                 "prediction (output=LearnedRange() if the network also predicts its variance)"
             )
-        return Prediction(x, knot, out.to(x.dtype), self.predicts, share=share)
+        # A network may return the same tensor at each call, and solvers keep predictions.
+        raw = out.clone() if out.dtype == x.dtype else out.to(x.dtype)
+        share = None if share is None else share.clone()
+        return Prediction(x, knot, raw, self.predicts, share=share)
 
     def score(self, x: Tensor, t: Scalar) -> Tensor:
         """The score -eps / sigma at x, shape (B, *); t is a float or a tensor (B,)."""
@@ -356,15 +378,14 @@ class ScoreModel(nn.Module):
     @property
     def device(self) -> torch.device | None:
         """The device of the network's first parameter or buffer; None for a function."""
-        return known(self.net, "device") if isinstance(self.net, nn.Module) else None
+        return place(self.net) if isinstance(self.net, nn.Module) else None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """`net_dtype`, or the dtype of the network's parameters; None if there is neither."""
+        """`net_dtype`, or the dtype of the network's weights; None if there is neither."""
         if self.net_dtype is not None or not isinstance(self.net, nn.Module):
             return self.net_dtype
-        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
-        return next(kinds, None)
+        return compute_dtype(self.net)
 
     def _with(self, conditions: dict[str, Any]) -> Self:
         model = copy.copy(self)
@@ -379,7 +400,7 @@ class ScoreModel(nn.Module):
         value = self.time(knot)
         if isinstance(value, Tensor):
             value = value if value.dtype == torch.long else value.to(kind)
-            return value.reshape(-1).expand(x.shape[0]).to(x.device)
+            return value.reshape(-1).expand(x.shape[0]).to(x.device).clone()
         if isinstance(value, int):
             kind = torch.long
         return torch.full(x.shape[:1], value, dtype=kind, device=x.device)
@@ -390,9 +411,9 @@ class ScoreModel(nn.Module):
         words = "dtype", "scalar type", "should be the same"
         if hidden and inputs.dtype != torch.float32 and any(word in str(error) for word in words):
             raise DtypeError(
-                f"the network is a function, so the dtype of its parameters is not known; it "
-                f"received {inputs.dtype}, the state's dtype ({error}); write ScoreModel(..., "
-                "net_dtype=torch.float32), or pass the module itself"
+                f"the dtype in which the network computes is not known (it is a function, or its "
+                f"weights are packed); it received {inputs.dtype}, the state's dtype ({error}); "
+                "write ScoreModel(..., net_dtype=torch.float32), or pass the module itself"
             ) from error
         error.add_note(
             f"The network was called as net(x, time) with x of shape {tuple(inputs.shape)}, "

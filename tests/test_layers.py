@@ -21,6 +21,7 @@ LAYERS = [
         "_internal.fingerprint",
         "_internal.folder",
         "_internal.named_files",
+        "_internal.net_facts",
         "_internal.plain_data",
     },
     {"sde"},
