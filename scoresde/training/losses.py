@@ -31,11 +31,12 @@ from .._internal.plain_data import from_plain, to_plain
 from ..errors import ConfigError, ZeroSNRError
 from ..model import Predictor
 from ..noise import source
-from ..prediction import Parametrization, parametrization
+from ..prediction import Parametrization, Prediction, parametrization
 from ..scalar import Scalar, affine, exp
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..sde.process import per_sample
+from ..wrapper import begin
 
 # -- which error counts how much ---------------------------------------------------------------
 
@@ -54,6 +55,12 @@ class Weighting(ABC):
             density: density of the drawn half log-SNR at the knot, for a weighting that defines an
                 integral.
         """
+
+    def extra(
+        self, prediction: Prediction, x0: Tensor, eps: Tensor, sde: SDE, density: Scalar
+    ) -> Tensor | None:
+        """A term beside the squared error, shape (B,), such as that of `Hybrid`; None for none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -209,7 +216,8 @@ class LogNormalRho(TimeDraw):
             raise ConfigError(f"LogNormalRho needs std > 0, got {self.std!r}")
 
     def _cut(self, sde: SDE) -> tuple[Tensor, Tensor]:
-        ends = [-float(sde.lam(t)) if t > 0 else -math.inf for t in (sde.t_min, sde.t_max)]
+        knots = [sde.at(t) for t in (sde.t_min, sde.t_max)]
+        ends = [-math.inf if knot.is_clean else -float(knot.lam) for knot in knots]
         low, high = (torch.tensor((z - self.mean) / self.std, dtype=torch.float64) for z in ends)
         return torch.special.ndtr(low), torch.special.ndtr(high)
 
@@ -293,7 +301,8 @@ def score_matching_loss(
         model: a `ScoreModel`, or any predictor whose raw output has a parametrization.
         x0: clean data, shape (B, *).
         generator: the only source of randomness, on x0's device.
-        weighting: `Simple()`, `Likelihood()` or `MinSNR()`.
+        weighting: `Simple()`, `Likelihood()` or `MinSNR()`; for networks that learn the variance of
+            a step too, `Hybrid()` of `scoresde.training.hybrid`: nothing else trains the variance.
         times: `UniformT()`, `UniformLambda()`, `LogNormalRho()` or a `Mixed` of two.
         stratified: see `TimeDraw.draw`.
 
@@ -331,7 +340,8 @@ def weighted_error(
     weight = weighting(prediction.predicts, knot, density)
     if isinstance(weight, Tensor):
         weight = weight.flatten().to(square.dtype)
-    return square * weight
+    extra = weighting.extra(prediction, x0, eps, model.sde, density)
+    return square * weight if extra is None else square * weight + extra
 
 
 class NoiseLevelLoss(NamedTuple):
@@ -370,6 +380,7 @@ def loss_per_noise_level(
     check_batch(x0, "x0")
     if x0.shape[0] < 2:
         raise ConfigError(f"a standard error needs at least 2 samples, got {x0.shape[0]}")
+    model = begin(model)
     levels = [float(lam) for lam in lams]
     squares = torch.empty(len(levels), x0.shape[0], dtype=torch.float64)
     for start in range(0, x0.shape[0], batch_size):
@@ -404,5 +415,7 @@ def from_dict(data: dict[str, Any], *, known: Sequence[type] = ()) -> Any:
     Raises:
         ConfigError: for an unknown name or field.
     """
-    own = (Simple, Likelihood, MinSNR, UniformT, UniformLambda, LogNormalRho, Mixed)
+    from .hybrid import Hybrid  # it is made of what is here
+
+    own = (Simple, Likelihood, MinSNR, Hybrid, UniformT, UniformLambda, LogNormalRho, Mixed)
     return from_plain("weighting or distribution of times", data, [*own, *known])
