@@ -57,6 +57,10 @@ class FingerprintError(ConfigError):
     """An object whose content cannot be read, so it cannot be compared with another."""
 
 
+class TrainingModeWarning(UserWarning):
+    """A network in training mode is used for sampling or likelihoods; write `model.eval()`."""
+
+
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
 

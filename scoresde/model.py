@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._internal.net_facts import COMPUTE, compute_dtype, place
+from ._internal.net_facts import COMPUTE, bare, compute_dtype, place
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, parametrization
@@ -313,6 +313,22 @@ class ScoreModel(nn.Module):
     def rows(self, index: Tensor) -> Self:
         """See `Predictor`."""
         return self._with(rows_of(self.conditions, index)) if self.conditions else self
+
+    def begin(self) -> Self:
+        """The model for one run, which every driver makes before its first step.
+
+        Where no graph is kept it has the network inside `DistributedDataParallel`: the wrapper
+        waits for the other ranks at each call, and a run may need more calls on one rank than on
+        another. Losses call the wrapper itself.
+        """
+        if torch.is_grad_enabled() or not isinstance(self.net, nn.Module):
+            return self
+        net = bare(self.net)
+        if net is self.net:
+            return self
+        model = self._with(self.conditions)
+        model.net = net
+        return model
 
     def forward(self, x: Tensor, knot: Knot) -> Prediction:
         """One network evaluation: the prediction at x, shape (B, *), and a knot.

@@ -13,9 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ._internal.net_facts import heed_mode
 from .errors import ConfigError
 from .model import (
     Predictor,
+    ScoreModel,
     event_shape_of,
     floor_of,
     known,
@@ -180,5 +182,23 @@ def evals_per_call(model: Any) -> int:
 
 
 def begin(model: Predictor) -> Predictor:
-    """The model for one run, see `Wrapper.begin`. Every driver of a solver calls this."""
-    return model.begin() if isinstance(model, Wrapper) else model
+    """The model for one run, see `Wrapper.begin`. Every driver of a solver calls this, with
+    gradients on only if it keeps a graph.
+
+    Warns:
+        TrainingModeWarning: where a network is in training mode, once for each network.
+    """
+    for net in networks_of(model):
+        heed_mode(net)
+    return model.begin() if isinstance(model, Wrapper | ScoreModel) else model
+
+
+def networks_of(model: Any) -> Iterator[nn.Module]:
+    """The modules that a predictor calls: networks, classifiers of guidance."""
+    if isinstance(model, ScoreModel):
+        model = model.net
+    if isinstance(model, nn.Module):
+        yield model
+    elif isinstance(model, Wrapper):
+        for part in (*model.models, *vars(model).values()):
+            yield from networks_of(part)

@@ -18,8 +18,9 @@ from ..noise import NoiseSource
 from ..sde import SDE
 from ..solvers.probability_flow import ProbabilityFlow
 from ..solvers.solver import Solver
-from ..wrapper import evals_per_call
+from ..wrapper import evals_per_call, networks_of
 from . import specs
+from .net_facts import bare, in_lockstep
 
 
 def check_model(model: Any) -> None:
@@ -198,6 +199,19 @@ def explained_shape(model: Predictor, event: tuple[int, ...]) -> Iterator[None]:
                 "without the batch, such as (3, 32, 32)"
             ) from error
         raise
+
+
+def check_lockstep(model: Predictor, what: str, grad: bool) -> None:
+    """Raise ConfigError where a network talks to other ranks at each call, and the number of calls
+    of `what` depends on the data: a rank that is done would leave the others waiting for ever.
+    """
+    for net in networks_of(model):
+        if kind := in_lockstep(net if grad else bare(net)):
+            raise ConfigError(
+                f"{what} takes as many calls as its data need, and {kind} waits for all ranks at "
+                "each call, so that a run may never end; write a method with a fixed number of "
+                "calls, such as a solver on a grid or FixedGrid(41)"
+            )
 
 
 def check_dtype(dtype: Any) -> None:

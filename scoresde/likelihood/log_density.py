@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .._internal.checked import Checked, crash
-from .._internal.checks import check_model, check_tensor
+from .._internal.checks import check_lockstep, check_model, check_tensor
 from .._internal.counted import Counted, format_nfe, mean_nfe
 from ..errors import (
     DtypeError,
@@ -37,6 +37,7 @@ from ..sde.knot import Knot
 from ..wrapper import begin
 from .density_flow import DensityFlow, closed_form
 from .divergence import Divergence
+from .fixed_grid import FixedGrid
 from .frame import Frame
 from .inputs import check_divergence, check_frame, check_method
 from .method import BlackBox, Method
@@ -145,6 +146,9 @@ def log_likelihood(
     rule = check_method(PerSample() if method is None else method)
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
+    fixed = rule.backend.evals_per_solve if isinstance(rule, BlackBox) else None
+    if fixed is None and not isinstance(rule, FixedGrid):
+        check_lockstep(model, type(rule).__name__, grad)
     settings: dict[str, Any] = {"t_min": t_min, "divergence": divergence, "frame": frame}
     flow, counted, x = density_flow(model, x, seeds=seeds, grad=grad, **settings)
     with torch.set_grad_enabled(grad):
@@ -198,7 +202,8 @@ def density_flow(
     divergence = check_divergence(divergence, x.shape[1:].numel())
     frame = check_frame(frame)
     x = x.to(torch.float64)
-    model = begin(model)
+    with torch.set_grad_enabled(grad):
+        model = begin(model)
     counted = Counted(model)
     flow = DensityFlow(
         model=counted,

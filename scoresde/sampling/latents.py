@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._internal.checks import as_flow, check_batch, check_model
+from .._internal.checks import as_flow, check_batch, check_lockstep, check_model
 from ..errors import ShapeError
 from ..model import Predictor
 from ..solvers.probability_flow import ProbabilityFlow
@@ -60,6 +60,8 @@ def _follow(
     check_model(model)
     check_batch(x, "the data" if up else "the latent")
     flow, sde = as_flow(solver), model.sde
+    if flow.backend.evals_per_solve is None:
+        check_lockstep(model, type(flow).__name__, grad)
     ends = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
     with torch.set_grad_enabled(grad):
         return flow.solve(begin(model), x, *(ends if up else ends[::-1]))[0]

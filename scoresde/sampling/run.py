@@ -24,6 +24,7 @@ from .._internal.checks import (
     check_device,
     check_dtype,
     check_grid,
+    check_lockstep,
     check_model,
     check_noise,
     check_shape,
@@ -36,7 +37,7 @@ from ..model import Predictor, device_of, event_shape_of
 from ..noise import NoiseSource, NoiseStream, source
 from ..prediction import Prediction
 from ..sde.knot import Knot
-from ..solvers.legs import parts
+from ..solvers.legs import evaluations, parts
 from ..solvers.solver import Solver
 from ..wrapper import begin
 from .choose import choose
@@ -225,7 +226,9 @@ class _Run:
         return draw_start(model, self.legs[0][1].knots[0], stream.start()), stream
 
     def _steps(self, model: Predictor, x: Tensor, stream: NoiseStream) -> Iterator[StepInfo]:
-        counted, size, done = Counted(begin(model), remember=True), x.shape[0], 0
+        with torch.set_grad_enabled(self.grad):
+            counted = Counted(begin(model), remember=True)
+        size, done = x.shape[0], 0
         yield StepInfo(0, self.steps, self.legs[0][1].knots[0], x, 0)
         for solver, part in self.legs:
             with torch.set_grad_enabled(self.grad):
@@ -264,6 +267,8 @@ def _checked(
             f"the grid belongs to the process {grid.sde!r}, the model to {model.sde!r}; "
             "make the grid from model.sde"
         )
+    if evaluations(solver, grid, final) is None:
+        check_lockstep(model, type(solver).__name__, grad)
     return _Run(
         legs=parts(solver, grid, final),
         noise=noise or source(seeds),

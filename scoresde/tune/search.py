@@ -17,7 +17,7 @@ from ..sampling.choose import choose
 from ..sampling.start import draw_start
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
-from ..wrapper import evals_per_call
+from ..wrapper import begin, evals_per_call
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
 from .by_metric import by_metric, check_metric
@@ -85,6 +85,8 @@ def tune(
     if metric is not None:
         check_metric(metric)
     who = name_of(model, key)
+    with torch.no_grad():
+        model = begin(model)
     rule, default = choose(model, solver, None, calls_within(model, nfe))
     if default.steps < 2:
         raise ConfigError(f"{nfe} network evaluations leave no knot to move; write a larger nfe")

@@ -16,6 +16,7 @@ from ...scalar import Scalar
 from ...sde import SDE
 from ...sde.knot import Knot
 from ...training.losses import Likelihood, TimeDraw, loss_per_noise_level, weighted_error
+from ...wrapper import begin
 from ..dequantization import read_back
 from ..log_density import likelihood_ends
 from ..pixels import Pixels
@@ -119,6 +120,8 @@ def variational_bound(
     low, high = likelihood_ends(model.sde, t_min)
     sde = replace(model.sde, t_min=float(low.t))
     x0 = clean(model, x, pixels)
+    with torch.no_grad():
+        model = begin(model)
     if times is None:
         few = torch.arange(min(_PILOT, len(x)), device=x.device)
         times = measured_times(model.rows(few), x0[few], t_min=t_min)

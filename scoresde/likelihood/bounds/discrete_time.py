@@ -18,6 +18,7 @@ from ...prediction import Prediction
 from ...scalar import affine
 from ...sde import SDE, DiscreteVPSDE
 from ...sde.knot import Knot
+from ...wrapper import begin
 from ..pixels import Pixels
 from ..streams import NOISE, derived
 from .common import Bound, Draw, batches, clean, total, unit
@@ -63,6 +64,8 @@ def ddpm_bound(
         raise ConfigError(f"draws must be 1 or more, got {draws!r}")
     knots = _knots(model.sde, grid)
     x0 = clean(model, x, pixels)
+    with torch.no_grad():
+        model = begin(model)
     parts, steps = [], torch.zeros(len(knots) + 1, dtype=torch.float64)
     for rows, own in batches(x, batch_size, seeds):
         part = model.rows(rows)
