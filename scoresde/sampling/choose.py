@@ -15,6 +15,8 @@ from ..model import Predictor
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..solvers.stability import longest_stable_step, longest_step
+from ..solvers.stages import StagedSDE
 from .start import process_of, start_of
 
 GridMaker = Callable[[SDE, int], Grid]
@@ -42,8 +44,9 @@ def choose(
         start: the highest noise level, if the grid is None; see `start_of`.
 
     Raises:
-        ConfigError: for a budget together with a grid, a budget that is too small, a grid without
-            a solver, or something that is not a solver or grid.
+        ConfigError: for a budget together with a grid, a budget that is too small, or so small that
+            the solver amplifies noise on its default grid; for a grid without a solver, or
+            something that is not a solver or grid.
     """
     both = solver is None or (isinstance(solver, str) and specs.is_pair(solver))
     if grid is None and both:
@@ -52,12 +55,13 @@ def choose(
     if grid is None:
         rule, sde, t_max = as_solver(solver), process_of(model), start_of(model, start).t
         if evaluations(rule, uniform_lambda(sde, 4)) is not None:
-            maker = default_grid(rule)
-            budget = DEFAULT if nfe is None else nfe
-            return rule, grid_for(rule, partial(maker, t_max=t_max), sde, budget)
+            maker = partial(default_grid(rule), t_max=t_max)
+            made = grid_for(rule, maker, sde, DEFAULT if nfe is None else nfe)
+            _check_stable(rule, sde, made, maker)
+            return rule, made
         if nfe is not None:
             raise ConfigError(_own_steps(rule))
-        return rule, uniform_lambda(sde, 2, t_max=t_max)
+        return rule, uniform_lambda(sde, getattr(rule, "default_steps", 2), t_max=t_max)
     check_grid(grid)
     if start is not None:
         raise ConfigError(
@@ -125,8 +129,27 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
     raise ConfigError(f"{specs.describe(solver)} has no grid for {nfe} evaluations: {why}")
 
 
+def _check_stable(solver: Solver, sde: SDE, grid: Grid, maker: GridMaker) -> None:
+    """Raise ConfigError, naming the least budget, where steps are too long for the method."""
+    if not isinstance(solver, StagedSDE):
+        return
+    limit, longest = longest_stable_step(solver), longest_step(grid)
+    if longest < limit:
+        return
+    steps = grid.steps
+    while longest_step(grid) >= limit:
+        steps += 1
+        grid = maker(sde, steps)
+    least, name = evaluations(solver, grid), specs.describe(solver)
+    raise ConfigError(
+        f"{name} amplifies noise in steps of {limit:.2g} and more in half log-SNR, and its default "
+        f"grid for this budget has steps of {longest:.2g}; write nfe={least} or more, "
+        "'DPMSolverPPSDE', which is stable at any step, or a grid of your own"
+    )
+
+
 def _own_steps(solver: Solver) -> str:
     return (
         f"{specs.describe(solver)} chooses its own steps, so its evaluations depend on the data; "
-        "give a tolerance instead of a budget"
+        "leave nfe out, and give a tolerance instead of a budget, or a grid"
     )

@@ -44,7 +44,8 @@ class TorchSDE(Solver):
     Each sample has a Brownian path of its own, which torchsde makes from a seed. The seed comes
     from the sample's noise stream, so a sample depends only on its own seed. `order` is the weak
     order. `evals` is None, since torchsde decides: "euler" takes one evaluation per substep,
-    "heun" two, "srk" nine. The step to sigma = 0 is that of `last_step`.
+    "heun" two, "srk" nine. So it takes a grid, not a budget; without one, `sample` makes 40 steps
+    uniform in half log-SNR. The step to sigma = 0 is that of `last_step`.
 
     Attributes:
         method: "euler", "milstein", "srk", "euler_heun", "heun" or "midpoint".
@@ -89,6 +90,13 @@ class TorchSDE(Solver):
     def order(self) -> int:
         """Weak order of the method for additive noise."""
         return _METHODS[self.method][0]
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of the grid that `sample` makes where none is given. 40 are short enough for every
+        method and process of the library; adaptive ones find their own.
+        """
+        return 2 if self.adaptive else 40
 
     def evals(self, grid: Grid) -> None:
         """None: torchsde decides how often it evaluates the model."""
