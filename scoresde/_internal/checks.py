@@ -221,6 +221,15 @@ def check_dtype(dtype: Any) -> None:
     raise DtypeError(f"dtype must be floating point, got {dtype!r}; write dtype=torch.float32")
 
 
+def check_graph(grad: bool) -> None:
+    """Raise ConfigError where a graph is asked for and torch's inference mode records none."""
+    if grad and torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "grad=True asks for a graph, and torch.inference_mode() records none; leave that mode, "
+            "or write `with torch.inference_mode(False):` around this call"
+        )
+
+
 def check_device(device: Any) -> None:
     """Raise ConfigError for a CUDA device if there is none."""
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():

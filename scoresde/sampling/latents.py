@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._internal.checks import as_flow, check_batch, check_lockstep, check_model
+from .._internal.checks import as_flow, check_batch, check_graph, check_lockstep, check_model
 from ..errors import ShapeError
 from ..model import Predictor
 from ..solvers.probability_flow import ProbabilityFlow
@@ -59,6 +59,7 @@ def _follow(
 ) -> Tensor:
     check_model(model)
     check_batch(x, "the data" if up else "the latent")
+    check_graph(grad)
     flow, sde = as_flow(solver), model.sde
     if flow.backend.evals_per_solve is None:
         check_lockstep(model, type(flow).__name__, grad)

@@ -23,6 +23,7 @@ from .._internal.checks import (
     check_batch,
     check_device,
     check_dtype,
+    check_graph,
     check_grid,
     check_lockstep,
     check_model,
@@ -262,6 +263,7 @@ def _checked(
     check_noise(noise, seeds)
     check_dtype(dtype)
     check_device(device)
+    check_graph(grad)
     if grid.sde != model.sde:
         raise ConfigError(
             f"the grid belongs to the process {grid.sde!r}, the model to {model.sde!r}; "
