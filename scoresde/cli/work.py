@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
+from .._internal.integers import tensor_of
 from .._internal.labels import short
 from ..bench import METRICS, environment
 from ..bench.named_metrics import ALIASES
@@ -317,7 +318,7 @@ def read_images(spec: str) -> Tensor:
         if name not in loaded:
             raise ConfigError(f"{file} has the fields {sorted(loaded)}; write {file}:FIELD")
         loaded = loaded[name]
-    images = torch.from_numpy(np.ascontiguousarray(loaded))
+    images = tensor_of(loaded)
     return images.unsqueeze(1) if images.ndim == 3 else images
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.folder import JobFolder, read_sealed
+from .._internal.integers import whole_numbers
 from .._internal.witness import disagree, identity
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..model import Predictor, dtype_of
@@ -184,6 +185,7 @@ def nll_dataset(
         require("pyarrow.parquet", "parquet")  # fails now rather than after the work
     given = LikelihoodSettings(t_min, method, divergence, prior, frame)
     Evaluation.of(model, images, pixels, rule, given)  # checks the arguments
+    images = whole_numbers(images)
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     middle = model.sde.at(0.5 * (model.sde.t_min + model.sde.t_max))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._internal.checks import check_kind, check_model
+from .._internal.integers import whole_numbers
 from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..model import Predictor, event_shape_of
 from ..ode import Backend
@@ -73,6 +74,7 @@ def bits_per_dim(
     settings = LikelihoodSettings(t_min, method, divergence, prior, frame)
     rule = Uniform() if dequantize is None else dequantize
     asked = Evaluation.of(model, images, pixels, rule, settings)
+    images = whole_numbers(images)
     own = per_sample(seeds, len(images))
     known = asked.systematic(model, images, own)
     size = batch_size or max(len(images), 1)
@@ -148,7 +150,7 @@ class Evaluation:
         if event is not None and images.shape[1:] != event:
             wanted = ", ".join(map(str, event))
             raise _misshapen(images, f"the model takes (B, {wanted})", event)
-        layout.check(images)
+        layout.check(images)  # of every integer dtype
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
             raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")

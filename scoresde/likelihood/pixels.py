@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._internal.integers import whole_numbers
 from ..errors import ConfigError, DtypeError, unknown_name
 
 
@@ -60,14 +61,15 @@ class Pixels:
     def lower_edge(self, images: Tensor) -> Tensor:
         """Lower edge of each integer's bin, same shape, float64."""
         shift = 0.0 if self.convention == "edges" else -0.5
-        return self.value_range[0] + self.width * (images.to(torch.float64) + shift)
+        return self.value_range[0] + self.width * (whole_numbers(images).to(torch.float64) + shift)
 
     def bits_per_dim(self, nats: Tensor, size: int) -> Tensor:
         """Bits per dimension of integers, from log-densities in nats of `size` dimensions."""
         return -nats / (size * math.log(2)) - math.log2(self.width)
 
     def check(self, images: Tensor) -> Tensor:
-        """Check that images are integers in range, and return them.
+        """Check that images are integers in range, and return them: those of uint16, uint32 and
+        uint64, for which torch has few operations, as int64.
 
         Raises:
             DtypeError: for images that are not integers.
@@ -78,6 +80,7 @@ class Pixels:
                 f"bits/dim is for integers 0 .. {self.levels - 1}, got {images.dtype}"
                 f"{self._cast(images)}"
             )
+        images = whole_numbers(images)
         if images.numel():
             least, most = int(images.min()), int(images.max())
             if least < 0 or most >= self.levels:
@@ -97,7 +100,7 @@ class Pixels:
             return "; write images.to(torch.uint8) with pixels=Pixels(levels=2)"
         other = "or use log_likelihood for real-valued data"
         if images.is_complex() or not images.numel():
-            return f"; write images.to(torch.uint8), {other}"
+            return f"; write images.to({self._dtype}), {other}"
         if bad := int((~images.isfinite()).sum()):
             return f" with {bad} values that are NaN or infinite; correct these first"
         least, most = float(images.min()), float(images.max())
@@ -107,9 +110,14 @@ class Pixels:
         elif most <= 1:
             scaled = f"({self.levels - 1} * x)"
         return (
-            f" from {least:g} to {most:g}; write {scaled}.round().to(torch.uint8) if these are "
+            f" from {least:g} to {most:g}; write {scaled}.round().to({self._dtype}) if these are "
             f"images, {other}"
         )
+
+    @property
+    def _dtype(self) -> str:
+        """One that holds all levels."""
+        return "torch.uint8" if self.levels <= 256 else "torch.int64"
 
     def to_dict(self) -> dict[str, Any]:
         """The convention as JSON-able data."""

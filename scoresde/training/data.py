@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._internal.integers import tensor_of, whole_numbers
 from ..errors import ConfigError, DtypeError, ShapeError, require, unknown_name
 
 MOST_SAMPLES = 2**24
@@ -40,10 +41,12 @@ def dequantize(
     Raises:
         DtypeError: for images that are not integers.
     """
-    if images.is_floating_point():
+    if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
         raise DtypeError(
-            f"dequantization is for integer images, got {images.dtype}; write images.round().byte()"
+            f"dequantization is for integer images, got {images.dtype}; write "
+            f"images.round().to(torch.{'uint8' if levels <= 256 else 'int64'})"
         )
+    images = whole_numbers(images)
     u = torch.rand(images.shape, generator=generator, dtype=torch.float64, device=images.device)
     return ((images + u) * (2.0 / levels) - 1.0).to(dtype)
 
@@ -53,7 +56,8 @@ class Dataset:
     """A training set, with or without labels.
 
     Attributes:
-        values: shape (N, *); integers if `levels` is given, else floats, used as they are.
+        values: shape (N, *); integers of any dtype if `levels` is given, else floats, used as they
+            are.
         levels: number of integer levels, for dequantization; None for floats.
         value_range: the lowest edge of level 0 and the highest edge of the last level, as floats.
         labels: class of each sample, int64, shape (N,); None if there are no classes.
@@ -70,6 +74,9 @@ class Dataset:
                 f"labels must be one for each of the {len(self.values)} samples, got shape "
                 f"{tuple(self.labels.shape)}"
             )
+        object.__setattr__(self, "values", whole_numbers(self.values))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self.labels.to(torch.int64))
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """The samples at these indices, float32, shape (len(index), *), dequantized afresh."""
@@ -192,17 +199,20 @@ def image_array(
     images: str = "images",
     labels: str | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
+    levels: int | None = None,
 ) -> Dataset:
     """Read images, and labels if there are any, from an npz file.
 
     Args:
         path: the file.
-        images: the field with the images, uint8, shape (N, H, W) or (N, H, W, C).
+        images: the field with the images, integers, shape (N, H, W) or (N, H, W, C).
         labels: the field with the labels, integers, shape (N,); None for no labels.
         value_range: the values of black and white, as floats.
+        levels: number of integer levels, from 0; 256 for uint8. Other dtypes need it.
 
     Raises:
-        ConfigError: if the file or a field does not exist.
+        ConfigError: if the file or a field does not exist, `levels` is missing, or values lie
+            outside the levels.
         ShapeError: for arrays of another dtype or shape.
     """
     if not Path(path).is_file():
@@ -213,14 +223,24 @@ def image_array(
                 raise ConfigError(f"{path} has the fields {sorted(arrays)}, not {field!r}")
         values = arrays[images]
         classes = None if labels is None else torch.from_numpy(arrays[labels].astype(np.int64))
-    if values.dtype != np.uint8 or values.ndim not in (3, 4):
+    if values.dtype.kind not in "iu" or values.ndim not in (3, 4):
         raise ShapeError(
-            f"{images} must be uint8 of shape (N, H, W) or (N, H, W, C), got {values.dtype} "
+            f"{images} must be integers of shape (N, H, W) or (N, H, W, C), got {values.dtype} "
             f"{values.shape}"
         )
+    if levels is None and values.dtype != np.uint8:
+        raise ConfigError(
+            f"{images} are {values.dtype}, which does not say how many levels they have; write "
+            f"levels={int(values.max(initial=0)) + 1} if the largest value is the last level"
+        )
+    levels = 256 if levels is None else levels
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < levels:
+        raise ConfigError(
+            f"levels={levels} means integers 0 .. {levels - 1}, got values from "
+            f"{values.min()} to {values.max()}"
+        )
     values = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return Dataset(tensor, levels=256, value_range=value_range, labels=classes)
+    return Dataset(tensor_of(values), levels=levels, value_range=value_range, labels=classes)
 
 
 # -- toy sets in the plane ---------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._internal.integers import whole_numbers
 from ...errors import ConfigError
 from ...model import Predictor
 from ...noise import NoiseStream
@@ -119,7 +120,7 @@ def variational_bound(
         )
     low, high = likelihood_ends(model.sde, t_min)
     sde = replace(model.sde, t_min=float(low.t))
-    x0 = clean(model, x, pixels)
+    x0, x = clean(model, x, pixels), whole_numbers(x)
     with torch.no_grad():
         model = begin(model)
     if times is None:

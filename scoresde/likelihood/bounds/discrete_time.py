@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._internal.integers import whole_numbers
 from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
@@ -63,7 +64,7 @@ def ddpm_bound(
     if draws < 1:
         raise ConfigError(f"draws must be 1 or more, got {draws!r}")
     knots = _knots(model.sde, grid)
-    x0 = clean(model, x, pixels)
+    x0, x = clean(model, x, pixels), whole_numbers(x)
     with torch.no_grad():
         model = begin(model)
     parts, steps = [], torch.zeros(len(knots) + 1, dtype=torch.float64)
