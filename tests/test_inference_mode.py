@@ -1,4 +1,4 @@
-"""torch.inference_mode() records no graph: what asks for one says so, everything else is the same."""
+"""torch.inference_mode() records no graph: what asks for one says so, the rest is the same."""
 
 from __future__ import annotations
 
