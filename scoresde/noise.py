@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, ShapeError
+from .scalar import widest
 from .sde.knot import Knot
 
 _WORDS = 624  # of 32 bits: the state of the Mersenne twister, torch's generator on the CPU
@@ -311,9 +312,11 @@ class _Brownian(NoiseStream):
         return min(max(-float(knot.lam), -self.spec._REACH), self.spec._REACH)
 
     def _at(self, knot: Knot) -> Tensor:
-        """The path at a knot, in float64: goes down the tree and halves the range of log(rho)."""
+        """The path at a knot, in float64 if the device has it: goes down the tree and halves the
+        range of log(rho).
+        """
         if knot.is_clean:
-            return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+            return torch.zeros(self.shape, dtype=widest(self.device), device=self.device)
         at = self._log_rho(knot)
         low, high = -self.spec._REACH, self.spec._REACH
         at_low = self._normal(1) * math.exp(low)
@@ -336,7 +339,7 @@ class _Brownian(NoiseStream):
             return self.nodes[node]
         value = self._draw(
             [generator(seed, "path", node, device=self.device) for seed in self.spec.seeds],
-            torch.float64,
+            widest(self.device),
         )
         self.nodes[node] = value
         if len(self.nodes) > 2 * self.spec.depth + 4:

@@ -18,6 +18,15 @@ Scalar = float | Tensor
 """A float, or a float64 tensor that broadcasts against the state."""
 
 
+WITHOUT_FLOAT64 = {"mps"}
+"""Kinds of devices that have no float64."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
 def exp(x: Scalar) -> Scalar:
     """exp(x); a float that overflows gives inf, as a tensor does."""
     if isinstance(x, Tensor):

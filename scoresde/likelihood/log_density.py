@@ -32,6 +32,7 @@ from ..errors import (
 from ..model import Predictor
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
+from ..scalar import widest
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..wrapper import begin
@@ -48,6 +49,10 @@ from .streams import per_sample
 
 _EXPLAINED = 8
 """Number of failed samples that are run again to find the reason."""
+
+
+class PrecisionWarning(ScoreSDEWarning):
+    """A likelihood in float32, on a device without float64: about 6 digits."""
 
 
 class TimeRangeWarning(ScoreSDEWarning):
@@ -117,7 +122,8 @@ def log_likelihood(
         model: the model; conditions of each sample follow their samples.
         x: states, shape (B, *), on the scale on which the network was trained: usually images in
             (-1, 1), not 0 .. 255. A wrong scale cannot be detected here. The integration uses
-            float64; the network keeps its own dtype.
+            float64; the network keeps its own dtype. On a device without float64, such as MPS, the
+            integration uses float32, and a `PrecisionWarning` says so.
         t_min: the time of x; the process's own by default. Sampling usually uses 1e-3 and
             likelihoods of data 1e-5, if the network was trained for such times. Below the process's
             t_min, a `TimeRangeWarning` says so.
@@ -149,6 +155,13 @@ def log_likelihood(
     fixed = rule.backend.evals_per_solve if isinstance(rule, BlackBox) else None
     if fixed is None and not isinstance(rule, FixedGrid):
         check_lockstep(model, type(rule).__name__, grad)
+    if isinstance(x, Tensor) and widest(x.device) != torch.float64:
+        warnings.warn(
+            f"{x.device.type} has no float64: the likelihood is integrated in float32 and has "
+            "about 6 digits; write x.cpu() and model.cpu() for all of them",
+            PrecisionWarning,
+            stacklevel=2,
+        )
     settings: dict[str, Any] = {"t_min": t_min, "divergence": divergence, "frame": frame}
     flow, counted, x = density_flow(model, x, seeds=seeds, grad=grad, **settings)
     with torch.set_grad_enabled(grad):
@@ -201,7 +214,7 @@ def density_flow(
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
     divergence = check_divergence(divergence, x.shape[1:].numel())
     frame = check_frame(frame)
-    x = x.to(torch.float64)
+    x = x.to(widest(x.device))
     with torch.set_grad_enabled(grad):
         model = begin(model)
     counted = Counted(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import SolverError, ZeroSNRError
 from ..model import Predictor, parameters_of
 from ..prediction import Prediction
-from ..scalar import Scalar, scale
+from ..scalar import Scalar, scale, widest
 from ..sde.knot import Knot
 from ..sde.process import per_sample
 from .backend import Parts
@@ -73,7 +73,7 @@ class VectorField:
     def predict(self, tau: Scalar, u: Tensor) -> Prediction:
         """The model's prediction at the state u, shape (B, *)."""
         knot = self.knot(tau, u)
-        return self.model(scale(self.clock.scale(knot), u).to(self.dtype), knot)
+        return self.model(scale(self.clock.scale(knot), u).to(self._kind(u)), knot)
 
     def velocity(self, tau: Scalar, u: Tensor) -> Tensor:
         """du/dtau, shape (B, *)."""
@@ -92,9 +92,15 @@ class VectorField:
         return replace(self, model=self.model.rows(index))
 
     def to_state(self, x: Tensor, knot: Knot) -> Tensor:
-        """u from x, in float64, so that the solver's time is float64 too."""
-        return scale(1.0 / self.clock.scale(knot), x.to(torch.float64))
+        """u from x, in float64, so that the solver's time is float64 too; in float32 on a device
+        without float64.
+        """
+        return scale(1.0 / self.clock.scale(knot), x.to(widest(x.device)))
 
     def to_x(self, u: Tensor, knot: Knot) -> Tensor:
         """x from u, in `dtype`."""
-        return scale(self.clock.scale(knot), u).to(self.dtype)
+        return scale(self.clock.scale(knot), u).to(self._kind(u))
+
+    def _kind(self, u: Tensor) -> torch.dtype:
+        """`dtype`, or the widest that the device has."""
+        return widest(u.device) if self.dtype == torch.float64 else self.dtype

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .._internal.plain_data import to_plain
 from ..errors import ShapeError, TimeRangeError
-from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt
+from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt, widest
 from .knot import CLEAN, Knot
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class SDE(ABC):
             ShapeError: if there is not one time per sample.
         """
         if isinstance(t, Tensor):
-            t = t.to(torch.float64)
+            t = t.to(widest(t.device))
             if like is not None and t.ndim > 0:
                 t = per_sample(t, like)
         else:

@@ -32,7 +32,7 @@ from ..errors import ConfigError, ZeroSNRError
 from ..model import Predictor
 from ..noise import source
 from ..prediction import Parametrization, Prediction, parametrization
-from ..scalar import Scalar, affine, exp
+from ..scalar import Scalar, affine, exp, widest
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..sde.process import per_sample
@@ -151,7 +151,7 @@ class TimeDraw(ABC):
     def draw(
         self, sde: SDE, n: int, generator: torch.Generator, *, stratified: bool = True
     ) -> Tensor:
-        """n times, float64, shape (n,).
+        """n times, float64, shape (n,); on the CPU where the generator's device has no float64.
 
         Args:
             stratified: draw n evenly spaced quantiles with one random offset. This lowers the
@@ -159,12 +159,13 @@ class TimeDraw(ABC):
                 time has the same distribution as an independent draw.
         """
         device = generator.device
+        wide = widest(device)
         if stratified:
-            start = torch.rand((), dtype=torch.float64, device=device, generator=generator)
-            u = (start + torch.arange(n, dtype=torch.float64, device=device) / max(n, 1)) % 1.0
+            start = torch.rand((), dtype=wide, device=device, generator=generator)
+            u = (start + torch.arange(n, dtype=wide, device=device) / max(n, 1)) % 1.0
         else:
-            u = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
-        return self.quantile(sde, u)
+            u = torch.rand(n, dtype=wide, device=device, generator=generator)
+        return self.quantile(sde, u if wide == torch.float64 else u.cpu().double())
 
 
 @dataclass(frozen=True)
@@ -321,8 +322,12 @@ def score_matching_loss(
         weighting = replace(weighting, of=parametrization("flow", model.sde))
     t = times.draw(model.sde, x0.shape[0], generator, stratified=stratified)
     knot = model.sde.at(per_sample(t, x0))
+    density = times.density(model.sde, knot)
+    if widest(x0.device) != torch.float64:  # known to float64, and rounded on the way there
+        knot = Knot(*(torch.as_tensor(v).to(x0.device, torch.float32) for v in knot))
+        density = torch.as_tensor(density).to(x0.device, torch.float32)
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    return weighted_error(model, x0, eps, knot, weighting, times.density(model.sde, knot))
+    return weighted_error(model, x0, eps, knot, weighting, density)
 
 
 def weighted_error(
