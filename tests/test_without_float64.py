@@ -18,11 +18,19 @@ from scoresde import (
     BrownianPath,
     EulerMaruyama,
     ScoreModel,
+    bits_per_dim,
     log_likelihood,
     sample,
     uniform_lambda,
 )
-from scoresde.likelihood import Exact, FixedGrid, Hutchinson, PerSample, PrecisionWarning
+from scoresde.likelihood import Exact, FixedGrid, Hutchinson, PerSample, Pixels, PrecisionWarning
+from scoresde.likelihood.bounds import variational_bound
+from scoresde.likelihood.dequantization import (
+    NoDequantization,
+    Reconstruction,
+    TruncatedNormal,
+    Uniform,
+)
 from scoresde.training.losses import (
     Likelihood,
     LogNormalRho,
@@ -140,6 +148,28 @@ def test_likelihoods_fall_back_to_float32_and_say_so(method, divergence, request
     # Local error control may take other steps in float32; the tolerance bounds the difference.
     limit = 2e-3 if isinstance(method, FixedGrid) else 2e-2
     assert float((found.nats - want.nats).abs().max()) < limit
+
+
+@pytest.mark.parametrize(
+    "rule", [Uniform(), TruncatedNormal(), Reconstruction(), NoDequantization()], ids=str
+)
+def test_bits_per_dim_too(rule, request):
+    images = torch.arange(3 * B).reshape(B, 3) % 8
+    settings = {"pixels": Pixels(8), "dequantize": rule, "method": FixedGrid(41)}
+    want = bits_per_dim(_model(), images, divergence=Exact(), **settings).per_image
+    request.getfixturevalue("no_doubles")
+    with pytest.warns(PrecisionWarning):
+        found = bits_per_dim(_model(), images, divergence=Exact(), **settings).per_image
+    torch.testing.assert_close(found.double(), want, rtol=2e-3, atol=2e-3)
+
+
+def test_the_variational_bound_too(request):
+    def bound():
+        return variational_bound(_model(), _x(), evaluations=4, times=UniformLambda()).per_sample
+
+    want = bound()
+    request.getfixturevalue("no_doubles")
+    torch.testing.assert_close(bound().double(), want, rtol=1e-3, atol=1e-3)
 
 
 def test_an_ordinary_device_keeps_float64(recwarn):

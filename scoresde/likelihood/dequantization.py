@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
 from ..noise import NoiseStream
+from ..scalar import widest
 from ..sde.knot import Knot
 from .pixels import Pixels
 
@@ -184,7 +185,7 @@ class Variational(Dequantization):
                 f"{tuple(images.shape[:1])}, one number for each image, got {tuple(u.shape)} and "
                 f"{tuple(log_q.shape)}; write log_q.flatten(1).sum(1)"
             )
-        u, log_q = u.to(torch.float64), log_q.to(torch.float64)
+        u, log_q = (value.to(widest(images.device)) for value in (u, log_q))
         if not bool(((u >= 0) & (u <= 1)).all()):
             raise ConfigError(
                 f"u must be the place within the bin, in (0, 1), got values from "
@@ -200,7 +201,7 @@ def read_back(images: Tensor, pixels: Pixels, low: Knot, eps: Tensor) -> Tensor:
     own = -0.5 * eps.square()
     total = torch.full_like(eps, -math.inf)
     for level in range(pixels.levels):
-        gap = (images.to(torch.float64) - level) * step
+        gap = (images.to(eps.dtype) - level) * step
         total = torch.logaddexp(total, -0.5 * (eps + gap).square())
     return (own - total).flatten(1).sum(1)
 

@@ -17,6 +17,7 @@ from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..model import Predictor, event_shape_of
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
+from ..scalar import widest
 from ..sde.knot import Knot
 from .dequantization import Dequantization, Uniform
 from .divergence import Divergence
@@ -211,7 +212,7 @@ class Evaluation:
         )
 
     def _draw(self, images: Tensor, seeds: Sequence[int], k: int) -> tuple[Tensor, Tensor]:
-        stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
+        stream = derived(seeds, PIXELS, k).open(images.shape, widest(images.device), images.device)
         return self.rule.draw(images, self.layout, self.low, stream)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._internal.integers import whole_numbers
 from ..errors import ConfigError, DtypeError, unknown_name
+from ..scalar import widest
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class Pixels:
     def lower_edge(self, images: Tensor) -> Tensor:
         """Lower edge of each integer's bin, same shape, float64."""
         shift = 0.0 if self.convention == "edges" else -0.5
-        return self.value_range[0] + self.width * (whole_numbers(images).to(torch.float64) + shift)
+        return self.value_range[0] + self.width * (
+            whole_numbers(images).to(widest(images.device)) + shift
+        )
 
     def bits_per_dim(self, nats: Tensor, size: int) -> Tensor:
         """Bits per dimension of integers, from log-densities in nats of `size` dimensions."""

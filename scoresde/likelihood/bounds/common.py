@@ -14,7 +14,7 @@ from ..._internal.checks import check_model, check_tensor
 from ..._internal.counted import mean_nfe
 from ...errors import ShapeError
 from ...model import Predictor
-from ...scalar import affine
+from ...scalar import affine, widest
 from ...sde.knot import Knot
 from ..pixels import Pixels
 from ..prior import prior_log_prob
@@ -90,7 +90,7 @@ class Draw:
         seeds: Any,
     ) -> None:
         self.model, self.x, self.x0, self.pixels = model, x, x0, pixels
-        self.noise = seeds.open(x0.shape, torch.float64, x0.device)
+        self.noise = seeds.open(x0.shape, x0.dtype, x0.device)
         self.size = x0[0:1].numel()
         self.low = low
         self.terms = {"prior": self._prior(prior, high)}
@@ -112,7 +112,7 @@ def clean(model: Predictor, x: Tensor, pixels: Pixels | None) -> Tensor:
     check_model(model)
     if pixels is None:
         check_tensor(x, "x")
-        x0 = x.to(torch.float64)
+        x0 = x.to(widest(x.device))
     else:
         pixels.check(x)
         x0 = pixels.lower_edge(x) + 0.5 * pixels.width
