@@ -22,6 +22,7 @@ from scoresde import (
     ScaledTime,
     ScoreModel,
     bits_per_dim,
+    iterate,
     log_likelihood,
     sample,
     uniform_lambda,
@@ -106,13 +107,18 @@ def test_likelihoods_of_a_network_that_writes_into_its_input():
 
 
 def test_a_compiled_run_keeps_the_copies():
-    grid, x = uniform_lambda(SDE, 3), randn(3, 2)
+    grid, x = uniform_lambda(SDE, 3, t_max=0.7), randn(3, 2)
+    model, solver = _model(in_place), DDIM()
+    given = x.clone()
 
+    @torch.no_grad()
     def run(x):
-        return sample(_model(in_place), DDIM(), grid, x=x).x
+        *_, info = iterate(model, solver, grid, x=x)
+        return info.x
 
-    out = torch.compile(run, fullgraph=False, backend="eager")(x)
+    out = torch.compile(run, fullgraph=True, backend="aot_eager")(given)
     torch.testing.assert_close(out, sample(_model(clean), DDIM(), grid, x=x).x)
+    assert torch.equal(given, x)
 
 
 # -- dtypes ---------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class _Nothing:
 
 class _Units(NoiseStream):
     def __init__(self, draws: Tensor) -> None:
-        self.draws = iter(draws)
+        self.draws = iter(draws.unbind())
 
     def normal(self) -> Tensor:
         return next(self.draws)
