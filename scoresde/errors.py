@@ -57,10 +57,6 @@ class FingerprintError(ConfigError):
     """An object whose content cannot be read, so it cannot be compared with another."""
 
 
-class TrainingModeWarning(UserWarning):
-    """A network in training mode is used for sampling or likelihoods; write `model.eval()`."""
-
-
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
 
@@ -70,6 +66,10 @@ class ScoreSDEWarning(UserWarning):
 
     One filter covers them: `warnings.simplefilter("error", ScoreSDEWarning)` makes errors of them.
     """
+
+
+class TrainingModeWarning(ScoreSDEWarning):
+    """A network in training mode is used for sampling or likelihoods; write `model.eval()`."""
 
 
 def require(module: str, extra: str) -> ModuleType:
