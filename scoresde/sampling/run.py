@@ -338,7 +338,7 @@ def sample(
     calls = calls_within(model, nfe) if grid is None and nfe is not None else nfe
     rule, path = choose(model, solver, grid, calls, start)
     begun = start_of(model, start) if grid is None else at_knot(path.knots[0])
-    if grid is not None:
+    if grid is not None and evaluations(rule, path) is not None:  # else it chooses its own steps
         warn_of_leap(model, path)
     asked = dtype or (x.dtype if isinstance(x, Tensor) else None)
     working = torch.float32 if asked in (torch.float16, torch.bfloat16) else dtype
