@@ -18,6 +18,7 @@ from ..metrics import EndpointError, Estimate, Metric
 from ..model import Predictor, device_of
 from ..noise import BrownianPath, NoiseSource, SampleSeeds
 from ..sampling.run import NonFiniteWarning, StepInfo, sample
+from ..sampling.start import FirstStepWarning
 from ..scalar import scale
 from ..solvers.legs import evaluations
 from ..wrapper import evals_per_call
@@ -128,6 +129,7 @@ class Job:
 
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", NonFiniteWarning)  # the cell says it
+                    warnings.simplefilter("ignore", FirstStepWarning)  # all cells share a start
                     out = sample(
                         self.model, task.solver, task.grid, x=scale(first, self.start),
                         noise=self._noise(task), device=device, callback=watch,

@@ -22,6 +22,7 @@ from ..scalar import scale
 from ..sde import SDE
 from ..sde.knot import Knot
 
+_HOPELESS = 3.0  # times the deviation of the state
 DATA_STD = 0.5
 """The deviation of the data that is assumed where it is not known: that of images in (-1, 1)."""
 
@@ -111,7 +112,7 @@ def at_knot(knot: Knot) -> Start:
 
 
 def warn_of_leap(model: Predictor, grid: Grid) -> None:
-    """Warn where the first step of a grid carries more error of the network than signal.
+    """Warn if the first step of a grid is hopeless: far more error of the network than signal.
 
     A step from rho to a lower level r moves x / alpha by (rho - r) eps, and the error e of eps with
     it; the state there has the deviation sqrt(r^2 + d^2), with d that of the data.
@@ -122,12 +123,12 @@ def warn_of_leap(model: Predictor, grid: Grid) -> None:
         return
     std = data_std_of(model) or DATA_STD
     high, low = float(first.rho), float(second.rho)
-    error = floor * (high - low)
-    if error > math.hypot(low, std):
+    error, state = floor * (high - low), math.hypot(low, std)
+    if error > _HOPELESS * state:
         warnings.warn(
             f"the first step of the grid goes from rho = {high:.3g} to {low:.3g}: an error of "
-            f"{floor:.2g} in eps becomes {error:.3g} there, more than the deviation of the state, "
-            f"{math.hypot(low, std):.3g}; start at rho = {std / floor:.3g} or below: leave the "
+            f"{floor:.2g} in eps becomes {error:.3g} there, and the deviation of the state is "
+            f"{state:.3g}; start at rho = {std / floor:.3g} or below: leave the "
             f"grid out, or make it with t_max={_time(model.sde, min(std / floor, high)):.4g}",
             FirstStepWarning,
             stacklevel=3,
