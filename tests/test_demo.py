@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import scoresde as sd
+from scoresde.bench.series import axis_title
 from scoresde.cli.demo import Plan, run
 from scoresde.likelihood import AccuracyWarning, Hutchinson, Uniform, bits_per_dim, estimate_frame
 from scoresde.noise import generator
+from scoresde.sampling.start import FirstStepWarning
 from scoresde.training.checkpoint import load_pretrained
 from scoresde.training.data import dequantize, heldout_digits
 
@@ -75,9 +77,10 @@ def test_pictures_show_the_samples(demo):
 def test_curves_show_the_table(demo):
     """Each score stands at its number of evaluations, in the panel of its metric."""
     _, report, drawn = demo
-    panels = {axes.get_title(): axes for axes in drawn["steps_quality.png"].axes}
+    panels = {axes.get_ylabel(): axes for axes in drawn["steps_quality.png"].axes}
     for metric in ("rms endpoint error", "energy distance"):
-        marks = {tuple(point) for line in panels[metric].lines for point in line.get_xydata()}
+        panel = panels[axis_title(report.table, metric)]
+        marks = {tuple(point) for line in panel.lines for point in line.get_xydata()}
         cells = [cell for cell in report.table.cells if metric in cell.scores]
         assert len(cells) >= 4
         for cell in cells:
@@ -120,7 +123,7 @@ def test_samples_are_those_of_their_seeds(demo):
     assert report.sampling[0]["nfe"] == 4
     cell = next(c for c in report.table.cells if c.solver == "DDIM" and c.budget == 2)
     model = load_pretrained("mnist")
-    truth = sd.sample(
-        model, sd.DDIM(), sd.uniform_lambda(model.sde, 2), shape=(2, 1, 28, 28), seeds=(5, 6)
-    )
+    grid = sd.uniform_lambda(model.sde, 2)
+    with pytest.warns(FirstStepWarning):  # two steps for the whole process
+        truth = sd.sample(model, sd.DDIM(), grid, shape=(2, 1, 28, 28), seeds=(5, 6))
     torch.testing.assert_close(cell.shown, truth.x, rtol=1e-4, atol=1e-4)
