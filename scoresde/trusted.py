@@ -76,11 +76,16 @@ class NoiseRange:
         )
 
     def table(self) -> str:
-        """The levels as lines of text: rho, the error of x0, that of the guess; lower is better."""
-        lines = ["      rho   error of x0   error of the guess   trusted"]
+        """The levels as lines of text; errors are of x0, and lower is better.
+
+        The network's own error is what its error has beyond that of the guess, in squares. A level
+        is trusted if it is below the error of the guess.
+        """
+        lines = ["      rho       error   own error   error of the guess   trusted"]
         for rho, error, guess in self.levels:
             mark = "yes" if self.low <= rho <= self.high else "no"
-            lines.append(f"{rho:9.3g}   {error:11.4g}   {guess:18.4g}   {mark}")
+            own = math.sqrt(max(error**2 - guess**2, 0.0))
+            lines.append(f"{rho:9.3g}   {error:9.4g}   {own:9.4g}   {guess:18.4g}   {mark}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,16 +19,19 @@ from scoresde import (
     Gaussian,
     ScoreModel,
     cosine_betas,
+    load_pretrained,
     log_likelihood,
     sample,
     uniform_lambda,
     uniform_t,
 )
 from scoresde.diagnose import noise_range
+from scoresde.diagnose.levels import NoiseRangeWarning
 from scoresde.errors import ConfigError
 from scoresde.noise import generator
 from scoresde.sampling import recommended
 from scoresde.sampling.start import FirstStepWarning, start_of
+from scoresde.training.checkpoint import load_model, save_model
 from scoresde.trusted import NoiseRange
 
 COSINE = DiscreteVPSDE.from_betas(cosine_betas(1000))
@@ -168,6 +171,8 @@ def test_a_range_is_used_for_the_start_and_its_moments():
     assert "the highest level that is trusted" in repr(out)
     assert model.floor == pytest.approx(STD / 12.0)
     assert NoiseRange.from_dict(found.to_dict()).to_dict() == found.to_dict()
+    with pytest.warns(FirstStepWarning, match="above the highest level at which the model"):
+        sample(model, DDIM(), uniform_lambda(COSINE, 200), shape=(1, DIM))
     assert model.with_range(None).noise_range is None
 
 
@@ -190,3 +195,28 @@ def test_a_likelihood_still_ends_where_the_process_does():
     x = truth(VPSDE()).sample(3, seed=1)
     found = log_likelihood(model, x)
     assert torch.allclose(found.nats, truth(VPSDE()).log_prob(x, VPSDE().at(1e-3)), atol=0.05)
+
+
+def test_a_range_is_saved_with_its_model(tmp_path):
+    model = load_pretrained("swiss_roll")
+    found = NoiseRange(0.01, 12.0, torch.tensor([0.1, -0.2]), 0.25)
+    save_model(tmp_path / "ranged.safetensors", model.with_range(found))
+    again = load_model(tmp_path / "ranged.safetensors").model
+    assert again.noise_range.to_dict() == found.to_dict()
+    assert sample(again, nfe=5, shape=(1, 2)).start.rho == 12.0
+
+
+def test_a_range_that_ends_among_the_data_warns():
+    sde = EDMSDE()
+    exact = truth(sde)
+
+    def net(x, t):  # right below rho = 1, nonsense above
+        y = x.double()
+        knot = sde.at(t, like=y)
+        eps = exact(y, knot).eps
+        return torch.where(knot.rho < 1.0, eps, -eps).to(x.dtype)
+
+    model = ScoreModel(net, sde, predicts="eps", time="t", net_dtype=torch.float64)
+    with pytest.warns(NoiseRangeWarning, match="check_model"):
+        found = noise_range(model, exact.sample(64, seed=0))
+    assert found.high < 1.5

@@ -8,6 +8,7 @@ guess, so that error^2 <= 2 guess^2.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._internal.checks import check_batch, check_model
-from ..errors import ConfigError
+from ..errors import ConfigError, ScoreSDEWarning
 from ..model import Predictor, device_of, event_shape_of
 from ..noise import generator, normal
 from ..sampling.run import sample
@@ -26,6 +27,11 @@ from ..trusted import Level, NoiseRange
 
 _HIGHEST = 1e5  # rho up to which levels are looked at
 _LOWEST = 1e-3  # and from which, where the process goes further
+_FEW = 4.0  # deviations of the data below which noised data are no Gaussian
+
+
+class NoiseRangeWarning(ScoreSDEWarning):
+    """A range that ends where the data are still seen."""
 
 
 @torch.no_grad()
@@ -90,6 +96,14 @@ def _from_data(model: Predictor, data: Tensor, rhos: list[float], seed: int) -> 
         error = _rms(prediction.x0 - x0)
         found.append(Level(rho, error, math.sqrt(variance) * rho / math.hypot(rho, variance**0.5)))
     low, high = _trusted(found)
+    if high < _FEW * math.sqrt(variance):
+        warnings.warn(
+            f"the model is trusted only up to rho = {high:.3g}, where data of deviation "
+            f"{math.sqrt(variance):.3g} are still seen; a start there is no Gaussian. Most often "
+            "the wrapping is wrong: run scoresde.diagnose.check_model(model, data)",
+            NoiseRangeWarning,
+            stacklevel=3,
+        )
     return NoiseRange(low, high, mean, variance, tuple(found))
 
 

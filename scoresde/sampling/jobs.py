@@ -282,8 +282,11 @@ def _valid(config: dict[str, Any], path: Path) -> dict[str, Any]:
 def _differs(theirs: dict[str, Any], config: dict[str, Any]) -> str | None:
     """How two descriptions differ; None if they agree, or differ only by seeds added at the end."""
     apart = {key for key in {**config, **theirs} if config.get(key) != theirs.get(key)} - {_NOTES}
-    if not disagree(theirs.get("witness"), config.get("witness")):
+    # The witness is made at a knot of the grid, and says nothing about another grid.
+    if apart & {"grid", "model"} or not disagree(theirs.get("witness"), config.get("witness")):
         apart.discard("witness")
+    if "solver" in apart:
+        apart.discard("solver_fingerprint")
     if config["seeds"][: len(theirs["seeds"])] == theirs["seeds"]:
         apart.discard("seeds")
     order = [key for key in {**config, **theirs} if key in apart]

@@ -112,13 +112,25 @@ def at_knot(knot: Knot) -> Start:
 
 
 def warn_of_leap(model: Predictor, grid: Grid) -> None:
-    """Warn if the first step of a grid is hopeless: far more error of the network than signal.
+    """Warn if a grid starts above the trusted levels, or if its first step is hopeless.
+
+    Hopeless is a step that carries far more error of the network than signal.
 
     A step from rho to a lower level r moves x / alpha by (rho - r) eps, and the error e of eps with
     it; the state there has the deviation sqrt(r^2 + d^2), with d that of the data.
     """
     predicts, floor = predicts_of(model), floor_of(model)
     first, second = grid.knots[:2]
+    found = noise_range_of(model)
+    if found is not None and float(first.rho) > 1.05 * found.high:
+        warnings.warn(
+            f"the grid starts at rho = {float(first.rho):.3g}, above the highest level at which "
+            f"the model is trusted, {found.high:.3g}; leave the grid out, or make it with "
+            f"t_max={_time(model.sde, found.high):.4g}",
+            FirstStepWarning,
+            stacklevel=3,
+        )
+        return
     if predicts is None or predicts.bounds_x0 or floor == 0.0 or first.is_zero_snr:
         return
     std = data_std_of(model) or DATA_STD

@@ -27,6 +27,7 @@ from ..adapters.diffusers import FirstChannels
 from ..errors import CheckpointError, ConfigError, ScoreSDEError, require, unknown_name
 from ..model import LearnedRange, ScoreModel, _plain_output
 from ..sde import SDE
+from ..trusted import NoiseRange
 from . import networks
 
 _KEY = "scoresde"
@@ -80,6 +81,7 @@ def save_model(
         "predicts": prediction.to_dict(model.predicts),
         "time": time_input.to_dict(model.time),
         "output": _describe_output(model.output),
+        "noise_range": None if model.noise_range is None else model.noise_range.to_dict(),
         "pixels": pixels,
         "recipe": dict(recipe) if recipe is not None else None,
         "versions": {"scoresde": _version(), "torch": str(torch.__version__)},
@@ -129,6 +131,8 @@ def load_model(
             time=time_input.from_dict(description["time"], known=known),
             output=None if output is None else from_plain("output", output, [*_OUTPUTS, *known]),
         )
+        if (found := description.get("noise_range")) is not None:
+            model = model.with_range(NoiseRange.from_dict(found))
     except (KeyError, TypeError, RuntimeError, ScoreSDEError) as error:
         if isinstance(error, ImportError):
             raise
