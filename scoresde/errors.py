@@ -41,6 +41,10 @@ class NonFiniteError(ScoreSDEError, ArithmeticError):
     """A NaN or an infinity where a number was due."""
 
 
+class GraphError(ScoreSDEError, RuntimeError):
+    """A derivative that would be silently 0: the graph does not lead to the input."""
+
+
 class SolverError(ScoreSDEError, RuntimeError):
     """An integrator gave up before it reached its target."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._internal.graph import check_graph
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, parametrization
@@ -299,6 +300,7 @@ class ScoreModel(nn.Module):
             DtypeError: if the output is not a tensor, or x is not floating point.
             TimeRangeError: at sigma = 0.
             ZeroSNRError: where alpha = 0 and the network predicts eps, the score or F.
+            GraphError: where gradients with respect to x are wanted and the network cuts them off.
         """
         if not isinstance(knot, Knot):
             raise DtypeError(
@@ -336,6 +338,9 @@ class ScoreModel(nn.Module):
                 f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the part "
                 "meant (LearnedRange() where a network predicts its variance too)"
             )
+        # x0, eps and v have a graph through x itself; only the raw output shows a cut.
+        if not torch.compiler.is_compiling():
+            check_graph(out, x, "the network")
         return Prediction(x, knot, out.to(x.dtype), self.predicts, share=share)
 
     def score(self, x: Tensor, t: Scalar) -> Tensor:

@@ -20,6 +20,7 @@ LAYERS = [
         "_internal.files",
         "_internal.fingerprint",
         "_internal.folder",
+        "_internal.graph",
         "_internal.named_files",
         "_internal.plain_data",
     },

@@ -21,7 +21,14 @@ from torch import Tensor
 from .._internal.checked import Checked, crash
 from .._internal.checks import check_model, check_tensor
 from .._internal.counted import Counted, format_nfe, mean_nfe
-from ..errors import DtypeError, NonFiniteError, ShapeError, TimeRangeError, ZeroSNRError
+from ..errors import (
+    ConfigError,
+    DtypeError,
+    NonFiniteError,
+    ShapeError,
+    TimeRangeError,
+    ZeroSNRError,
+)
 from ..model import Predictor
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
@@ -129,7 +136,15 @@ def log_likelihood(
         ZeroSNRError: if alpha = 0 at t_max.
         TimeRangeError: for a t_min outside the process, or without noise.
         DtypeError, ShapeError: for x that cannot be right.
+        GraphError: for a network that cuts its graph (no_grad, detach, numpy inside), whose
+            divergence would be taken as 0. Under `torch.inference_mode()` nothing changes.
+        ConfigError: for grad=True under `torch.inference_mode()`.
     """
+    if grad and torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "grad=True keeps a graph, which torch.inference_mode() forbids; leave the block, or "
+            "write `with torch.inference_mode(False):` around the call"
+        )
     rule = check_method(PerSample() if method is None else method)
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
