@@ -457,11 +457,11 @@ def test_the_latent_of_a_likelihood_is_the_encoding() -> None:
 def test_a_likelihood_prints_as_one_line():
     nats = torch.tensor([1.0, 3.0, math.nan], dtype=torch.float64)
     cost = torch.tensor([31, 31, 31])
-    found = LogLikelihood(nats, nats, nats, nats, cost, cost, 1e-5, {2: "not finite"})
+    found = LogLikelihood(nats, nats, nats, nats, cost, cost, 1e-5, 1.0, {2: "not finite"})
     assert repr(found) == (
         "LogLikelihood(mean 2 +- 1 nats of 3 samples at t = 1e-05, 31 evaluations a sample, "
         "1 failed)"
     )
     one = torch.tensor([7])
-    none = LogLikelihood(nats[2:], nats[2:], nats[2:], nats[2:], one, one, 0.5)
+    none = LogLikelihood(nats[2:], nats[2:], nats[2:], nats[2:], one, one, 0.5, 1.0)
     assert repr(none) == ("LogLikelihood(no value of 1 samples at t = 0.5, 7 evaluations a sample)")

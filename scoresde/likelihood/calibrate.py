@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..model import Predictor
 from .divergence import Divergence, Hutchinson
+from .end import EndLike
 from .fixed_grid import FixedGrid, graded
 from .frame import Frame
 from .inputs import check_divergence
@@ -32,6 +33,7 @@ def calibrated_grid(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> FixedGrid:
     """A `FixedGrid` whose nodes make every step's share of the log-density's error alike.
@@ -45,14 +47,14 @@ def calibrated_grid(
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
         nodes, order: of the grid wanted.
         dense: nodes of the even grid; 4 times `nodes` by default.
-        t_min, divergence, frame, seeds: as in `log_likelihood`, for which the grid is meant.
+        t_min, divergence, frame, end, seeds: as in `log_likelihood`, for which the grid is meant.
 
     Raises:
         NonFiniteError: if a pilot sample fails.
     """
     seen = Pilot(
         model, pilot, dense or 4 * nodes, order,
-        t_min=t_min, divergence=divergence, frame=frame, seeds=seeds,
+        t_min=t_min, divergence=divergence, frame=frame, end=end, seeds=seeds,
     )  # fmt: skip
     return seen.grid(nodes)[0]
 
@@ -64,7 +66,7 @@ class Pilot:
         model, pilot: see `calibrated_grid`.
         dense: nodes.
         order: of all grids.
-        settings: t_min, divergence, frame, seeds.
+        settings: t_min, divergence, frame, end, seeds.
 
     Raises:
         NonFiniteError: if a sample fails.

@@ -35,6 +35,7 @@ from .calibrate import calibrated_grid
 from .dequantization import Dequantization, Uniform
 from .discrete_data import Evaluation, LikelihoodSettings
 from .divergence import Divergence
+from .end import EndLike
 from .error_budget import BitsPerDim, Estimates, summarize
 from .fixed_grid import FixedGrid
 from .frame import Frame
@@ -124,6 +125,7 @@ def nll_dataset(
     method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
+    end: EndLike = None,
     frame: Frame | None = None,
     nodes: int | None = None,
     batch_size: int = 64,
@@ -144,7 +146,7 @@ def nll_dataset(
         images: integers 0 .. levels-1, shape (N, *).
         folder: an empty or new folder, or that of the same job.
         pixels, dequantize: see `bits_per_dim`.
-        t_min, divergence, prior: see `log_likelihood`.
+        t_min, divergence, prior, end: see `log_likelihood`.
         method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
             of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
@@ -182,7 +184,7 @@ def nll_dataset(
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
         require("pyarrow.parquet", "parquet")  # now, and not when all is computed
-    given = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    given = LikelihoodSettings(t_min, method, divergence, prior, frame, end)
     Evaluation.of(model, images, pixels, rule, given)  # refuses what cannot be
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
@@ -202,6 +204,7 @@ def nll_dataset(
         "setting divergence": fingerprint(divergence),
         "setting prior": fingerprint(prior),
         "setting t_min": fingerprint(t_min),
+        "setting end": fingerprint(given.end),
     }
     job = JobFolder(Path(folder), "likelihood", config, _differs)
     job.claim()
@@ -262,7 +265,7 @@ def _calibrated(
     """A grid for these images; even where the pilot fails, which must not stop the others."""
     pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
-    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame")}
+    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame", "end")}
     try:
         return calibrated_grid(model.rows(pilot), x, nodes, **given)
     except NonFiniteError:

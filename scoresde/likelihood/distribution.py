@@ -18,10 +18,14 @@ from ..ode import Backend, TorchDiffEq
 from ..sampling.run import NonFiniteWarning, sample
 from ..solvers.probability_flow import ProbabilityFlow
 from . import Divergence, Exact, Frame, Method, log_likelihood
+from .end import end_of
 
 
 class ScoreDistribution(Distribution):
     """The density that a model's probability flow has at the process's t_min.
+
+    Where the model has a noise range, both begin and end at its highest level, see `end` of
+    `log_likelihood`.
 
     `sample` and `log_prob` follow the same flow, so the one draws from the density that the other
     computes. Randomness is its own: successive calls of `sample` differ, and two distributions
@@ -87,7 +91,8 @@ class ScoreDistribution(Distribution):
         count = shape.numel()
         seeds = range(self._next, self._next + count)
         self._next += count
-        grid = uniform_lambda(self.model.sde, 1, clean=False)
+        high = float(end_of(self.model).t)
+        grid = uniform_lambda(self.model.sde, 1, t_max=high, clean=False)
         drawn = sample(
             self.model,
             self.solver,

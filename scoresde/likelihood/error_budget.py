@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .._internal.counted import mean_nfe
 from ..sampling.run import NonFiniteWarning
-from ..sde import SDE
-from .frame import Frame
 from .pixels import Pixels
 
 _CHANCE = ("images", "trace", "draws")
@@ -40,8 +38,15 @@ class BitsPerDim:
     | "dequantization" | gap of the bound from -log2 P: half the variance between draws, its \
 second-order term, and too large rather than too small | two draws and two probes, or the exact \
 divergence |
-    | "prior" | what N(0, sigma^2) costs against the moment-matched prior | a frame of the data |
+    | "prior" | what the library's prior costs against the Gaussian with the data's moments | a \
+frame of the data |
+    | "end" | what that Gaussian costs at a trusted end, from half its noise level on | a noise \
+range |
     | "truncation" | what the noise at t_min costs, to first order in its variance | always |
+
+    "end" is measured on the first 16 images at half the noise level of the end, where the data are
+    less Gaussian, and holds what the network errs between the two. What it errs below half the
+    level is in no part.
 
     Attributes:
         mean: over the images; NaN if any of them failed.
@@ -50,7 +55,8 @@ divergence |
         per_image: shape (B,), float64.
         parts: see above.
         nfe: network evaluations of each image, all draws together, shape (B,), int64, on the
-            CPU. The pilot for "truncation", one for each of the first 16 images, is not in it.
+            CPU. The pilots for "truncation" and "end", 1 and 9 evaluations for each of the first 16
+            images, are not in it.
         pixels: the convention.
         importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
             mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
@@ -179,6 +185,7 @@ def summarize(
     *,
     truncation: float = 0.0,
     prior_gap: float = math.nan,
+    end_gap: float = math.nan,
 ) -> BitsPerDim:
     """Bits per dimension, its error and parts.
 
@@ -186,7 +193,8 @@ def summarize(
         found: estimates in nats, of images of `size` numbers each.
         layout: where the integers lie.
         truncation: what the noise at t_min costs, in nats.
-        prior_gap: what the standard prior costs, in nats.
+        prior_gap: what the prior costs against the moment-matched one, in nats.
+        end_gap: what the Gaussian at a trusted end may cost beyond that, in nats.
     """
     count, draws = found.nats.shape
     size = max(size, 1)
@@ -215,6 +223,7 @@ def summarize(
             "ode": unit * float(found.error.mean()),
             "dequantization": _at_least_zero(0.5 * unit * float((between - trace).mean())),
             "prior": unit * prior_gap,
+            "end": unit * end_gap,
             "truncation": unit * truncation,
         },
         nfe=found.nfe,
@@ -222,15 +231,6 @@ def summarize(
         importance_weighted=weighted,
         failures=found.failures,
     )
-
-
-def prior_gap(sde: SDE, frame: Frame | None, prior: object, size: int) -> float:
-    """What the prior N(0, sigma^2) costs, in nats; NaN where another is used, or the frame does
-    not know the moments of the data.
-    """
-    if frame is None or prior is not None:
-        return math.nan
-    return frame.prior_gap(sde.at(sde.t_max), size)
 
 
 def _at_least_zero(value: float) -> float:

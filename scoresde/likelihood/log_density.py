@@ -37,6 +37,7 @@ from ..sde.knot import Knot
 from ..wrapper import begin
 from .density_flow import DensityFlow, closed_form
 from .divergence import Divergence
+from .end import EndLike, end_of, prior_for, settled
 from .frame import Frame
 from .inputs import check_divergence, check_frame, check_method
 from .method import BlackBox, Method
@@ -59,7 +60,7 @@ class LogLikelihood:
 
     Attributes:
         nats: shape (B,), float64; NaN for samples in `failures`.
-        z: the latent, x carried to t_max, shape (B, *), float64.
+        z: the latent, x carried to `t_max`, shape (B, *), float64.
         stderr: standard error of `nats` from the trace estimator, shape (B,): 0 for the exact
             divergence, NaN where a single probe says nothing about its own spread.
         error: estimate of the integration's own error, in nats, shape (B,); NaN where the method
@@ -68,6 +69,7 @@ class LogLikelihood:
         divergences: those of the evaluations with which the divergence was taken too, which cost
             more than a plain forward, shape (B,), int64, on the CPU.
         t_min: the time at which x has this density.
+        t_max: the time at which the flow met the prior.
         failures: reasons, by place in the batch.
     """
 
@@ -78,6 +80,7 @@ class LogLikelihood:
     nfe: Tensor
     divergences: Tensor
     t_min: float
+    t_max: float
     failures: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -104,6 +107,7 @@ def log_likelihood(
     method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
+    end: EndLike = None,
     frame: Frame | None = None,
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
@@ -123,7 +127,11 @@ def log_likelihood(
         method: what integrates; `PerSample()` by default. Also `FixedGrid(...)`, `TwoPhase(...)`,
             the `Backend`s of `scoresde.ode`, and names of these, such as "PerSample(tol=1e-4)".
         divergence: `Exact()` by default up to 64 dimensions, `Hutchinson()` beyond.
-        prior: density at t_max, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default.
+        prior: density at the end, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default, or,
+            where the model has a noise range, the Gaussian with the mean and variance of its data.
+        end: noise level rho = sigma / alpha at which the flow meets the prior, or "process" for
+            t_max with N(0, sigma^2 I). By default the highest level that is trusted
+            (`model.with_range(found)`), or t_max where the model has no range or a prior is given.
         frame: variables of the integration, see `scoresde.likelihood.frame`; whitening for one
             variance, 1, by default. `estimate_frame(data)` serves data better.
         seeds: of the probes, one a sample; a number s stands for s, s + 1, ...
@@ -133,7 +141,7 @@ def log_likelihood(
         Nats with their standard error. A sample that fails is NaN, with its reason.
 
     Raises:
-        ZeroSNRError: if alpha = 0 at t_max.
+        ZeroSNRError: if alpha = 0 at the end.
         TimeRangeError: for a t_min outside the process, or without noise.
         DtypeError, ShapeError: for x that cannot be right.
         GraphError: for a network that cuts its graph (no_grad, detach, numpy inside), whose
@@ -148,12 +156,15 @@ def log_likelihood(
     rule = check_method(PerSample() if method is None else method)
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
-    settings: dict[str, Any] = {"t_min": t_min, "divergence": divergence, "frame": frame}
+    end = settled(end, prior)
+    settings: dict[str, Any] = {
+        "t_min": t_min, "divergence": divergence, "frame": frame, "end": end,
+    }  # fmt: skip
     flow, counted, x = density_flow(model, x, seeds=seeds, grad=grad, **settings)
     with torch.set_grad_enabled(grad):
         path = rule.run(flow, flow.start(x))
         z = flow.finish(path.z)
-        nats = _density(flow, prior, z, path.log_det)
+        nats = _density(flow, prior_for(model, end, prior), z, path.log_det)
     failures = dict(path.failures)
     for place in (~torch.isfinite(nats)).nonzero().flatten().tolist():
         failures.setdefault(place, "the density at the noisy end is not finite")
@@ -176,6 +187,7 @@ def log_likelihood(
         nfe=nfe,
         divergences=nfe if path.traced is None else path.traced,
         t_min=float(flow.low.t),
+        t_max=float(flow.high.t),
         failures=failures,
     )
 
@@ -187,6 +199,7 @@ def density_flow(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
 ) -> tuple[DensityFlow, Counted, Tensor]:
@@ -195,7 +208,7 @@ def density_flow(
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise DtypeError(f"x must be floating point, got {x.dtype}; use bits_per_dim for integers")
     check_tensor(x, "x")
-    low, high = likelihood_ends(model.sde, t_min)
+    low, high = likelihood_ends(model.sde, t_min, end_of(model, end))
     if x.ndim < 2:
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
     divergence = check_divergence(divergence, x.shape[1:].numel())
@@ -216,14 +229,16 @@ def density_flow(
     return flow, counted, x
 
 
-def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
-    """The knots between which a likelihood is integrated, checked."""
-    low, high = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
+def likelihood_ends(sde: SDE, t_min: float | None, high: Knot | None = None) -> tuple[Knot, Knot]:
+    """The knots between which a likelihood is integrated, checked; `high` is t_max by default."""
+    low = sde.at(sde.t_min if t_min is None else t_min)
+    high = sde.at(sde.t_max) if high is None else high
     if high.is_zero_snr:
         raise ZeroSNRError(
             f"a likelihood needs alpha > 0, but alpha = 0 at t_max = {sde.t_max:g}; give the model "
             f"a process that stops before, dataclasses.replace(sde, t_max={0.999 * sde.t_max:g}), "
-            "best at the largest time that its network was trained on"
+            "best at the largest time that its network was trained on; or end it where the network "
+            "is trusted, model.with_range(noise_range(model, data))"
         )
     if low.is_clean:
         raise TimeRangeError(
@@ -231,7 +246,9 @@ def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
             "write a t_min > 0, such as 1e-5"
         )
     if not low.lam > high.lam:
-        raise TimeRangeError(f"t_min = {float(low.t):g} must lie below t_max = {sde.t_max:g}")
+        raise TimeRangeError(
+            f"t_min = {float(low.t):g} must lie below the end, t_max = {float(high.t):g}"
+        )
     if float(low.t) < sde.t_min:
         warnings.warn(
             f"t_min = {float(low.t):g} lies below {sde.t_min:g}, from where on the process says "

@@ -15,6 +15,7 @@ from ..model import Predictor, dtype_of
 from ..noise import generator, normal
 from .calibrate import Pilot
 from .divergence import Divergence
+from .end import EndLike
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .log_density import density_flow
@@ -56,6 +57,7 @@ def choose_method(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> Choice:
     """The cheapest integrator whose mean error on the pilot is small enough.
@@ -68,7 +70,7 @@ def choose_method(
         model: what predicts.
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
         error: of the integration, in bits per dimension.
-        t_min, divergence, frame, seeds: as in `log_likelihood`, for which the method is meant.
+        t_min, divergence, frame, end, seeds: as in `log_likelihood`, for which the method is meant.
 
     Raises:
         ConfigError: for an error that is not positive.
@@ -77,7 +79,8 @@ def choose_method(
     if not error > 0:
         raise ConfigError(f"the error must be positive, got {error!r}; write error=1e-3")
     settings: dict[str, Any] = {
-        "t_min": t_min, "divergence": divergence, "frame": frame, "seeds": seeds,
+        "t_min": t_min, "divergence": divergence, "frame": frame, "end": end,
+        "seeds": seeds,
     }  # fmt: skip
     floor = round_off(model, pilot, **settings)
     target = max(error, floor)
@@ -101,7 +104,7 @@ def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     Args:
         model: what predicts.
         pilot: a few typical samples, shape (B, *).
-        **settings: t_min, divergence, frame and seeds, as in `log_likelihood`.
+        **settings: t_min, divergence, frame, end and seeds, as in `log_likelihood`.
     """
     flow, _, x = density_flow(model, pilot, **settings)
     flow = flow.fixed()
