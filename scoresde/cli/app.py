@@ -176,7 +176,11 @@ def nll(
     ] = "",
     nodes: Annotated[
         int | None,
-        typer.Option(min=5, help="Of the default method: evaluations an image.", show_default="41"),
+        typer.Option(
+            min=5,
+            help="Of the default method: evaluations an image.",
+            show_default="41 to 101",
+        ),
     ] = None,
     t_min: Annotated[
         float | None, typer.Option(help="Time at which the data live.", show_default="the model's")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,21 @@ def calibrated_grid(
         model, pilot, dense or 4 * nodes, order,
         t_min=t_min, divergence=divergence, frame=frame, end=end, seeds=seeds,
     )  # fmt: skip
-    return seen.grid(nodes)[0]
+    return seen.grid(nodes).grid
+
+
+class Fitted(NamedTuple):
+    """A grid, and its errors on the pilot in nats per dimension.
+
+    Attributes:
+        grid: the grid.
+        error: mean distance to the dense grid.
+        stated: the upper quartile of its own error estimates.
+    """
+
+    grid: FixedGrid
+    error: float
+    stated: float
 
 
 class Pilot:
@@ -89,8 +103,8 @@ class Pilot:
         self.local = local.mean(1).cpu().numpy()
         self.error = float(self.truth.error.mean()) / self.size
 
-    def grid(self, nodes: int) -> tuple[FixedGrid, float]:
-        """The grid of so many nodes, and its mean error on the pilot in nats per dimension."""
+    def grid(self, nodes: int) -> Fitted:
+        """The grid of so many nodes, with its errors on the pilot."""
         order = self.dense.order
         grid = FixedGrid(nodes, order, _places(self.dense, self.local, nodes, order))
         with torch.no_grad():
@@ -98,7 +112,8 @@ class Pilot:
         # A density error of the state moves the end prior too, so the two go together.
         off = (found.log_det - self.truth.log_det) + _end(found.z) - _end(self.truth.z)
         off = off.abs() / self.size
-        return replace(grid, pilot_error=float(off.median())), float(off.mean())
+        stated = float(found.error.quantile(0.75)) / self.size
+        return Fitted(replace(grid, pilot_error=float(off.median())), float(off.mean()), stated)
 
 
 def _end(z: Tensor) -> Tensor:

@@ -31,18 +31,20 @@ from .._internal.witness import disagree, identity
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..model import Predictor, dtype_of
 from ..ode import Backend
-from .calibrate import calibrated_grid
+from .calibrate import Pilot, calibrated_grid
 from .dequantization import Dequantization, Uniform
 from .discrete_data import Evaluation, LikelihoodSettings
 from .divergence import Divergence
 from .end import EndLike
 from .error_budget import BitsPerDim, Estimates, summarize
+from .fallback import Fallback
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .frame_estimate import estimate_frame
 from .method import Method
 from .pixels import EDGES, Pixels
 
+_NODES = (41, 55, 75, 101)
 _FOR_FRAME = 10_000  # images that a frame is estimated from, at most
 
 
@@ -52,11 +54,11 @@ class _Shards:
 
     Attributes:
         folder: where they are.
-        nodes: of the grid that the job calibrates.
+        nodes: of the grid that the job calibrates; None where a pilot chooses.
     """
 
     folder: JobFolder
-    nodes: int
+    nodes: int | None
 
     def load(self, shard: int, count: int, draws: int, method: str) -> Estimates | None:
         """One shard, or None where it is missing, damaged, or computed by another method."""
@@ -96,7 +98,7 @@ class _Shards:
             )
         except (ValueError, KeyError, TypeError):
             return None
-        return grid if grid and grid.nodes == self.nodes else None
+        return grid if grid and self.nodes in (None, grid.nodes) else None
 
     def keep_method(self, grid: FixedGrid) -> None:
         """Write the grid."""
@@ -147,11 +149,13 @@ def nll_dataset(
         folder: an empty or new folder, or that of the same job.
         pixels, dequantize: see `bits_per_dim`.
         t_min, divergence, prior, end: see `log_likelihood`.
-        method: what integrates; by default a `FixedGrid` that `calibrated_grid` fits to a pilot
-            of the first images (2 to 8), once, at some `5 * nodes` evaluations for each of them.
+        method: what integrates; by default a `FixedGrid` fitted to a pilot of the first images
+            (2 to 8), once, at some 400 evaluations for each of them. Images whose error estimate
+            on it exceeds 0.002 bits/dim are integrated again by `PerSample()` (see `Fallback`).
         frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
             not depend on it, only its accuracy does.
-        nodes: of the default method, 41 by default.
+        nodes: of the grid, which then serves all images; by default the least of 41 to 101 with
+            which the error estimates of the pilot lie within that tolerance.
         batch_size: images a shard; part of the job.
         seed: of pixels and probes.
         target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
@@ -176,7 +180,6 @@ def nll_dataset(
             f"nodes={nodes!r} is of the default method, and method={method!r} is given; leave "
             "nodes out, or write method=FixedGrid(nodes=...)"
         )
-    nodes = 41 if nodes is None else nodes
     rule = dequantize if dequantize is not None else Uniform()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
@@ -194,7 +197,7 @@ def nll_dataset(
         "images": fingerprint(images.cpu()),
         "count": len(images),
         "dequantize": fingerprint(rule),
-        "method": f"calibrated, {nodes} nodes"
+        "method": f"calibrated, {nodes or 'chosen'} nodes"
         if given.method is None
         else fingerprint(given.method),
         "frame": "estimated" if frame is None else fingerprint(frame),
@@ -212,10 +215,13 @@ def nll_dataset(
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
         frame = estimate_frame(pixels.lower_edge(few) + 0.5 * pixels.width)
-    chosen: Method | Backend | str | None = given.method or shards.method()
+    chosen = given.method
     if chosen is None:
-        chosen = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
-        shards.keep_method(chosen)
+        grid = shards.method()
+        if grid is None:
+            grid = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
+            shards.keep_method(grid)
+        chosen = Fallback(grid) if nodes is None else grid
     settings = replace(given, method=chosen, frame=frame)
     asked = Evaluation.of(model, images, pixels, rule, settings)
     size = images[0].numel()
@@ -259,7 +265,7 @@ def _calibrated(
     model: Predictor,
     images: Tensor,
     layout: Pixels,
-    nodes: int,
+    nodes: int | None,
     settings: LikelihoodSettings,
 ) -> FixedGrid:
     """A grid for these images; even where the pilot fails, which must not stop the others."""
@@ -267,9 +273,16 @@ def _calibrated(
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
     given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame", "end")}
     try:
-        return calibrated_grid(model.rows(pilot), x, nodes, **given)
+        if nodes is not None:
+            return calibrated_grid(model.rows(pilot), x, nodes, **given)
+        seen = Pilot(model.rows(pilot), x, 2 * _NODES[-1], **given)
     except NonFiniteError:
-        return FixedGrid(nodes)
+        return FixedGrid(nodes or _NODES[-1])
+    for count in _NODES:
+        fitted = seen.grid(count)
+        if fitted.stated < Fallback.tol:
+            break
+    return fitted.grid
 
 
 def _write(

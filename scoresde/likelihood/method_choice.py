@@ -88,7 +88,7 @@ def choose_method(
     cost = 2 + seen.dense.nodes
     if seen.error < target * math.log(2):
         for nodes in _NODES:
-            grid, found = seen.grid(nodes)
+            grid, found, _ = seen.grid(nodes)
             cost += nodes
             if found < target * math.log(2):
                 return Choice(grid, found / math.log(2), floor, cost)
