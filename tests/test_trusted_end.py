@@ -182,7 +182,7 @@ def test_grids_wrappers_and_distributions_end_there_too():
     torch.testing.assert_close(log_likelihood(model, x, method=grid).nats, want, rtol=0, atol=5e-3)
     guided = CFG.pair(model, model, scale=2.0)
     torch.testing.assert_close(log_likelihood(guided, x, method=FINE).nats, want, rtol=0, atol=1e-3)
-    density = ScoreDistribution(model, (DIM,))
+    density = ScoreDistribution(model, (DIM,), method=FINE)
     drawn = density.sample((400,))
     assert float(drawn.mean()) == pytest.approx(0.3, abs=0.03)
     assert float(drawn.std()) == pytest.approx(STD, abs=0.03)
