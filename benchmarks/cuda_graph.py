@@ -1,9 +1,10 @@
-"""A whole trajectory replayed as one CUDA graph: what the solver adds to the bare network.
+"""Overhead of a solver over the network alone, with a whole trajectory as one CUDA graph.
 
-State (16, 3, 32, 32) in float32; the network is a stack of convolutions, made as deep as it takes
-for one evaluation to last about 0.5 and 5 ms. Its evaluations alone, captured as one graph too, are
-what the trajectory is compared with. `iterate` makes its checks when it is called, so that the loop
-itself can be captured. The aim: under 10% at 0.5 ms, under 2% at 5 ms. Needs a CUDA device.
+The state is (16, 3, 32, 32) in float32. The network is a stack of convolutions, deep enough that
+one evaluation takes about 0.5 or 5 ms. The trajectory is compared with its network evaluations
+alone, also captured as one graph. `iterate` makes its checks when it is called, so the loop itself
+can be captured. The aim is an overhead under 10% at 0.5 ms, and under 2% at 5 ms. It needs a CUDA
+device.
 
     python benchmarks/cuda_graph.py --out benchmarks/results/cuda_graph
 """
@@ -54,7 +55,7 @@ class Stack(nn.Module):
 
 
 def captured(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    """What `run` does, as a graph; it has been warmed up before."""
+    """`run` captured as a CUDA graph; it must have been warmed up."""
     graph = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(graph):
         run()
@@ -75,7 +76,7 @@ def milliseconds(graph: torch.cuda.CUDAGraph, rounds: int = 30) -> float:
 
 
 def bare(net: Stack, x: Tensor, count: int) -> float:
-    """Milliseconds of so many evaluations, one after another."""
+    """Milliseconds of this number of evaluations, one after another."""
     time = torch.full(SHAPE[:1], 0.5, device=x.device)
 
     def run() -> None:
@@ -87,7 +88,7 @@ def bare(net: Stack, x: Tensor, count: int) -> float:
 
 
 def warm_up(run: Callable[[], object]) -> None:
-    """A run on a side stream, as capture asks for."""
+    """Run once on a side stream, which capture requires."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.no_grad(), torch.cuda.stream(side):

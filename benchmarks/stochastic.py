@@ -1,16 +1,16 @@
-"""How far the samples of stochastic solvers are from exact ones: the gap of the exact NLL.
+"""Errors of stochastic solvers, measured by the gap of the exact NLL.
 
-For each problem, solver and number of network evaluations: the mean of -log p(x) over samples, with
-the mixture's exact density, minus the entropy, in nats per dimension with its 95 % interval. 0 is
-ideal; below 0, samples are too concentrated. All solvers follow the whole reverse SDE (tau = 1)
-from t_max to sigma = 0. The recommended solver is measured on every instance; the library's others
-and the samplers of other packages (`benchmarks/peers`) on the first instances of three problems,
-from a twentieth of the samples. Nothing was chosen on any of the instances.
+The gap is the mean of -log p(x) over samples, with the mixture's exact density, minus the entropy.
+It is in nats per dimension, with a 95 % interval, for each problem, solver and number of network
+evaluations. 0 is ideal; below 0, samples are too concentrated. All solvers follow the whole reverse
+SDE (tau = 1) from t_max to sigma = 0. The recommended solver runs on every instance. Other solvers
+of the library and samplers of other packages (`benchmarks/peers`) run on the first instances of
+three problems, with a twentieth of the samples. No setting was chosen on any of these instances.
 
     python -m benchmarks.stochastic --out benchmarks/results/stochastic
     python -m benchmarks.stochastic "digits64(components=40, seed=5)" --no-others
 
-What is in OUT.json already is not computed again. About 12 minutes on one core.
+Rows that are already in OUT.json are not computed again. It takes about 12 minutes on one core.
 """
 
 from __future__ import annotations
@@ -80,18 +80,18 @@ PEERS = (
     "EDM Heun churn 40",
     "torchsde heun uniform t",
 )
-"""One grid for each method, the better one on these problems."""
+"""The grid of each method: the better one on these problems."""
 
 
 class Part(NamedTuple):
     """A factor of a problem's density.
 
     Attributes:
-        model: of the factor.
-        copies: how many independent factors of this law there are.
-        samples: to draw of one of them with 100 evaluations or more; with fewer, where the bounds
-            are wider, in proportion.
-        batch: at a time.
+        model: the model of the factor.
+        copies: number of independent factors with the same distribution.
+        samples: number of samples of one of them at 100 evaluations or more; proportionally fewer
+            at fewer evaluations, where the bounds are wider.
+        batch: number of samples in one batch.
     """
 
     model: GaussianMixture
@@ -101,12 +101,12 @@ class Part(NamedTuple):
 
 
 def parts(model: GaussianMixture) -> list[Part]:
-    """The independent factors of a mixture, each with its samples.
+    """The independent factors of a mixture, each with its number of samples.
 
-    A mixture of low rank has the same variance in every direction outside the span of its means and
-    factors, whatever the component: there the density is a product of equal Gaussians, and so is
-    that of the samples of any solver that treats coordinates alike, as its steps are linear in the
-    state and the prediction. One of them stands for all.
+    Outside the span of its means and factors, all components of a low-rank mixture have the same
+    variance in every direction. There the density is a product of equal Gaussians. The same holds
+    for the samples of a solver that treats all coordinates alike, since its steps are linear in the
+    state and the prediction. So only one of these Gaussians is measured.
     """
     if len(model.event_shape) == 1:
         if model.event_shape == (2,):
@@ -134,7 +134,7 @@ class Mean(NamedTuple):
 
 
 def mean(batches: Iterator[Tensor]) -> Mean:
-    """Of all values."""
+    """Mean of all values."""
     values = torch.cat(list(batches))
     return Mean(float(values.mean()), float(values.var()) / len(values))
 
@@ -174,13 +174,13 @@ def gap(
 
 
 def best(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
-    """What `recommended` says."""
+    """The recommended stochastic solver and grid."""
     solver, grid = recommended(model, nfe, stochastic=True, start="end")
     return _sampled(model, solver, grid, count, seed)
 
 
 def longest(solver: Solver, make: Callable[[SDE, int], Grid]) -> Sampler:
-    """A solver with its longest grid of at most so many evaluations."""
+    """A solver with its longest grid of at most this number of evaluations."""
 
     def run(model: GaussianMixture, count: int, nfe: int, seed: int) -> tuple[Tensor, int]:
         grids = (make(model.sde, n) for n in range(nfe, 0, -1))
@@ -228,7 +228,7 @@ def others() -> dict[str, Sampler]:
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Whether the interval lies within the bound for its budget, outside, or across."""
+    """Whether the interval is within the bound for its budget, outside, or undecided."""
     bound, low = BOUNDS.get(row["budget"]), abs(row["gap"]) - row["half_interval"]
     if bound is None:
         return ""
@@ -251,7 +251,7 @@ def plan(instances: list[str], with_others: bool) -> Iterator[tuple[str, str, Sa
 
 
 def measure(results: dict[str, Any], instances: list[str], others: bool, save: Save) -> None:
-    """All rows that `results` lacks."""
+    """Compute all rows that are not in `results`."""
     done = {(row["instance"], row["solver"], row["budget"]) for row in results["rows"]}
     prepared = functools.cache(partial(prepare, process=results["process"]))
     for spec, name, run, fraction in plan(instances, others):

@@ -1,21 +1,24 @@
-"""Tuned grids and solvers beside the default and the best of the peers, at equal cost.
+"""Compare tuned grids and solvers with the default and with the best peers, at equal cost.
 
-Exact networks (Gaussian mixtures) on DDPM's linear table of 1000, and the shipped MNIST network.
-The error of a sample is the root mean square over coordinates of its distance to where the exact
-probability flow (for MNIST: a solve of 100 evaluations) leads from the same start. Problems are
-instances on which nothing was chosen; starts are others than those that were tuned on. The best
-peer is the best of all deterministic ones for that number alone: those that do best on an eighth of
-the starts are run on all. Ratios have a paired bootstrap interval. lowrank3072 is tuned whole, and
-measured in the span of its means and factors, where distances are the same.
+The networks are exact (Gaussian mixtures, on DDPM's linear table of 1000), and the shipped MNIST
+network. The error of a sample is the root mean square, over coordinates, of its distance to the
+endpoint of the exact probability flow from the same start (for MNIST, of a solve with 100
+evaluations). No setting was chosen on these instances of the problems, and no solver was tuned on
+these starts.
 
-On MNIST there is also a solver tuned to the Frechet distance in the features of the digit
-classifier: to one half of the held-out digits, and measured against the other half. Peers beside it
-are those with the least distance to that other half on few starts.
+The best peer is chosen separately for each number of the table, among all deterministic peers: the
+best on an eighth of the starts run on all starts. Ratios have a paired bootstrap interval.
+lowrank3072 is tuned as a whole. It is measured in the span of its means and factors, where
+distances are the same.
+
+On MNIST, a solver is also tuned to the Frechet distance in the features of the digit classifier. It
+is tuned to one half of the held-out digits and measured against the other half. It is compared with
+the peers that have the smallest distance to that other half on a few starts.
 
     python -m benchmarks.tuning --out benchmarks/results/tuning --figure docs/assets/tuned_grids.png
 
-What is in OUT.json already is not computed again, so that processes with other --problems and --nfe
-may share one. `benchmarks.peers` says how peers are found.
+Rows that are already in OUT.json are not computed again, so several processes with different
+--problems and --nfe can share the file. `benchmarks.peers` says how peers are found.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ _STATISTICS = ("rms", "median")
 
 
 class Case(NamedTuple):
-    """What is tuned to, what is measured on, held-out starts and their true endpoints.
+    """The model to tune to, the model to measure on, and starts with their true endpoints.
 
     Attributes:
         whole: the model that is tuned to.
@@ -94,7 +97,7 @@ class Case(NamedTuple):
 
 
 def case(problem: str) -> Case:
-    """The instance that is reported."""
+    """The instance of a problem that is reported."""
     seed, count, _ = PROBLEMS[problem]
     generator = torch.Generator().manual_seed(seed)
     if problem == "mnist":
@@ -147,9 +150,10 @@ def errors(problem: str, case: Case, nfe: int, images: int) -> dict[str, Any]:
 
 
 def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any]:
-    """A solver tuned to the Frechet distance in the features of the digit classifier, and the
-    distances of `count` samples of all that compete: each with its interval, and how far it is
-    above that of the first, paired.
+    """A solver tuned to the Frechet distance in the features of the digit classifier.
+
+    Returns the distances of `count` samples of all competitors, each with its interval, and with
+    its paired difference from the distance of the first.
     """
     generator = torch.Generator().manual_seed(PROBLEMS["mnist"][0] + 1)
     digits = dequantize(heldout_digits()[0], generator)
@@ -191,7 +195,7 @@ def by_distance(case: Case, nfe: int, tuned: Tuned, count: int) -> dict[str, Any
 def closest_peers(
     model: Predictor, nfe: int, x: Tensor, distance: FrechetDistance
 ) -> list[peers.Peer]:
-    """The peers with the least distance on few starts."""
+    """The peers with the smallest distance on a few starts."""
     rated: list[tuple[float, peers.Peer]] = []
     for peer in peers.available():
         try:
@@ -204,7 +208,7 @@ def closest_peers(
 
 
 def best_peers(case: Case, nfe: int) -> dict[str, Tensor]:
-    """Samples of the peers with the smallest errors on few starts, from all of them."""
+    """Samples from all starts, of the peers with the smallest errors on a few starts."""
     few = len(case.x) // 8
     rated: list[tuple[list[float], peers.Peer]] = []
     for peer in peers.available():
@@ -273,7 +277,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
-    """Where tuned and default grids put their knots, for budgets up to 20, as a picture."""
+    """Draw the knots of tuned and default grids, for budgets up to 20."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -302,12 +306,12 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def _short(solver: str) -> str:
-    """Without the digits that nobody reads; OUT.json has them."""
+    """The text with rounded numbers; OUT.json has all digits."""
     return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2g}", solver)
 
 
 def kept(file: Path | None) -> dict[str, Any]:
-    """What is there already; other processes may have added to it."""
+    """The rows in the file; other processes may have added some."""
     found: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
     return found
 

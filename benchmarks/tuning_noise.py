@@ -1,8 +1,9 @@
-"""Tuned grids of solvers that draw noise, beside their default ones, at equal cost.
+"""Compare tuned and default grids of stochastic solvers, at equal cost.
 
-Exact networks (Gaussian mixtures) on DDPM's linear table of 1000. The gap of the exact NLL is that
-of samples less that of exact draws, nats a dimension (0 is ideal, below 0 is too concentrated); the
-energy distance is to exact draws, and has a floor: that between two sets of these.
+The networks are exact (Gaussian mixtures), on DDPM's linear table of 1000. The gap of the exact NLL
+is the NLL of samples minus that of exact draws, in nats per dimension; 0 is ideal, and below 0
+samples are too concentrated. The energy distance is to exact draws. Its floor is the distance
+between two sets of exact draws.
 
     python -m benchmarks.tuning_noise --out benchmarks/results/tuning_noise
 """
@@ -76,7 +77,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print and write; what is in OUT.json already is not computed again."""
+    """Measure, print and write; rows that are already in OUT.json are not computed again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=73, help="of the instances")
     parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.md")

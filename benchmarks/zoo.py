@@ -1,11 +1,11 @@
-"""Small trained networks of the conventions that people have: the second truth beside exact models.
+"""Small trained networks with common conventions, for tests where exact models are not enough.
 
     python -m benchmarks.zoo train --mnist mnist.npz --cifar cifar10_4k.npz [NAME ...]
     python -m benchmarks.zoo list
 
-Each is trained by the library's own loop from a recipe in this file (about five minutes on one
-core) and kept in half precision in `benchmarks/networks/`. `load(name)` reads one back. They are
-for choosing settings and for tests; networks that took no part decide how good a choice is.
+The library's own loop trains each from a recipe in this file, in about five minutes on one core. It
+is stored in half precision in `benchmarks/networks/`, and `load(name)` reads it. Some networks are
+used to choose settings; others, which were not used for that, measure how good a choice is.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def recipes() -> dict[str, Recipe]:
 
 
 def names() -> list[str]:
-    """The networks that are there."""
+    """Names of the networks that are stored."""
     return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 
 
@@ -115,7 +115,7 @@ def load(name: str) -> ScoreModel:
 
 
 def make(name: str, files: dict[str, Path | None]) -> None:
-    """Train one network and keep it in half precision."""
+    """Train one network and store it in half precision."""
     recipe = recipes()[name]
     data = from_recipe(recipe.data, files.get(name.partition("_")[0]))
     out = Path(mkdtemp())

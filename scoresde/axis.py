@@ -1,4 +1,4 @@
-"""Axes along the noise level: one variable each, monotone in it.
+"""Axes: monotone variables along the noise level.
 
 With rho = sigma/alpha:
 
@@ -30,14 +30,14 @@ from .scalar import Scalar, atan2, exp, log, softplus
 from .sde import SDE
 from .sde.knot import Knot
 
-_HALVINGS = 80  # enough to bring any bracket down to neighbouring floats
+_HALVINGS = 80  # enough to reduce any bracket to two neighbouring floats
 
 
 class Axis(ABC):
-    """One variable along the noise level: a frozen value. Scalars are floats or float64 tensors."""
+    """A monotone variable along the noise level, for floats and float64 tensors."""
 
     at_zero_snr: ClassVar[bool] = False
-    """Whether the value is finite where alpha = 0."""
+    """Whether the value at alpha = 0 is finite."""
 
     @abstractmethod
     def at(self, sde: SDE, log_rho: Scalar) -> Scalar:
@@ -57,12 +57,12 @@ class Axis(ABC):
 
     @abstractmethod
     def read(self, knot: Knot) -> Scalar:
-        """The value at a knot; may be infinite at alpha = 0 and at the clean end."""
+        """The value at a knot; it may be infinite at alpha = 0 and at sigma = 0."""
 
 
 @dataclass(frozen=True)
 class TimeAxis(Axis):
-    """t."""
+    """The axis "t": the process's time."""
 
     at_zero_snr = True
 
@@ -84,7 +84,7 @@ class TimeAxis(Axis):
 
 
 class LevelAxis(Axis):
-    """An axis that is a function of the noise level alone, the same for every process."""
+    """An axis that depends only on the noise level, in the same way for every process."""
 
     @abstractmethod
     def value(self, log_rho: Scalar) -> Scalar:
@@ -113,7 +113,7 @@ class LevelAxis(Axis):
 
 @dataclass(frozen=True)
 class LambdaAxis(LevelAxis):
-    """Half log-SNR, which falls as the noise rises."""
+    """The axis "lambda": half log-SNR, which falls as the noise rises."""
 
     def value(self, log_rho: Scalar) -> Scalar:
         """See `LevelAxis`."""
@@ -126,7 +126,7 @@ class LambdaAxis(LevelAxis):
 
 @dataclass(frozen=True)
 class LogRhoAxis(LevelAxis):
-    """log(sigma/alpha)."""
+    """The axis "log_rho": log(sigma/alpha)."""
 
     def value(self, log_rho: Scalar) -> Scalar:
         """See `LevelAxis`."""
@@ -139,7 +139,7 @@ class LogRhoAxis(LevelAxis):
 
 @dataclass(frozen=True)
 class RhoAxis(LevelAxis):
-    """sigma/alpha, the sigma of EDM."""
+    """The axis "rho": sigma/alpha, the sigma of EDM."""
 
     def value(self, log_rho: Scalar) -> Scalar:
         """See `LevelAxis`."""
@@ -152,7 +152,7 @@ class RhoAxis(LevelAxis):
 
 @dataclass(frozen=True)
 class AngleAxis(LevelAxis):
-    """atan(sigma / (d alpha)), from 0 at the clean end to pi/2 where alpha = 0.
+    """The axis "angle": atan(sigma / (d alpha)), from 0 at sigma = 0 to pi/2 at alpha = 0.
 
     Attributes:
         scale: d; 1 for the axis called "angle".
@@ -167,9 +167,7 @@ class AngleAxis(LevelAxis):
         return atan2(exp(log_rho), self.scale)
 
     def log_rho(self, value: Scalar) -> Scalar:
-        """See `LevelAxis`. tan(pi/2) is finite in floating point: such angles are the noisy end to
-        round-off.
-        """
+        """See `LevelAxis`. In floating point tan(pi/2) is finite, so pi/2 gives a finite value."""
         tangent = value.tan() if isinstance(value, Tensor) else math.tan(value)
         return log(tangent * self.scale)
 
@@ -180,20 +178,20 @@ class AngleAxis(LevelAxis):
 
 @dataclass(frozen=True)
 class Focus(LevelAxis):
-    """log rho, stretched between two noise levels.
+    """An axis that stretches log rho between two noise levels.
 
-    A grid uniform in it has a density over log rho that is 1 between `low` and `high` and `floor`
-    far outside, with logistic edges:
+    A grid uniform on this axis has a density over log rho of 1 between `low` and `high`, and of
+    `floor` far outside, with logistic edges:
 
         floor + 1/(1 + (low/rho)^(1/edge)) - 1/(1 + (high/rho)^(1/edge))
 
-    Most of its steps lie where data take shape, and the steps elsewhere grow smoothly. A prediction
-    is a smooth function of it, so that a polynomial in it may have a high order.
+    Most of the steps lie at noise levels where data take shape; elsewhere steps become longer
+    smoothly. Predictions are smooth along this axis, so polynomials in it may have a high order.
 
     Attributes:
-        low, high: rho between which steps are dense.
+        low, high: the ends of the range of rho with dense steps.
         edge: width of the transitions, in log rho.
-        floor: density far away.
+        floor: density far outside the range.
     """
 
     low: float = 0.07
@@ -216,9 +214,7 @@ class Focus(LevelAxis):
         return self.floor * log_rho + self.edge * (above - below)
 
     def log_rho(self, value: Scalar) -> Scalar:
-        """See `LevelAxis`: by bisection. The value differs from floor * log_rho by 0 at least and
-        by log(high/low) at most.
-        """
+        """See `LevelAxis`. By bisection: value - floor * log_rho is between 0 and log(high/low)."""
         high = value * (1 / self.floor)
         low = high - math.log(self.high / self.low) / self.floor
         for _ in range(_HALVINGS):
@@ -246,11 +242,11 @@ AXES: dict[str, Axis] = {
 
 
 def axis(name: str | Axis, kind: str = "axis") -> Axis:
-    """The axis with this name; an `Axis` is itself.
+    """The axis with this name; an `Axis` is returned as it is.
 
     Args:
         name: a key of `AXES`, or an `Axis`.
-        kind: what an error calls it.
+        kind: the word for it in error messages.
 
     Raises:
         ConfigError: for anything else.

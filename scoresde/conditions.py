@@ -1,7 +1,7 @@
-"""Conditions of a network: which belong to each sample, which all samples share.
+"""Conditions of a network: with one row per sample, or shared by all samples.
 
-Conditions may lie inside dictionaries, lists, tuples and dataclasses (`added_cond_kwargs` of
-SDXL), as deep as one likes. A container is rebuilt only where something in it changes.
+Conditions may be nested in dictionaries, lists, tuples and dataclasses (`added_cond_kwargs` of
+SDXL), to any depth. A container is copied only if something in it changes.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .errors import DtypeError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """Marks a condition that is passed as it is: it belongs to the batch, not to its samples."""
+    """Marks a condition for the batch as a whole, which the network receives as it is."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Whole numbers, each for an equal part of the batch, in order.
+    """Labels of a batch: whole numbers, each for an equal part of the batch, in order.
 
-    A condition `y=3` is the label of all samples, `Labels((3,))`. Guidance in one call gives one
-    label to the first half and another to the second.
+    A condition `y=3`, one label for all samples, is `Labels((3,))`. Guidance in one call gives
+    one label to the first half of the batch and another to the second half.
 
     Attributes:
-        values: the numbers.
+        values: the labels.
     """
 
     values: tuple[int, ...]
@@ -47,20 +47,20 @@ class Labels:
 
 
 def is_label(value: Any) -> bool:
-    """Whether a condition is a whole number; a bool is a switch."""
+    """Whether a condition is a whole number. A bool is not: it is a switch."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def tree_map(fn: Callable[..., Any], path: str, tree: Any, *others: Any) -> Any:
     """The tree with every leaf replaced by `fn(path, leaf, *leaves of the others)`.
 
-    `fn` is also given whole parts where the others have another structure than the tree.
+    If another tree has a different structure at some place, `fn` receives the whole parts there.
 
     Args:
-        fn: what makes a new leaf; `path` says in words where the leaf is.
+        fn: a function that returns the new leaf; `path` says in words where the leaf is.
         path: name of the tree.
         tree: dictionaries, lists, tuples and dataclasses; anything else is a leaf.
-        others: trees beside it.
+        others: further trees, which give leaves at the same places.
     """
     children = _children(tree)
     beside = [_children(other) for other in others]
@@ -80,11 +80,11 @@ def tree_map(fn: Callable[..., Any], path: str, tree: Any, *others: Any) -> Any:
 
 
 def checked(name: str, value: Any) -> Any:
-    """A condition as `bind` keeps it: arrays are tensors, numpy's numbers are Python's.
+    """A condition as `bind` stores it: arrays as tensors, numpy's numbers as Python's.
 
     Raises:
-        DtypeError: for a list or tuple of numbers or strings, which could be one a sample or one
-            value for all.
+        DtypeError: for a list or tuple of numbers or strings: it is not clear whether that is one
+            value per sample or one value for all.
         ShapeError: for a tensor without a batch.
     """
 
@@ -95,8 +95,8 @@ def checked(name: str, value: Any) -> Any:
             value = value.item()
         if isinstance(value, Tensor) and value.ndim == 0:
             raise ShapeError(
-                f"condition {path!r} is a tensor without a batch; give one row a sample, or write "
-                f"bind({name}=Shared(...)) if all samples share it"
+                f"condition {path!r} is a tensor without a batch; give one row per sample, or "
+                f"write bind({name}=Shared(...)) if all samples share it"
             )
         return value
 
@@ -111,15 +111,15 @@ def _check_lists(name: str, path: str, value: Any) -> None:
             if item is not None and not whole:
                 raise DtypeError(
                     f"condition {path!r} is a {type(value).__name__} of {type(item).__name__}, "
-                    "which could be one a sample or one value for all; write torch.tensor(...) or "
-                    "Shared(...)"
+                    "which could be one value per sample or one value for all; write "
+                    "torch.tensor(...) or Shared(...)"
                 )
     for key, child in (_children(value) or {}).items():
         _check_lists(name, _place(value, path, key), child)
 
 
 def rows_of(conditions: dict[str, Any], index: Tensor) -> dict[str, Any]:
-    """The conditions of a batch made of these samples (a LongTensor; it may repeat)."""
+    """The conditions of a batch made of these samples (a LongTensor; indices may repeat)."""
 
     def leaf(path: str, value: Any) -> Any:
         return value[index.to(value.device)] if isinstance(value, Tensor) else value
@@ -128,10 +128,10 @@ def rows_of(conditions: dict[str, Any], index: Tensor) -> dict[str, Any]:
 
 
 def for_network(name: str, value: Any, x: Tensor) -> Any:
-    """A condition as the network receives it, with x of shape (B, *).
+    """A condition as the network receives it, with x of shape (B, *): a copy, unless it is shared.
 
     Raises:
-        ShapeError: if a tensor in it has another number of rows than x.
+        ShapeError: if a tensor in it does not have as many rows as x.
     """
 
     def leaf(path: str, value: Any) -> Any:
@@ -140,9 +140,9 @@ def for_network(name: str, value: Any, x: Tensor) -> Any:
         if isinstance(value, Tensor) and value.shape[:1] != x.shape[:1]:
             raise ShapeError(
                 f"condition {path!r} has shape {tuple(value.shape)} for a batch of {x.shape[0]}; "
-                f"give one row a sample, or write bind({name}=Shared(...)) if all samples share it"
+                f"give one row per sample, or write bind({name}=Shared(...)) if all share it"
             )
-        return value
+        return value.clone() if isinstance(value, Tensor) else value
 
     if is_label(value):
         value = Labels((value,))
@@ -152,7 +152,7 @@ def for_network(name: str, value: Any, x: Tensor) -> Any:
 
 
 def batch_of(conditions: Mapping[str, Any]) -> set[int]:
-    """Numbers of rows of the tensors in the conditions: one number, if they fit together."""
+    """The numbers of rows of all tensors in the conditions; a single number if they agree."""
     found: set[int] = set()
 
     def leaf(path: str, value: Any) -> Any:
@@ -190,7 +190,7 @@ def _rebuilt(tree: Any, children: dict[Any, Any]) -> Any:
     new = copy.copy(tree)
     if dataclasses.is_dataclass(tree):
         for key, child in children.items():
-            object.__setattr__(new, key, child)  # frozen ones too
+            object.__setattr__(new, key, child)  # works for frozen dataclasses too
     else:
         for key, child in children.items():
             new[key] = child

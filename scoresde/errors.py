@@ -1,7 +1,7 @@
-"""Errors of the library.
+"""Errors of the library, and the base of its warnings.
 
-Every one is a `ScoreSDEError` and also the built-in kind that a caller expects, so both
-`except ScoreSDEError` and `except ValueError` work. A message says what came, what was
+Every error is a `ScoreSDEError` and also the built-in error of its kind, so both
+`except ScoreSDEError` and `except ValueError` work. A message says what was given, what was
 expected, and what to write instead.
 """
 
@@ -14,15 +14,15 @@ from types import ModuleType
 
 
 class ScoreSDEError(Exception):
-    """Base of all errors raised on purpose by the library."""
+    """Base class of all errors that the library raises on purpose."""
 
 
 class ConfigError(ScoreSDEError, ValueError):
-    """A setting that cannot mean anything, or two that contradict one another."""
+    """A setting that is not valid, or settings that contradict one another."""
 
 
 class ShapeError(ScoreSDEError, ValueError):
-    """A tensor of a shape that cannot be right."""
+    """A tensor of a wrong shape."""
 
 
 class DtypeError(ScoreSDEError, TypeError):
@@ -30,7 +30,7 @@ class DtypeError(ScoreSDEError, TypeError):
 
 
 class TimeRangeError(ScoreSDEError, ValueError):
-    """A time, or log-SNR, outside the range of the process."""
+    """A time or log-SNR outside the range of the process."""
 
 
 class ZeroSNRError(ScoreSDEError, ValueError):
@@ -38,7 +38,7 @@ class ZeroSNRError(ScoreSDEError, ValueError):
 
 
 class NonFiniteError(ScoreSDEError, ArithmeticError):
-    """A NaN or an infinity where a number was due."""
+    """A NaN or an infinity where a finite number was expected."""
 
 
 class GraphError(ScoreSDEError, RuntimeError):
@@ -46,27 +46,38 @@ class GraphError(ScoreSDEError, RuntimeError):
 
 
 class SolverError(ScoreSDEError, RuntimeError):
-    """An integrator gave up before it reached its target."""
+    """A solver stopped before it reached its target."""
 
 
 class ContractError(ScoreSDEError, AssertionError):
-    """A solver that does not do what the contract of solvers says; see `scoresde.testing`."""
+    """A solver that breaks the contract of solvers; see `scoresde.testing`."""
 
 
 class CheckpointError(ScoreSDEError, ValueError):
-    """A file that is not what it should be: corrupt, foreign, or of another run."""
+    """A file that cannot be used: damaged, of another format, or of another run."""
 
 
 class FingerprintError(ConfigError):
-    """An object whose content cannot be known, so that nothing tells it from another."""
+    """An object whose content cannot be read, so it cannot be compared with another."""
 
 
 class MissingExtraError(ScoreSDEError, ImportError):
     """An optional dependency is not installed."""
 
 
+class ScoreSDEWarning(UserWarning):
+    """Base of all warnings of the library.
+
+    One filter covers them: `warnings.simplefilter("error", ScoreSDEWarning)` makes errors of them.
+    """
+
+
+class TrainingModeWarning(ScoreSDEWarning):
+    """A network in training mode is used for sampling or likelihoods; write `model.eval()`."""
+
+
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or say which extra of scoresde installs it."""
+    """Import `module`, or raise an error that names the extra of scoresde to install."""
     try:
         return import_module(module)
     except (ImportError, AttributeError) as error:  # the latter: built for another torch
@@ -79,13 +90,13 @@ def require(module: str, extra: str) -> ModuleType:
 def unknown_name(
     what: str, given: object, known: Iterable[str], also: Iterable[str] = ()
 ) -> ConfigError:
-    """The error for a name that is not in a table, with the nearest one that is.
+    """The error for a name that is not in a table, with the nearest name that is.
 
     Args:
         what: the kind of thing.
-        given: the name.
-        known: the names of the table, all of which are listed.
-        also: further names that may be meant, of which only the nearest is told.
+        given: the unknown name.
+        known: the names of the table; the message lists all of them.
+        also: further names, which the message shows only as the nearest name.
     """
     names = sorted(known)
     folded = {name.lower(): name for name in (*also, *names)}

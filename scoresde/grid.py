@@ -1,11 +1,11 @@
-r"""Time grids: where a sampler stops on its way from noise to data.
+r"""Time grids: the times at which a sampler stops between noise and data.
 
-Every maker takes `(sde, n)` and returns a `Grid` of n steps, counting the last one to the clean
-end; `clean=False` stops at t_min instead. Knots are computed in float64 once, ahead of the loop.
+Most functions here take `(sde, n)` and return a `Grid` of n steps, including the last step to
+sigma = 0; with `clean=False` the last knot is at t_min instead. Knots are computed once, in
+float64, before the loop.
 
-Where the process starts with alpha = 0 its log-SNR is -inf: makers that space knots by noise
-level then count from rho = 160, which is where EDM starts (sigma_max / sigma_data, Karras et al.
-2022), and replace the first knot by t_max itself.
+If alpha = 0 at t_max, log-SNR is -inf there. Grids spaced by noise level then start at rho = 160,
+the start of EDM (sigma_max / sigma_data, Karras et al. 2022), and t_max replaces the first knot.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
 
 _RHO_CAP = 160.0
-_RESOLUTION = 1e-6  # in log rho: nearer knots are taken for one that was given twice
+_RESOLUTION = 1e-6  # in log rho: two nearer knots count as the same knot, given twice
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Descending times, as float knots.
+    """A time grid: descending times of a process, as float knots.
 
     Attributes:
-        sde: the process whose times these are.
-        knots: one more than there are steps, noisiest first.
+        sde: the process.
+        knots: the knots, noisiest first, one more than there are steps.
 
     Raises:
-        TimeRangeError: for noise levels that do not fall, or that are nearer to each other than
-            1e-6 in log(sigma/alpha).
+        TimeRangeError: if noise levels do not fall, or differ by less than 1e-6 in
+            log(sigma/alpha).
     """
 
     sde: SDE
@@ -55,11 +55,11 @@ class Grid:
             )
         for k, (a, b) in enumerate(pairwise(levels)):
             if a - b < _RESOLUTION:
-                # Multistep rules divide differences of predictions by the distance of knots.
+                # Multistep rules divide differences of predictions by distances between knots.
                 raise TimeRangeError(
                     f"knots {k} and {k + 1} of the grid, t = {float(self.knots[k].t):.9g} and "
                     f"{float(self.knots[k + 1].t):.9g}, differ by {a - b:.2g} in log(sigma/alpha), "
-                    f"less than {_RESOLUTION:g}: solvers would magnify round-off; leave one out"
+                    f"less than {_RESOLUTION:g}: solvers would magnify round-off; remove one"
                 )
 
     @property
@@ -76,7 +76,7 @@ class Grid:
         """The grid without its step to sigma = 0.
 
         Raises:
-            ConfigError: if that is its only step.
+            ConfigError: if the grid has no other step.
         """
         return Grid(self.sde, self.knots[:-1]) if self.ends_clean else self
 
@@ -87,7 +87,7 @@ class Grid:
 
 
 def from_times(sde: SDE, times: Sequence[float], *, clean: bool = True) -> Grid:
-    """A grid through the user's own times, descending, with the clean end added.
+    """A grid through your own descending times; sigma = 0 is added as its end if `clean`.
 
     Raises:
         TimeRangeError: for times that ascend, repeat, or lie outside [t_min, t_max].
@@ -96,10 +96,10 @@ def from_times(sde: SDE, times: Sequence[float], *, clean: bool = True) -> Grid:
     slack = 1e-12 * sde.t_max
     outside = [t for t in values if not sde.t_min - slack <= t <= sde.t_max + slack]
     if outside:
-        hint = "; drop the 0, the clean end is added by itself" if outside == [0.0] else ""
+        hint = "; remove the 0, the clean end is added for you" if outside == [0.0] else ""
         raise TimeRangeError(
             f"times {_short(outside)} lie outside {type(sde).__name__}'s range "
-            f"[{sde.t_min:g}, {sde.t_max:g}]{hint}; for a network that was trained further, write "
+            f"[{sde.t_min:g}, {sde.t_max:g}]{hint}; for a network trained on a wider range, write "
             f"{type(sde).__name__}(t_min=..., t_max=...)"
         )
     knots = [sde.at(min(max(t, sde.t_min), sde.t_max)) for t in values]
@@ -107,7 +107,7 @@ def from_times(sde: SDE, times: Sequence[float], *, clean: bool = True) -> Grid:
 
 
 def from_lambdas(sde: SDE, lams: Sequence[float], *, clean: bool = True) -> Grid:
-    """A grid through ascending half log-SNRs log(alpha/sigma), with the clean end added."""
+    """A grid through ascending half log-SNRs log(alpha/sigma); sigma = 0 is added if `clean`."""
     knots = [sde.at_lambda(float(lam)) for lam in lams]
     return Grid(sde, tuple([*knots, CLEAN] if clean else knots))
 
@@ -120,7 +120,7 @@ def uniform_t(
     t_max: float | None = None,
     clean: bool = True,
 ) -> Grid:
-    """n steps, evenly spaced in t (Song et al. 2021)."""
+    """A grid of n steps, evenly spaced in t (Song et al. 2021)."""
     return power(sde, n, 1.0, t_min=t_min, t_max=t_max, clean=clean)
 
 
@@ -133,7 +133,10 @@ def power(
     t_max: float | None = None,
     clean: bool = True,
 ) -> Grid:
-    """n steps, evenly spaced in t^(1/exponent); 2 is the "quadratic" grid of DDIM (2021, D.2)."""
+    """A grid of n steps, evenly spaced in t^(1/exponent).
+
+    Exponent 2 is the "quadratic" grid of DDIM (2021, D.2).
+    """
     return _even(sde, n, TIME, exponent, t_min, t_max, clean)
 
 
@@ -145,7 +148,7 @@ def uniform_lambda(
     t_max: float | None = None,
     clean: bool = True,
 ) -> Grid:
-    """n steps, evenly spaced in half log-SNR (Lu et al., "DPM-Solver", 2022, section 3.4)."""
+    """A grid of n steps, evenly spaced in half log-SNR ("DPM-Solver", Lu et al. 2022, sec. 3.4)."""
     return _even(sde, n, LAMBDA, 1.0, t_min, t_max, clean)
 
 
@@ -158,7 +161,7 @@ def karras(
     t_max: float | None = None,
     clean: bool = True,
 ) -> Grid:
-    """n steps, evenly spaced in rho^(1/exponent) (Karras et al. 2022, eq. 5)."""
+    """A grid of n steps, evenly spaced in rho^(1/exponent) (Karras et al. 2022, eq. 5)."""
     return _even(sde, n, RHO, exponent, t_min, t_max, clean)
 
 
@@ -171,25 +174,26 @@ def focused(
     t_max: float | None = None,
     clean: bool = True,
 ) -> Grid:
-    """n steps, evenly spaced in a `Focus`: densest around one noise level, smoothly sparser away.
+    """A grid of n steps, evenly spaced in a `Focus`: dense in a range of noise levels.
 
-    A multistep solver with `coordinate=focus` takes its polynomials in the same coordinate.
+    Steps become longer smoothly outside that range. A multistep solver with `coordinate=focus`
+    has its polynomials in the same variable.
     """
     return _even(sde, n, focus or Focus(), 1.0, t_min, t_max, clean)
 
 
 def trailing(sde: SDE, n: int, *, clean: bool = True) -> Grid:
-    """n steps of N/n indices, counted from the last index of the table down.
+    """A grid of n steps of N/n indices each, from the last index of the table downwards.
 
-    Named after Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2024,
-    table 2; with real-valued indices, so that steps are even where n does not divide N.
+    The name is that of Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+    2024, table 2. Indices are real numbers, so steps are equal even if n does not divide N.
     """
     size = _table_size(sde, n)
     return _close(sde, [sde.at(size - 1 - k * size / n) for k in range(n)], clean)
 
 
 def leading(sde: SDE, n: int, *, clean: bool = True) -> Grid:
-    """n steps of N/n indices, counted from index 0 up (Ho et al. 2020, Song et al. 2021)."""
+    """A grid of n steps of N/n indices each, from index 0 upwards (Ho et al., Song et al.)."""
     size = _table_size(sde, n)
     return _close(sde, [sde.at((n - 1 - k) * size / n) for k in range(n)], clean)
 
@@ -200,21 +204,21 @@ def leading(sde: SDE, n: int, *, clean: bool = True) -> Grid:
 def _range(sde: SDE, t_min: float | None, t_max: float | None) -> tuple[float, float]:
     if not isinstance(sde, SDE):
         raise ConfigError(
-            f"the process comes first, got {sde!r}; write uniform_lambda(VPSDE(), 10)"
+            f"the first argument must be a process, got {sde!r}; write uniform_lambda(VPSDE(), 10)"
         )
     low = sde.t_min if t_min is None else float(t_min)
     high = sde.t_max if t_max is None else float(t_max)
     if not sde.t_min <= low < high <= sde.t_max:
         raise TimeRangeError(
             f"need {sde.t_min:g} <= t_min < t_max <= {sde.t_max:g} for {type(sde).__name__}, got "
-            f"t_min={low:g}, t_max={high:g}; for a network that was trained further, write "
+            f"t_min={low:g}, t_max={high:g}; for a network trained on a wider range, write "
             f"{type(sde).__name__}(t_min=..., t_max=...)"
         )
     return low, high
 
 
 def _count(n: int, clean: bool) -> int:
-    """Knots above the clean end for n steps."""
+    """The number of knots with sigma > 0 for n steps."""
     if not isinstance(n, int | np.integer) or n < 1:
         raise ConfigError(f"a grid needs a whole number of steps, 1 or more, got {n!r}")
     return int(n) if clean else int(n) + 1
@@ -229,13 +233,13 @@ def _even(
     t_max: float | None,
     clean: bool,
 ) -> Grid:
-    """Knots evenly spaced in value^(1/exponent) on an axis; the two ends are exact."""
+    """A grid with knots evenly spaced in value^(1/exponent) on an axis; both ends are exact."""
     low, high = _range(sde, t_min, t_max)
     start, end = sde.at(high), sde.at(low)
     if end.is_clean and isinstance(along, LevelAxis):
         raise TimeRangeError(
-            f"{type(sde).__name__} has no noise at t = {low:g}, so knots cannot be spaced by noise "
-            "level down to it; write a t_min > 0"
+            f"{type(sde).__name__} has no noise at t = {low:g}, so a grid spaced by noise level "
+            "cannot end there; write a t_min > 0"
         )
     count = _count(n, clean)
     capped = start.is_zero_snr and not along.at_zero_snr
@@ -257,7 +261,9 @@ def _table_size(sde: SDE, n: int) -> int:
         )
     size = len(sde.log_alphas)
     if _count(n, True) > size:
-        raise ConfigError(f"{n} steps through a table of {size}; write at most {size}")
+        raise ConfigError(
+            f"{n} steps are more than the table's {size} entries; write at most {size}"
+        )
     return size
 
 

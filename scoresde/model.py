@@ -1,8 +1,8 @@
-"""Models: anything that, given a state and a time, makes a `Prediction`.
+"""Models: functions of a state and a time that return a `Prediction`.
 
-`Predictor` is the one type that solvers, likelihoods, guidance and caching meet in. `ScoreModel`
-makes one of any network; `scoresde.exact` has closed-form ones; a `scoresde.wrapper.Wrapper` takes
-one and is one, as those of `scoresde.guidance` do.
+`Predictor` is the type that every solver, likelihood and wrapper takes. `ScoreModel` makes a
+predictor from a network; `scoresde.exact` has closed-form predictors. A
+`scoresde.wrapper.Wrapper`, such as those of `scoresde.guidance`, takes a predictor and is one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ._internal.graph import check_graph
+from ._internal.net_facts import COMPUTE, bare, compute_dtype, place
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
 from .prediction import Parametrization, Prediction, parametrization
@@ -29,7 +30,7 @@ from .trusted import NoiseRange
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What solvers, likelihoods and wrappers ask of a model: three members."""
+    """The protocol of models: the three members that solvers, likelihoods and wrappers use."""
 
     @property
     def sde(self) -> SDE:
@@ -39,27 +40,27 @@ class Predictor(Protocol):
         """The prediction at state x, shape (B, *), and a knot."""
 
     def rows(self, index: Tensor) -> Predictor:
-        """The model for a batch made of these samples (a LongTensor; it may repeat).
+        """The model for a batch made of these samples (a LongTensor; indices may repeat).
 
-        Per-sample conditions follow; everything else is shared. Every driver that changes the
-        batch calls this, every wrapper forwards it.
+        Conditions with one row per sample are selected by the index; everything else is shared.
+        Every driver that changes the batch calls this method, and every wrapper forwards it.
         """
 
 
 def device_of(model: Any) -> torch.device:
-    """Where a model computes; the CPU where that is not known."""
+    """The device on which a model computes; the CPU if the model does not say."""
     found: torch.device | None = known(model, "device")
     return torch.device("cpu") if found is None else found
 
 
 def dtype_of(model: Any) -> torch.dtype:
-    """The dtype in which a model computes; float32 where that is not known."""
+    """The dtype in which a model computes; float32 if the model does not say."""
     found: torch.dtype | None = known(model, "dtype")
     return torch.float32 if found is None else found
 
 
 def event_shape_of(model: Any) -> tuple[int, ...] | None:
-    """The shape of one sample, for models that know it (closed forms); else None."""
+    """The shape of one sample if the model knows it (closed forms do); else None."""
     shape = getattr(model, "event_shape", None)
     return None if shape is None else tuple(shape)
 
@@ -92,11 +93,11 @@ def noise_range_of(model: Any) -> NoiseRange | None:
 def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
     """All parameters that a predictor depends on, each once.
 
-    Those of `model.parameters()`, or, for a predictor without that method, those of the modules and
-    predictors among its attributes, also in tuples, lists and dictionaries.
+    These are those of `model.parameters()`. For a predictor without that method they are those of
+    all modules and predictors in its attributes, and in tuples, lists and dictionaries there.
     """
     found: dict[int, nn.Parameter] = {}
-    seen: dict[int, Any] = {}  # holds what it has seen, so that no id is given away twice
+    seen: dict[int, Any] = {}  # keeps the objects alive, so that no id is used twice
 
     def look(owner: Any) -> None:
         if id(owner) in seen:
@@ -119,24 +120,31 @@ def parameters_of(model: Any) -> tuple[nn.Parameter, ...]:
 
 
 def known(model: Any, what: str) -> Any:
-    """The "device" or "dtype" of a model: its own attribute, or that of its first parameter or
-    buffer of floating point; None where there is neither.
+    """The "device" or "dtype" of a model, or None.
+
+    It is the model's own attribute if it has one, else that of its parameters or buffers. A dtype
+    is one that networks compute in (see `COMPUTE`).
     """
     given = getattr(model, what, None)
-    if given is not None:
-        return torch.device(given) if what == "device" else given
-    buffers = model.buffers() if isinstance(model, nn.Module) else ()
-    tensors = (t for t in (*parameters_of(model), *buffers) if t.is_floating_point())
-    first = next(tensors, None)
-    return None if first is None else getattr(first, what)
+    if what == "device":
+        if given is not None:
+            return torch.device(given)
+        if isinstance(model, nn.Module):
+            return place(model)
+        return next((p.device for p in parameters_of(model)), None)
+    if given in COMPUTE:
+        return given
+    if isinstance(model, nn.Module):
+        return compute_dtype(model)
+    return next((p.dtype for p in parameters_of(model) if p.dtype in COMPUTE), None)
 
 
 class WithVariance(NamedTuple):
-    """What an `output` returns for a network that learned the variance of a step back too.
+    """The value of `output` for a network that also predicts the variance of a reverse step.
 
     Attributes:
         raw: the prediction, shape (B, *).
-        share: see `Prediction`, shape (B, *).
+        share: the variance, see `Prediction`, shape (B, *).
     """
 
     raw: Tensor
@@ -147,10 +155,10 @@ class WithVariance(NamedTuple):
 class LearnedRange:
     """The `output` of networks with twice the channels: the prediction, then the variance.
 
-    The second half runs from -1 to 1 as the log of the variance runs from that of the posterior to
-    that of the forward transition: Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic
-    Models", 2021, eq. 15, in their code and in guided-diffusion, DiT and diffusers
-    ("learned_range"). `Ancestral("learned")` uses it; other solvers need no variance.
+    In the second half, -1 stands for the variance of the posterior and 1 for that of the forward
+    transition; values between interpolate its logarithm. Nichol & Dhariwal, "Improved Denoising
+    Diffusion Probabilistic Models", 2021, eq. 15, as in their code, guided-diffusion, DiT and
+    diffusers ("learned_range"). `Ancestral("learned")` uses it; other solvers need no variance.
     """
 
     def __call__(self, out: Any) -> WithVariance:
@@ -162,9 +170,9 @@ class LearnedRange:
         tensor: Tensor = _plain_output(out)
         if tensor.ndim < 2 or tensor.shape[1] % 2:
             raise ShapeError(
-                f"a learned variance comes in a second half of the channels, got shape "
-                f"{tuple(tensor.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the "
-                "part meant"
+                f"LearnedRange needs an even number of channels, (B, 2 C, ...), got shape "
+                f"{tuple(tensor.shape)}; write ScoreModel(..., output=lambda out: ...) to select "
+                "the prediction"
             )
         raw, variance = tensor.chunk(2, dim=1)
         return WithVariance(raw, 0.5 * (variance + 1.0))
@@ -178,18 +186,24 @@ class ScoreModel(nn.Module):
         sde: the process.
         predicts: "eps", "x0", "score", "v", "flow" or "F", or a `Parametrization`, such as
             `PredictsF(sigma_data=1.0)`.
-        time: how the network is told the time: "t", `ScaledTime(999)`, "index", "sigma",
+        time: the time that the network receives: "t", `ScaledTime(999)`, "index", "sigma",
             "log_sigma", "c_noise", or a function of the `Knot`. None takes the process's own
-            convention where it has one.
-        output: a function from what the network returns to the tensor meant; by default a
-            tensor, or an object's `.sample`. `LearnedRange()` for networks that predict their
-            variance too.
-        net_dtype: dtype in which the network runs; by default that of its parameters, or of
-            the state where it has none. The state is cast on the way in, the output on the way
-            out; solvers never see this dtype.
+            convention, if it has one.
+        output: a function that selects the prediction from what the network returns. By default
+            the network must return a tensor, or an object with the tensor in `.sample`.
+            `LearnedRange()` is for networks that also predict their variance.
+        net_dtype: dtype in which the network runs: float16, bfloat16, float32 or float64. By
+            default that of its first parameter or buffer in one of these, or of the state if it has
+            none; weights stored as int8 or fp8 do not count. The state is cast to it, and the
+            output is cast back, so solvers never see this dtype.
+
+    The network gets copies of the state, the time and the conditions, and its output is copied: it
+    may write into its input, or return the same tensor at every call, as a replayed CUDA graph
+    does. Values marked `Shared` are not copied.
 
     Raises:
         ConfigError: for a class instead of an instance, or an unknown name.
+        DtypeError: for a `net_dtype` that networks do not compute in.
     """
 
     def __init__(
@@ -213,6 +227,11 @@ class ScoreModel(nn.Module):
                 )
         if not isinstance(sde, SDE):
             raise ConfigError(f"the process must be an SDE, got {sde!r}; write VPSDE()")
+        if net_dtype is not None and net_dtype not in COMPUTE:
+            raise DtypeError(
+                f"net_dtype is what the network computes in, got {net_dtype!r}; write "
+                "net_dtype=torch.float32, float16, bfloat16 or float64, or leave it out"
+            )
         self.net = net
         self.training = getattr(net, "training", False)  # the network's mode, not PyTorch's default
         self._sde = sde
@@ -239,7 +258,10 @@ class ScoreModel(nn.Module):
         output: Callable[[Any], Tensor | WithVariance] | None = None,
         net_dtype: torch.dtype | None = None,
     ) -> ScoreModel:
-        """A DDPM network with its table of betas, told the real-valued index by default."""
+        """A model of a DDPM network and its table of betas.
+
+        By default the network receives the real-valued index as its time.
+        """
         return cls(
             net,
             DiscreteVPSDE.from_betas(betas),
@@ -252,16 +274,17 @@ class ScoreModel(nn.Module):
     def bind(self, **conditions: Any) -> Self:
         """The same network with keyword conditions, passed at every call.
 
-        - A tensor or array has one row a sample, and follows its sample wherever a driver changes
-          the batch. So do those inside a dictionary, list, tuple or dataclass.
+        - A tensor or array has one row per sample. If a driver changes the batch, rows are selected
+          with their samples. The same holds inside a dictionary, list, tuple or dataclass.
         - A whole number, as in `bind(y=3)`, is the label of all samples: the network receives a
-          LongTensor of shape (B,) full of it.
-        - `Shared(value)` passes the value as it is: a tensor for the batch as a whole, a number.
+          LongTensor of shape (B,) filled with it.
+        - `Shared(value)` passes the value as it is, such as a number, or a tensor for the batch as
+          a whole.
         - Anything else (a float, bool, string, None) is passed as it is.
 
         Raises:
-            DtypeError: for a list or tuple with numbers or strings in it, which could be one a
-                sample or one value for all.
+            DtypeError: for a list or tuple of numbers or strings: it is not clear whether that is
+                one value per sample or one value for all.
             ShapeError: for a tensor without a batch.
         """
         new = {name: checked(name, value) for name, value in conditions.items()}
@@ -292,6 +315,22 @@ class ScoreModel(nn.Module):
         """See `Predictor`."""
         return self._with(rows_of(self.conditions, index)) if self.conditions else self
 
+    def begin(self) -> Self:
+        """The model for one run, which every driver makes before its first step.
+
+        Where no graph is kept it has the network inside `DistributedDataParallel`: the wrapper
+        waits for the other ranks at each call, and a run may need more calls on one rank than on
+        another. Losses call the wrapper itself.
+        """
+        if torch.is_grad_enabled() or not isinstance(self.net, nn.Module):
+            return self
+        net = bare(self.net)
+        if net is self.net:
+            return self
+        model = self._with(self.conditions)
+        model.net = net
+        return model
+
     def forward(self, x: Tensor, knot: Knot) -> Prediction:
         """One network evaluation: the prediction at x, shape (B, *), and a knot.
 
@@ -299,8 +338,8 @@ class ScoreModel(nn.Module):
             ShapeError: if the output, or a per-sample condition, does not fit x.
             DtypeError: if the output is not a tensor, or x is not floating point.
             TimeRangeError: at sigma = 0.
-            ZeroSNRError: where alpha = 0 and the network predicts eps, the score or F.
-            GraphError: where gradients with respect to x are wanted and the network cuts them off.
+            ZeroSNRError: if alpha = 0 and the network predicts eps, the score or F.
+            GraphError: if gradients with respect to x are needed and the network cuts them off.
         """
         if not isinstance(knot, Knot):
             raise DtypeError(
@@ -314,12 +353,14 @@ class ScoreModel(nn.Module):
             )
         if knot.is_clean:
             raise TimeRangeError(
-                "a network has nothing to say at sigma = 0, where there is no noise left; ask it "
-                f"at a time from t_min = {self._sde.t_min:g} upwards"
+                "a network cannot be evaluated at sigma = 0, where there is no noise; call it "
+                f"at a time of t_min = {self._sde.t_min:g} or more"
             )
         dtype = self.dtype or x.dtype
         conditions = {name: for_network(name, value, x) for name, value in self.conditions.items()}
         inputs = scale(self.predicts.input_scale(knot), x).to(dtype)
+        if inputs is x:
+            inputs = x.clone()  # a network may write into what it is given
         time = self._time_tensor(knot, x, dtype)
         try:
             made = self.output(self.net(inputs, time, **conditions))
@@ -330,18 +371,21 @@ class ScoreModel(nn.Module):
         if not isinstance(out, Tensor):
             raise DtypeError(
                 f"the network returned {type(out).__name__}, not a tensor; write "
-                "ScoreModel(..., output=lambda out: ...) to pick the tensor meant"
+                "ScoreModel(..., output=lambda out: ...) to select the prediction"
             )
         if out.shape != x.shape:
             raise ShapeError(
                 f"the network returned shape {tuple(out.shape)} for a state of shape "
-                f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to pick the part "
-                "meant (LearnedRange() where a network predicts its variance too)"
+                f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to select the "
+                "prediction (output=LearnedRange() if the network also predicts its variance)"
             )
         # x0, eps and v have a graph through x itself; only the raw output shows a cut.
         if not torch.compiler.is_compiling():
             check_graph(out, x, "the network")
-        return Prediction(x, knot, out.to(x.dtype), self.predicts, share=share)
+        # A network may return the same tensor at each call, and solvers keep predictions.
+        raw = out.clone() if out.dtype == x.dtype else out.to(x.dtype)
+        share = None if share is None else share.clone()
+        return Prediction(x, knot, raw, self.predicts, share=share)
 
     def score(self, x: Tensor, t: Scalar) -> Tensor:
         """The score -eps / sigma at x, shape (B, *); t is a float or a tensor (B,)."""
@@ -349,49 +393,48 @@ class ScoreModel(nn.Module):
         return prediction.score
 
     def extra_repr(self) -> str:
-        """What decides the meaning of the weights."""
+        """The settings that define what the network's input and output mean."""
         return f"sde={self._sde!r}, predicts={self.predicts!r}, time={self.time!r}"
 
     @property
     def device(self) -> torch.device | None:
-        """Where the network's first parameter or buffer lies; None for a function."""
-        return known(self.net, "device") if isinstance(self.net, nn.Module) else None
+        """The device of the network's first parameter or buffer; None for a function."""
+        return place(self.net) if isinstance(self.net, nn.Module) else None
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """`net_dtype`, or that of the network's parameters; None for a function without it."""
+        """`net_dtype`, or the dtype of the network's weights; None if there is neither."""
         if self.net_dtype is not None or not isinstance(self.net, nn.Module):
             return self.net_dtype
-        kinds = (p.dtype for p in self.net.parameters() if p.is_floating_point())
-        return next(kinds, None)
+        return compute_dtype(self.net)
 
     def _with(self, conditions: dict[str, Any]) -> Self:
         model = copy.copy(self)
-        model._modules = self._modules.copy()  # the network itself is shared, its name is not
+        model._modules = self._modules.copy()  # shares the network, but has its own dictionary
         model.training = getattr(self.net, "training", False)
         model.conditions = conditions
         return model
 
     def _time_tensor(self, knot: Knot, x: Tensor, dtype: torch.dtype) -> Tensor:
-        # At least float32: 999 t in bfloat16 would be told apart only in steps of 4.
+        # At least float32: in bfloat16, 999 t would be rounded to multiples of 4.
         kind = torch.promote_types(dtype, torch.float32)
         value = self.time(knot)
         if isinstance(value, Tensor):
             value = value if value.dtype == torch.long else value.to(kind)
-            return value.reshape(-1).expand(x.shape[0]).to(x.device)
+            return value.reshape(-1).expand(x.shape[0]).to(x.device).clone()
         if isinstance(value, int):
             kind = torch.long
         return torch.full(x.shape[:1], value, dtype=kind, device=x.device)
 
     def _explain(self, error: Exception, inputs: Tensor, time: Tensor) -> None:
-        """Say in a note what the network was given; raise DtypeError where that is the reason."""
+        """Add a note about the input to the error; raise DtypeError if its dtype is the reason."""
         hidden = self.dtype is None
         words = "dtype", "scalar type", "should be the same"
         if hidden and inputs.dtype != torch.float32 and any(word in str(error) for word in words):
             raise DtypeError(
-                f"the network is a function, which hides the dtype of its parameters, and was "
-                f"given {inputs.dtype}, the state's ({error}); write ScoreModel(..., "
-                "net_dtype=torch.float32), or pass the module itself"
+                f"the dtype in which the network computes is not known (it is a function, or its "
+                f"weights are packed); it received {inputs.dtype}, the state's dtype ({error}); "
+                "write ScoreModel(..., net_dtype=torch.float32), or pass the module itself"
             ) from error
         error.add_note(
             f"The network was called as net(x, time) with x of shape {tuple(inputs.shape)}, "

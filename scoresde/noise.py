@@ -1,23 +1,22 @@
-r"""Where randomness comes from.
+r"""Sources and streams of noise.
 
-A *source* is a frozen value that says which noise a run uses; `open` turns it into a *stream*
-for one run of given shape, dtype and device. Solvers see only the stream, and never torch's
-global generator.
+A *source* is a frozen value that defines the noise of a run. Its method `open` makes a *stream*
+for one run of a given shape, dtype and device. Solvers use only the stream, never torch's global
+generator.
 
 | source | noise |
 | --- | --- |
 | `BatchSeed(0)` | one stream for the whole batch: the fastest |
-| `SampleSeeds((4, 7))` | one stream a sample: sample k depends on seed k alone |
-| `BrownianPath((4, 7))` | one Brownian path a sample, the same for any number of steps |
-| `Predrawn((z0, z1, ...))` | tensors drawn elsewhere, handed out in order |
+| `SampleSeeds((4, 7))` | one stream per sample: sample k depends only on seed k |
+| `BrownianPath((4, 7))` | one Brownian path per sample, the same for any number of steps |
+| `Predrawn((z0, z1, ...))` | your own tensors, used in order |
 
-A seed means one path: normals are drawn in float32 and then cast, so that the same seed gives the
-same noise in float64, float32 and half precision, up to the rounding of the cast. Every bit of a
-seed counts. Each kind of device (CPU, CUDA, ...) has streams of its own, since noise is drawn
-where the state is.
+Normals are drawn in float32 and then cast, so a seed gives the same noise in float64, float32 and
+half precision, up to the rounding of the cast. Every bit of a seed counts. Noise is drawn on the
+device of the state, and each kind of device (CPU, CUDA, ...) has its own streams.
 
-The clock of the Brownian motion is rho^2 = (sigma/alpha)^2: in it the reverse SDE's stochastic
-integral for x/alpha is a plain increment, whatever the process.
+The clock of the Brownian motion is rho^2 = (sigma/alpha)^2. In this clock the stochastic integral
+of the reverse SDE for x/alpha is a plain increment, for every process.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, ShapeError
+from .scalar import widest
 from .sde.knot import Knot
 
 _WORDS = 624  # of 32 bits: the state of the Mersenne twister, torch's generator on the CPU
-_STATE = slice(24, 24 + 8 * _WORDS)  # where torch's `get_state` has them, each in 64 bits
+_STATE = slice(24, 24 + 8 * _WORDS)  # their position in torch's `get_state`, 64 bits each
 
 
 def mix(*keys: int | str) -> int:
-    """A seed of 64 bits made of whole numbers (of any size) and names.
+    """A seed of 64 bits from whole numbers (of any size) and names.
 
-    It is the beginning of SHAKE-128 (FIPS 202) of the keys' `repr` as a tuple, so that order,
-    number and kind of the keys count: (1, 2), (2, 1), (12,) and ("12",) have nothing in common.
+    It is the first 64 bits of SHAKE-128 (FIPS 202) of the keys' `repr` as a tuple. Order, number
+    and kind of the keys count: (1, 2), (2, 1), (12,) and ("12",) give unrelated seeds.
     """
     return int.from_bytes(_digest(keys, 8), "little")
 
 
 def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The random generator of these keys: the one way in which the library seeds anything.
+    """The random generator of these keys; the library seeds everything with it.
 
-    On the CPU, the keys' SHAKE-128 digest fills the whole state of the generator, because
-    `manual_seed` uses 32 bits of a seed there and drops the rest. Elsewhere the seed is
-    `mix(*keys)`.
+    On the CPU, the SHAKE-128 digest of the keys fills the whole state of the generator, because
+    `manual_seed` would use only 32 bits of a seed. On other devices the seed is `mix(*keys)`.
     """
     made = torch.Generator(device)
     if made.device.type != "cpu":
@@ -72,13 +71,13 @@ def normal(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Standard normals, drawn in float32 whatever the dtype: one seed, one draw.
+    """Standard normals, always drawn in float32, so that a draw does not depend on the dtype.
 
     Args:
-        shape: of the result.
-        generator: what draws them.
-        dtype: of the result.
-        device: the generator's own where None.
+        shape: shape of the result.
+        generator: the random generator.
+        dtype: dtype of the result.
+        device: device of the draw; None for the generator's own.
     """
     where = generator.device if device is None else device
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float32, device=where).to(
@@ -99,35 +98,35 @@ class NoiseStream(ABC):
         """Fresh standard normals, independent of everything drawn before."""
 
     def start(self) -> Tensor:
-        """The standard normals that the start of a run is made of."""
+        """The standard normals for the start of a run."""
         return self.normal()
 
     def increment(self, t: Knot, s: Knot) -> Tensor:
-        """Standard normals that drive the step from knot t (noisier) to s.
+        """Standard normals for the noise of the step from knot t (noisier) to s.
 
         For a Brownian path B with clock rho^2 this is (B(t) - B(s)) / sqrt(rho_t^2 - rho_s^2);
-        other streams draw afresh.
+        other streams make a new draw.
         """
         return self.normal()
 
 
 class NoiseSource(ABC):
-    """Which noise a run uses, as a value."""
+    """The noise of a run, as a frozen value."""
 
     @abstractmethod
     def open(
         self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> NoiseStream:
-        """A stream of draws of `shape` (B, *)."""
+        """A stream whose draws have `shape` (B, *)."""
 
     def rows(self, index: Sequence[int]) -> NoiseSource | None:
-        """The source of these samples alone, or None where samples share one stream."""
+        """The source for these samples only, or None if all samples share one stream."""
         return None
 
 
 @dataclass(frozen=True)
 class BatchSeed(NoiseSource):
-    """One generator for the batch. A sample depends on its place and on the batch's size."""
+    """One generator for the batch: a sample depends on its index and on the batch size."""
 
     seed: int = 0
 
@@ -140,7 +139,7 @@ class BatchSeed(NoiseSource):
 
 @dataclass(frozen=True)
 class SampleSeeds(NoiseSource):
-    """One generator a sample: bitwise the same noise for any batch size or order."""
+    """One generator per sample: bitwise the same noise for any batch size or order."""
 
     seeds: tuple[int, ...]
 
@@ -166,17 +165,17 @@ class SampleSeeds(NoiseSource):
 
 @dataclass(frozen=True)
 class BrownianPath(NoiseSource):
-    """One Brownian path a sample, which any number of steps can follow.
+    """One Brownian path per sample, for any number of steps.
 
-    Values of the path are nodes of a binary tree over log(rho); each node's normals come from
-    its own generator, so the path does not depend on which times are asked for, nor in which
-    order. Below `2^-depth` of the range, about 3e-6 in log(rho), the path is linear.
+    The values of the path are nodes of a binary tree over log(rho). Each node's normals come from
+    its own generator, so the path does not depend on the times at which it is evaluated, or on
+    their order. Within `2^-depth` of the range, about 3e-6 in log(rho), the path is linear.
     """
 
     seeds: tuple[int, ...]
     depth: int = 24
 
-    _REACH = 25.0  # log(rho) from -25 to 25: beyond any process in floating point
+    _REACH = 25.0  # log(rho) from -25 to 25 contains every process in floating point
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
@@ -199,7 +198,7 @@ class BrownianPath(NoiseSource):
 
 @dataclass(frozen=True, eq=False)
 class Predrawn(NoiseSource):
-    """Tensors drawn elsewhere, handed out in order: the start first, unless x is given."""
+    """Your own tensors as noise, used in order; the first is the start, unless x is given."""
 
     draws: tuple[Tensor, ...]
 
@@ -209,7 +208,7 @@ class Predrawn(NoiseSource):
         """See `NoiseSource.open`.
 
         Raises:
-            ShapeError: if a tensor is not of the state's shape.
+            ShapeError: if a tensor does not have the state's shape.
         """
         for k, draw in enumerate(self.draws):
             if tuple(draw.shape) != tuple(shape):
@@ -228,12 +227,12 @@ def source(seeds: int | Iterable[int]) -> NoiseSource:
     """`BatchSeed` for one number, `SampleSeeds` for several.
 
     Raises:
-        ConfigError: for what is not made of whole numbers.
+        ConfigError: for anything but whole numbers.
     """
     try:
         if isinstance(seeds, Iterable):
             return SampleSeeds(tuple(operator.index(seed) for seed in seeds))
-        return BatchSeed(operator.index(seeds))  # numpy's integers too
+        return BatchSeed(operator.index(seeds))  # accepts numpy's integers too
     except TypeError:
         raise ConfigError(
             f"seeds must be a whole number, or one for each sample, got {seeds!r}; "
@@ -249,7 +248,8 @@ class _Batch(NoiseStream):
 
     @cached_property
     def generator(self) -> torch.Generator:
-        # Made when first drawn from: a deterministic run compiles, which a generator cannot.
+        # Made at the first draw: torch.compile cannot trace a generator, and a deterministic run
+        # draws nothing.
         return generator(self.seed, device=self.device)
 
     def normal(self) -> Tensor:
@@ -289,7 +289,7 @@ class _Replay(NoiseStream):
 
 
 class _Brownian(NoiseStream):
-    """The tree of Brownian bridges. Only the latest nodes are kept, those on the way down."""
+    """The tree of Brownian bridges. It stores only the nodes on the latest way down the tree."""
 
     def __init__(
         self, spec: BrownianPath, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -308,18 +308,20 @@ class _Brownian(NoiseStream):
 
     def _log_rho(self, knot: Knot) -> float:
         if isinstance(knot.t, Tensor):
-            raise ConfigError("a BrownianPath follows float times: use it with a fixed grid")
+            raise ConfigError("a BrownianPath needs float times: use it with a fixed grid")
         return min(max(-float(knot.lam), -self.spec._REACH), self.spec._REACH)
 
     def _at(self, knot: Knot) -> Tensor:
-        """The path at a knot, in float64: down the tree, halving the range of log(rho)."""
+        """The path at a knot, in float64 if the device has it: goes down the tree and halves the
+        range of log(rho).
+        """
         if knot.is_clean:
-            return torch.zeros(self.shape, dtype=torch.float64, device=self.device)
+            return torch.zeros(self.shape, dtype=widest(self.device), device=self.device)
         at = self._log_rho(knot)
         low, high = -self.spec._REACH, self.spec._REACH
         at_low = self._normal(1) * math.exp(low)
         at_high = at_low + self._normal(2) * _gap(high, low)
-        node = 3  # children of node n are 2n and 2n + 1: no two nodes share a number
+        node = 3  # the children of node n are 2n and 2n + 1, so all numbers are different
         for _ in range(self.spec.depth):
             middle = 0.5 * (low + high)
             at_middle = _bridge(low, at_low, middle, high, at_high)
@@ -337,7 +339,7 @@ class _Brownian(NoiseStream):
             return self.nodes[node]
         value = self._draw(
             [generator(seed, "path", node, device=self.device) for seed in self.spec.seeds],
-            torch.float64,
+            widest(self.device),
         )
         self.nodes[node] = value
         if len(self.nodes) > 2 * self.spec.depth + 4:
@@ -349,7 +351,7 @@ class _Brownian(NoiseStream):
 
 
 def _gap(high: float, low: float) -> float:
-    """sqrt(exp(2 high) - exp(2 low)): standard deviation of an increment between log(rho)s."""
+    """Standard deviation of the increment between two log(rho): sqrt(exp(2 high) - exp(2 low))."""
     return math.exp(high) * math.sqrt(-math.expm1(2 * (low - high)))
 
 
@@ -362,5 +364,5 @@ def _check_count(seeds: tuple[int, ...], shape: Sequence[int]) -> None:
     if len(seeds) != shape[0]:
         raise ShapeError(
             f"{len(seeds)} seeds for a batch of {shape[0]}; write seeds=range({shape[0]}) for one "
-            "a sample, or one number for the whole batch"
+            "per sample, or one number for the whole batch"
         )

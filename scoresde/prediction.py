@@ -1,7 +1,7 @@
-r"""What a network says, and what a solver reads.
+r"""Predictions: a network's output, read as eps, x0, score or v.
 
-Whatever a network predicts, its raw output and the state x determine the noise eps and the clean
-data x0 affinely. With r^2 = alpha^2 + sigma^2, rho = sigma/alpha and d = sigma_data:
+The noise eps and the clean data x0 are affine functions of the state x and the raw output,
+whatever the network predicts. With r^2 = alpha^2 + sigma^2, rho = sigma/alpha and d = sigma_data:
 
 | predicts | eps | x0 |
 | --- | --- | --- |
@@ -13,8 +13,9 @@ data x0 affinely. With r^2 = alpha^2 + sigma^2, rho = sigma/alpha and d = sigma_
 | F (EDM) | (rho x/alpha - d q raw) / q^2 | (d^2 x/alpha + rho d q raw) / q^2, q^2 = rho^2 + d^2 |
 
 Sources: score and eps, Song et al. 2021; v, Salimans & Ho, "Progressive Distillation for Fast
-Sampling of Diffusion Models", 2022, appendix D (divided by r, so that v is dx/dangle for any
-process); flow, Lipman et al. 2023; F, Karras et al. 2022, section 5 and table 1.
+Sampling of Diffusion Models", 2022, appendix D (here divided by r, so that for every process v is
+the derivative of x/r with respect to the angle); flow, Lipman et al. 2023; F, Karras et al. 2022,
+section 5 and table 1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .sde.knot import Knot
 
 
 class Coefficients(NamedTuple):
-    """eps = eps_x x + eps_raw raw and x0 = x0_x x + x0_raw raw."""
+    """Coefficients of eps = eps_x x + eps_raw raw and x0 = x0_x x + x0_raw raw."""
 
     eps_x: Scalar
     eps_raw: Scalar
@@ -45,12 +46,12 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Parametrization(ABC):
-    """What the raw output of a network means: one row of the table above.
+    """The meaning of a network's raw output: one row of the table of this module.
 
     Attributes:
-        view: the view of a `Prediction` that the raw output itself is, if it is one.
-        bounds_x0: whether an error of the raw output stays as small in x0 at any noise level. It
-            does not for eps and the score: there the error of x0 is rho times that of eps.
+        view: the name of the view of `Prediction` that equals the raw output, if there is one.
+        bounds_x0: whether x0 has an error as small as that of the raw output at every noise level.
+            It has not for eps and the score: there the error of x0 is rho times that of eps.
     """
 
     view: ClassVar[str] = ""
@@ -65,21 +66,21 @@ class Parametrization(ABC):
         """The raw output of a perfect network, shape (B, *)."""
 
     def input_scale(self, knot: Knot) -> Scalar:
-        """What the state is multiplied by before the network sees it."""
+        """The factor by which the state is multiplied to give the network's input."""
         return 1.0
 
 
 def _need_signal(knot: Knot, what: str) -> None:
     if knot.is_zero_snr:
         raise ZeroSNRError(
-            f"a network that predicts {what} says nothing about the data at t = {knot.t:g}, where "
-            "alpha = 0; start the grid below, at the largest t_max with alpha > 0 that the network "
-            "was trained on, or use a network that predicts x0, v or a flow velocity"
+            f"a network that predicts {what} does not determine the data at t = {knot.t:g}, where "
+            "alpha = 0; start the grid at a smaller t, the largest one with alpha > 0 that the "
+            "network was trained on, or use a network that predicts x0, v or a flow velocity"
         )
 
 
 class PredictsEps(Parametrization):
-    """The noise."""
+    """The parametrization of a network that predicts the noise eps."""
 
     view = "eps"
     bounds_x0 = False
@@ -95,7 +96,7 @@ class PredictsEps(Parametrization):
 
 
 class PredictsX0(Parametrization):
-    """The clean data."""
+    """The parametrization of a network that predicts the clean data x0."""
 
     view = "x0"
 
@@ -109,7 +110,7 @@ class PredictsX0(Parametrization):
 
 
 class PredictsScore(Parametrization):
-    """The score, the gradient of log p_t(x)."""
+    """The parametrization of a network that predicts the score, the gradient of log p_t(x)."""
 
     view = "score"
     bounds_x0 = False
@@ -125,7 +126,10 @@ class PredictsScore(Parametrization):
 
 
 class PredictsV(Parametrization):
-    """v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2)."""
+    """The parametrization of a network that predicts v.
+
+    v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2).
+    """
 
     view = "v"
 
@@ -144,12 +148,13 @@ class PredictsV(Parametrization):
 
 @dataclass(frozen=True)
 class PredictsFlow(Parametrization):
-    """The velocity alpha' x0 + sigma' eps of the path, in the process's own time.
+    """The parametrization of a network that predicts the flow velocity alpha' x0 + sigma' eps.
 
-    For `FlowSDE()` it is eps - x0, for `EDMSDE` eps, for `TrigonometricSDE` pi v / 2.
+    The derivatives are with respect to the process's own time: the velocity is eps - x0 for
+    `FlowSDE()`, eps for `EDMSDE` and pi v / 2 for `TrigonometricSDE`.
 
     Attributes:
-        sde: the process; None for that of the model, and eps - x0 without one.
+        sde: the process; None for the model's own, and for eps - x0 without a model.
     """
 
     sde: SDE | None = None
@@ -175,7 +180,10 @@ class PredictsFlow(Parametrization):
 
 @dataclass(frozen=True)
 class PredictsF(Parametrization):
-    """EDM's F, whose input and target have unit variance for data of deviation sigma_data."""
+    """The parametrization of a network that predicts EDM's F.
+
+    The network's input and target have unit variance for data of standard deviation sigma_data.
+    """
 
     sigma_data: float = 0.5
 
@@ -223,7 +231,7 @@ _ELSEWHERE = {
     "velocity": "flow",
     "edm": "F",
 }
-"""Names of other codebases, to be pointed out rather than taken."""
+"""Names in other codebases: an error says what each is called here."""
 
 
 def parametrization(name: str | Parametrization, sde: SDE | None = None) -> Parametrization:
@@ -231,10 +239,10 @@ def parametrization(name: str | Parametrization, sde: SDE | None = None) -> Para
 
     Args:
         name: the name, or a parametrization, which may be your own.
-        sde: the process of the model, which a flow velocity depends on.
+        sde: the process of the model; a flow velocity depends on it.
 
     Raises:
-        ConfigError: for an unknown name, and for the velocity of another process.
+        ConfigError: for an unknown name, or a flow velocity of another process.
     """
     found = name if isinstance(name, Parametrization) else _BY_NAME.get(name)
     if found is None:
@@ -244,20 +252,20 @@ def parametrization(name: str | Parametrization, sde: SDE | None = None) -> Para
     if isinstance(found, PredictsFlow) and sde is not None:
         if found.sde not in (None, sde):
             raise ConfigError(
-                f"a velocity of {found.sde!r} means nothing to a model of {sde!r}; write "
-                "predicts='flow' for that of the model's own process"
+                f"the velocity belongs to the process {found.sde!r}, the model to {sde!r}; write "
+                "predicts='flow' for the velocity of the model's own process"
             )
         return PredictsFlow(sde)
     return found
 
 
 def to_dict(predicts: Parametrization) -> Any:
-    """A parametrization as JSON-able data: its name, or that of its class with its fields.
+    """A parametrization as JSON-able data: its name, or the name of its class and its fields.
 
     Raises:
-        ConfigError: for one of your own that is not a frozen dataclass of plain values.
+        ConfigError: for your own parametrization, if it is not a frozen dataclass of plain values.
     """
-    if isinstance(predicts, PredictsFlow):  # of the process that is written beside it
+    if isinstance(predicts, PredictsFlow):  # its process is stored with the model
         return "flow"
     for name, known in _BY_NAME.items():
         if predicts == known:
@@ -266,14 +274,14 @@ def to_dict(predicts: Parametrization) -> Any:
 
 
 def from_dict(data: Any, *, known: Sequence[type] = ()) -> str | Parametrization:
-    """What `to_dict` wrote; a name is given back as it is.
+    """The parametrization that `to_dict` wrote. If that is a name, the name is returned.
 
     Args:
-        data: the name, or name and fields.
-        known: classes of your own that it may be of.
+        data: the name, or the name of a class and its fields.
+        known: your own classes that the data may name.
 
     Raises:
-        ConfigError: for a name that is neither the library's nor known.
+        ConfigError: for a name that is neither the library's nor that of a class in `known`.
     """
     if isinstance(data, str):
         return data
@@ -283,7 +291,7 @@ def from_dict(data: Any, *, known: Sequence[type] = ()) -> str | Parametrization
 
 
 def _check_times(times: Tensor, x: Tensor) -> None:
-    # A bare (B,) would broadcast along the last axis, without an error where that is B long too.
+    # A shape (B,) would broadcast along the last axis, and raise no error if that has length B.
     if times.ndim > 0 and times.shape != (x.shape[0], *[1] * (x.ndim - 1)):
         raise ShapeError(
             f"a knot of shape {tuple(times.shape)} does not fit a state of shape "
@@ -292,20 +300,22 @@ def _check_times(times: Tensor, x: Tensor) -> None:
 
 
 class Prediction:
-    """One answer of a model at a state x, read as eps, x0, score or v for free.
+    """A model's prediction at a state x, readable as eps, x0, score or v.
+
+    Each view is computed from the one raw output, without a further network evaluation.
 
     Attributes:
         x: the state, shape (B, *).
         knot: the time.
         raw: the network's output, shape (B, *).
-        predicts: what `raw` means, a `Parametrization` or the name of one, such as "eps".
-        cost: network evaluations per sample that it took (2 under guidance).
-        share: for networks that learned the variance of a step back, shape (B, *): where its log
-            lies between that of the posterior (0) and that of the forward transition (1); else
-            None.
+        predicts: the meaning of `raw`: a `Parametrization` or the name of one, such as "eps".
+        cost: network evaluations per sample of this prediction (2 under guidance).
+        share: for networks that also predict the variance of a reverse step, shape (B, *), else
+            None. The log of the variance lies between that of the posterior (share 0) and that of
+            the forward transition (share 1).
 
     Raises:
-        ShapeError: for a knot of tensors that is neither of shape () nor (B, 1, ...).
+        ShapeError: for a knot of tensors whose shape is neither () nor (B, 1, ...).
     """
 
     __slots__ = ("cost", "knot", "predicts", "raw", "share", "x")
@@ -325,13 +335,13 @@ class Prediction:
         self.x, self.knot, self.raw, self.predicts, self.cost = x, knot, raw, predicts, cost
         self.share = share
         if knot.is_zero_snr:
-            predicts.coefficients(knot)  # raises where a network knows nothing there
+            predicts.coefficients(knot)  # raises if the raw output does not determine x0 there
 
     def mix(self, x0: Scalar, eps: Scalar) -> Tensor:
-        """`x0` times the clean data plus `eps` times the noise, in one fused expression.
+        """The combination `x0` times the clean data plus `eps` times the noise, shape (B, *).
 
-        Every view and every one-step update is such a combination; taken together, its
-        coefficients are summed in float64 before they meet a tensor.
+        Every view and every one-step update is such a combination. Its coefficients are combined
+        in float64 first, then applied to `x` and `raw` in one expression.
         """
         c = self.predicts.coefficients(self.knot)
         return affine(
@@ -350,42 +360,42 @@ class Prediction:
 
     @property
     def score(self) -> Tensor:
-        """Gradient of log p_t(x), -eps / sigma, shape (B, *)."""
+        """Predicted score -eps / sigma, the gradient of log p_t(x), shape (B, *)."""
         if self.predicts.view == "score":
             return self.raw
         return self.mix(0.0, -1.0 / self.knot.sigma)
 
     @property
     def v(self) -> Tensor:
-        """(alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2), shape (B, *)."""
+        """Predicted v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2), shape (B, *)."""
         if self.predicts.view == "v":
             return self.raw
         r = self.knot.radius
         return self.mix(-self.knot.sigma / r, self.knot.alpha / r)
 
     def at(self, s: Knot) -> Tensor:
-        """alpha_s x0 + sigma_s eps: the state at s if this prediction held all the way."""
+        """The state alpha_s x0 + sigma_s eps at s, if this prediction stays constant up to s."""
         return self.mix(s.alpha, s.sigma)
 
     def with_eps(self, eps: Tensor, cost: int | None = None) -> Prediction:
         """The prediction at the same state and time whose noise is `eps`, shape (B, *).
 
-        All other views follow from it, whatever the network predicts; `predicts` is "eps" then.
+        All other views follow from it, whatever the network predicts. Its `predicts` is "eps".
 
         Args:
             eps: the noise.
-            cost: network evaluations per sample; this prediction's own by default.
+            cost: network evaluations per sample; by default those of this prediction.
 
         Raises:
-            ShapeError: for another shape than that of the state.
-            ZeroSNRError: where alpha = 0, and the noise says nothing about the data.
+            ShapeError: if the shape is not that of the state.
+            ZeroSNRError: if alpha = 0, where the noise does not determine the data.
         """
         return self._with(EPS, eps, cost)
 
     def with_x0(self, x0: Tensor, cost: int | None = None) -> Prediction:
         """The prediction whose clean data are `x0`, shape (B, *); see `with_eps`.
 
-        Where sigma is small, eps = (x - alpha x0) / sigma has few digits.
+        If sigma is small, eps = (x - alpha x0) / sigma has few correct digits.
         """
         return self._with(X0, x0, cost)
 
@@ -394,14 +404,14 @@ class Prediction:
         return self._with(_BY_NAME["score"], score, cost)
 
     def with_v(self, v: Tensor, cost: int | None = None) -> Prediction:
-        """The prediction whose v is `v`, shape (B, *); see `with_eps`. It exists at alpha = 0."""
+        """The prediction whose v is `v`, shape (B, *); see `with_eps`. Works at alpha = 0 too."""
         return self._with(_BY_NAME["v"], v, cost)
 
     def replace(self, raw: Tensor, cost: int | None = None) -> Prediction:
-        """The same state, time and meaning with another raw output, shape (B, *).
+        """The prediction with another raw output, shape (B, *), of the same meaning `predicts`.
 
-        `raw` is what the network predicts, which `predicts` says; to set the noise of any
-        prediction, write `with_eps`, and `with_x0` for the clean data.
+        To set the noise, whatever the network predicts, use `with_eps`; to set the clean data, use
+        `with_x0`.
         """
         return self._with(self.predicts, raw, cost)
 

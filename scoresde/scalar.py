@@ -1,9 +1,9 @@
 """Elementary functions of a *scalar*: a Python float, or a float64 tensor.
 
-A time and everything derived from it is one of the two (see `scoresde.sde.Knot`). Floats stay
-floats, so that a fixed grid costs no device work at all; tensors stay tensors, so that training
-and per-sample step control stay vectorised. The forms here keep full relative accuracy at the
-ends of time, where `1 - exp(x)` does not.
+A time and everything computed from it is one of the two (see `scoresde.sde.Knot`). Floats give
+floats, so a fixed grid needs no work on the device. Tensors give tensors, so training and
+per-sample step control are vectorised. These functions keep full relative accuracy at both ends of
+time, where `1 - exp(x)` does not.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from torch import Tensor
 
 Scalar = float | Tensor
 """A float, or a float64 tensor that broadcasts against the state."""
+
+
+WITHOUT_FLOAT64 = {"mps"}
+"""Kinds of devices that have no float64."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def exp(x: Scalar) -> Scalar:
@@ -83,7 +92,7 @@ def atan2(y: Scalar, x: Scalar) -> Scalar:
 
 
 def _both(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
-    """Both as tensors, of which at least one is."""
+    """x and y as tensors; at least one of them is a tensor."""
     if isinstance(x, Tensor):
         return x, y if isinstance(y, Tensor) else x.new_tensor(y)
     assert isinstance(y, Tensor)  # for the type checker
@@ -94,8 +103,8 @@ def log1mexp(x: Scalar) -> Scalar:
     """log(1 - exp(x)) for x <= 0, accurate at both ends (Maechler, 2012, eq. 7)."""
     if isinstance(x, Tensor):
         near = x > -math.log(2)
-        # Each branch sees a harmless argument where the other one is taken: the gradient of a
-        # branch that `where` discards must still be finite.
+        # Where one branch is selected, the other gets a harmless argument: its gradient must be
+        # finite too, although `where` discards the value.
         a = torch.where(near, x, torch.full_like(x, -1.0))
         b = torch.where(near, torch.full_like(x, -1.0), x)
         return torch.where(near, (-a.expm1()).log(), (-b.exp()).log1p())
@@ -105,15 +114,15 @@ def log1mexp(x: Scalar) -> Scalar:
 
 
 def softplus(x: Scalar) -> Scalar:
-    """log(1 + exp(x)) to full precision (torch's own is cut off at 20)."""
+    """log(1 + exp(x)) to full precision (torch's own function is linear above 20)."""
     if isinstance(x, Tensor):
         return torch.logaddexp(x, torch.zeros_like(x))
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def derivative(fn: Callable[[Scalar], Scalar], t: Scalar) -> Scalar:
-    """d fn / dt by automatic differentiation in float64, as a float where t is one."""
-    # Inference mode records no graph at all, so a slope taken in it would silently be 0.
+    """d fn / dt by automatic differentiation in float64; a float if t is a float."""
+    # Inference mode records no graph, so the derivative would silently be 0.
     with torch.inference_mode(False), torch.enable_grad():
         u = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
         value = fn(u)
@@ -125,10 +134,10 @@ def derivative(fn: Callable[[Scalar], Scalar], t: Scalar) -> Scalar:
 
 
 def affine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
-    """a x + b y in the dtype of x: the one place where coefficients meet the state.
+    """a x + b y in the dtype of x: all coefficients are applied to the state here.
 
-    Floats never promote a tensor; float64 coefficient tensors are cast here, after all
-    arithmetic among coefficients is done in float64.
+    Floats never change the dtype of a tensor. Coefficient tensors are float64 until they are cast
+    here, after all arithmetic between coefficients.
     """
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return scale(a, x) + scale(b, y)

@@ -1,7 +1,7 @@
-"""How a network is told the time.
+"""Time conventions: the number that a network receives as its time.
 
-A convention is a callable `Knot -> Scalar`; all of these are frozen values, so that a model can
-be written down and shipped. A user's own function of the knot will do as well.
+A convention is a callable `Knot -> Scalar`. Those of this module are frozen values, so that a
+model can be saved with its convention. Your own function of the knot works too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ TimeInput = Callable[[Knot], Scalar]
 
 @dataclass(frozen=True)
 class ScaledTime:
-    """`factor` times a quantity of the knot: one of the axes "t", "lambda", "log_rho", "rho" and
-    "angle" (see `scoresde.axis`), or "sigma" or "log_sigma".
+    """The time convention `factor` times a quantity of the knot.
 
-    `ScaledTime(999)` is what networks of score_sde expect for VP and sub-VP.
+    The quantity is one of the axes "t", "lambda", "log_rho", "rho" and "angle" (see
+    `scoresde.axis`), or "sigma" or "log_sigma". Networks of score_sde for VP and sub-VP expect
+    `ScaledTime(999)`.
     """
 
     factor: float = 1.0
@@ -38,7 +39,7 @@ class ScaledTime:
             raise unknown_name("quantity of time", self.of, _QUANTITIES)
 
     def __call__(self, knot: Knot) -> Scalar:
-        """The number that the network is told."""
+        """The number that the network receives."""
         return self.factor * _QUANTITIES[self.of](knot)
 
 
@@ -46,12 +47,12 @@ class ScaledTime:
 class IndexTime:
     """The nearest integer index 0 .. n-1, for networks with an embedding table.
 
-    Rounding costs accuracy (an error floor near 1e-3 for any solver): a network that accepts
-    real times should be told `"t"` of a `DiscreteVPSDE`, or `ScaledTime(n - 1)`.
+    Rounding limits the accuracy: the error of any solver stays near 1e-3. For a network that
+    accepts real times use `"t"` with a `DiscreteVPSDE`, or `ScaledTime(n - 1)`.
 
     Attributes:
-        n: entries of the table.
-        t_max: the time of the last entry; n - 1 for a `DiscreteVPSDE`, 1 for the others.
+        n: number of entries in the table.
+        t_max: the time of the last entry; n - 1 for a `DiscreteVPSDE`, 1 for other processes.
     """
 
     n: int = 1000
@@ -69,7 +70,7 @@ _QUANTITIES: dict[str, Callable[[Knot], Scalar]] = {
     "log_sigma": lambda k: k.log_sigma,
 }
 
-_LARGEST = 1e4  # networks that know a table's times by another unit count to 1000 at most
+_LARGEST = 1e4  # larger times are a mistake: networks receive indices of about 1000 at most
 
 _BY_NAME: dict[str, TimeInput] = {
     **{name: ScaledTime(1.0, name) for name in _QUANTITIES},
@@ -78,19 +79,19 @@ _BY_NAME: dict[str, TimeInput] = {
 
 
 def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
-    """The convention asked for, or the process's own.
+    """The convention with this name, or for None the process's own.
 
     Raises:
-        ConfigError: for an unknown name; for an `IndexTime` whose table the process's times run
-            past; and for None with a process that has no convention of its own, since networks
-            for it come with either t or 999 t, and the wrong one gives noise without any error.
+        ConfigError: for an unknown name; for an `IndexTime` whose table ends before the process's
+            t_max; for None with a process that has no convention of its own. Networks for such a
+            process receive t or 999 t, and the wrong one gives noise without an error.
     """
     if time is None:
         if sde.own_time:
             return time_input(sde.own_time, sde)
         raise ConfigError(
-            f"networks for {type(sde).__name__} come with different conventions of time, and the "
-            "wrong one fails silently; say which one yours was trained with: time='t' for t, "
+            f"networks for {type(sde).__name__} have different time conventions, and a wrong one "
+            "fails silently; write the one that yours was trained with: time='t' for t, "
             "time=ScaledTime(999) for score_sde and most DDPM code, time=IndexTime(1000) for an "
             "embedding table, time='sigma', time='log_sigma', time='c_noise' for EDM, or your own "
             "function of the knot"
@@ -107,14 +108,14 @@ def time_input(time: str | TimeInput | None, sde: SDE) -> TimeInput:
         largest = time.factor * sde.t_max
         if largest > _LARGEST:
             raise ConfigError(
-                f"the t of a DiscreteVPSDE is the index itself, up to {sde.t_max:g}: ScaledTime("
-                f"{time.factor:g}) would tell the network times up to {largest:g}; write time='t', "
+                f"the t of a DiscreteVPSDE is the index, up to {sde.t_max:g}: with ScaledTime("
+                f"{time.factor:g}) the network gets times up to {largest:g}; write time='t', "
                 "or VPSDE() with ScaledTime(999) for a network of continuous time"
             )
     if isinstance(time, IndexTime) and sde.t_max > time.t_max * (1 + 1e-9):
         raise ConfigError(
-            f"index({time.n}) spreads its entries over times up to {time.t_max:g}, and "
-            f"{type(sde).__name__} runs to {sde.t_max:g}, past the table; write time='index', or "
+            f"index({time.n}) has entries for times up to {time.t_max:g}, but "
+            f"{type(sde).__name__} has times up to {sde.t_max:g}; write time='index', or "
             f"index({time.n}, t_max={sde.t_max:g})"
         )
     return time
@@ -124,7 +125,7 @@ def to_dict(time: TimeInput) -> dict[str, Any]:
     """The convention as JSON-able data.
 
     Raises:
-        ConfigError: for a user's own function that is not a frozen dataclass.
+        ConfigError: for your own function, if it is not a frozen dataclass.
     """
     if not is_dataclass(time) or isinstance(time, type):
         raise ConfigError(
@@ -136,14 +137,14 @@ def to_dict(time: TimeInput) -> dict[str, Any]:
 
 
 def from_dict(data: str | dict[str, Any], *, known: Sequence[type] = ()) -> TimeInput | str:
-    """The convention that `to_dict` wrote; a name such as "log_rho" is given back as it is.
+    """The convention that `to_dict` wrote; a name such as "log_rho" is returned as it is.
 
     Args:
-        data: its name and fields.
-        known: classes of your own that it may be of.
+        data: the name of the class and its fields.
+        known: your own classes that the data may name.
 
     Raises:
-        ConfigError: for a name that is neither the library's nor known.
+        ConfigError: for a name that is neither the library's nor that of a class in `known`.
     """
     if isinstance(data, str):
         return data

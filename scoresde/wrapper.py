@@ -1,7 +1,7 @@
-"""The base of whatever wraps a model: guidance, products, clipping, caches, counters.
+"""The base class of wrappers of models: guidance, products, clipping, caches, counters.
 
-A wrapper takes one predictor or several and is a predictor. So every solver and every likelihood
-takes it, and wrappers go round wrappers.
+A wrapper takes one or more predictors and is itself a predictor. So every solver and every
+likelihood accepts it, and wrappers can be nested.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from ._internal.net_facts import heed_mode
 from .errors import ConfigError
 from .model import (
     Predictor,
+    ScoreModel,
     event_shape_of,
     floor_of,
     known,
@@ -33,28 +35,29 @@ from .trusted import NoiseRange
 class Wrapper(ABC):
     """A predictor made of other predictors of one process.
 
-    A subclass defines `__call__(x, knot)`, asks `self.model` (or each of `self.models`) there, and
-    returns a `Prediction`, most simply `prediction.with_x0(...)`, `with_eps(...)` or
-    `with_score(...)`. Everything else is done here. A subclass with a condition of its own, one row
-    a sample, also extends `rows`; one that remembers anything extends `begin`. Both return a copy,
-    which shares its attributes with the original until they are set anew.
+    A subclass defines `__call__(x, knot)`: it calls `self.model` (or each of `self.models`) and
+    returns a `Prediction`, for example `prediction.with_x0(...)`, `with_eps(...)` or
+    `with_score(...)`. This class does everything else. A subclass that has its own condition, with
+    one row per sample, also extends `rows`; one that stores anything during a run extends `begin`.
+    Both return a copy, which shares its attributes with the original until they are assigned.
 
-    Likelihoods use a model's closed-form `divergence(x, knot)`, which is the divergence of its
-    score. A wrapper does not pass it on, since it changes the score; an `Observer` does.
+    A closed-form model may have `divergence(x, knot)`, the divergence of its score, which
+    likelihoods use. A wrapper does not offer it, since it changes the score; an `Observer` does.
 
     Attributes:
-        models: what is wrapped. Other attributes may hold further modules (a classifier): their
-            parameters are found too.
+        models: the wrapped models. Other attributes may hold further modules, such as a
+            classifier; their parameters are found too.
 
     Raises:
-        ConfigError: for no model, what is not a predictor, or models of different processes.
+        ConfigError: for no model, something that is not a predictor, or models of different
+            processes.
     """
 
     def __init__(self, *models: Predictor) -> None:
         if not models:
             raise ConfigError(f"{type(self).__name__} needs a model to wrap")
         for model in models:
-            # By its members: torch.compile does not follow isinstance(model, Predictor) everywhere.
+            # Checks the members: torch.compile cannot always trace isinstance(model, Predictor).
             whole = callable(model) and hasattr(model, "sde") and hasattr(model, "rows")
             if isinstance(model, type) or not whole:
                 kind = model.__name__ if isinstance(model, type) else type(model).__name__
@@ -84,14 +87,14 @@ class Wrapper(ABC):
         return self.models[0].sde
 
     def rows(self, index: Tensor) -> Self:
-        """See `Predictor`: a copy whose models follow their samples."""
+        """See `Predictor`: a copy whose models are those for these samples."""
         return self._copy(tuple(model.rows(index) for model in self.models))
 
     def begin(self) -> Self:
         """The wrapper for one run: a copy, which every driver makes before its first step.
 
-        Extend it where a wrapper remembers anything, so that each run starts afresh and the
-        wrapper itself never changes.
+        Extend it if the wrapper stores anything during a run: reset that in the copy. Then each
+        run starts from the same state, and the wrapper itself never changes.
         """
         return self._copy(tuple(begin(model) for model in self.models))
 
@@ -100,22 +103,31 @@ class Wrapper(ABC):
         return self(x, self.sde.at(t, like=x)).score
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of all models, and of modules among the attributes, each once."""
+        """The parameters of all models, and of modules in the attributes, each once."""
         yield from parameters_of(vars(self))
 
     @property
     def device(self) -> torch.device | None:
-        """Where the first model that knows it computes; None where none does."""
+        """The device of the first model that knows it; None if none does."""
         return next((d for m in self.models if (d := known(m, "device")) is not None), None)
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The dtype in which the first model that knows it computes; None where none does."""
+        """The dtype of the first model that knows it; None if none does."""
         return next((d for m in self.models if (d := known(m, "dtype")) is not None), None)
 
     @property
+    def evals_per_call(self) -> int:
+        """Network evaluations of one call, which budgets (`nfe=`) go by: the sum over the models.
+
+        Override it where a call asks a model more than once, or not always. What a run took is
+        counted, whatever this says.
+        """
+        return sum(map(evals_per_call, self.models))
+
+    @property
     def event_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample, of the first model that knows it; None where none does."""
+        """The shape of one sample, from the first model that knows it; None if none does."""
         return next((e for m in self.models if (e := event_shape_of(m)) is not None), None)
 
     @property
@@ -141,28 +153,52 @@ class Wrapper(ABC):
 
 
 class Observer(Wrapper):
-    """A wrapper that looks at every prediction and changes none.
+    """A wrapper that reads every prediction and changes none.
 
-    A subclass defines `observe(prediction)`. What is to be read after a run goes into an object
-    that copies share, such as a list: drivers work with copies (see `Wrapper.begin`).
+    A subclass defines `observe(prediction)`. Drivers use copies of it (see `Wrapper.begin`), so
+    store results in an object that the copies share, such as a list.
     """
 
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """The model's prediction, observed."""
+        """The model's prediction, after `observe` has received it."""
         prediction = self.models[0](x, knot)
         self.observe(prediction)
         return prediction
 
     @abstractmethod
     def observe(self, prediction: Prediction) -> None:
-        """Look at a prediction; `prediction.x` and `prediction.knot` say where it was made."""
+        """Called with every prediction; `prediction.x` and `prediction.knot` are its arguments."""
 
     @property
     def divergence(self) -> Any:
-        """The model's own closed-form divergence; absent (AttributeError) where it has none."""
+        """The model's closed-form divergence; raises AttributeError if it has none."""
         return self.models[0].divergence  # type: ignore[attr-defined]
 
 
+def evals_per_call(model: Any) -> int:
+    """Network evaluations of one call of a model: 2 under guidance, 1 where it does not say."""
+    found = getattr(model, "evals_per_call", 1)
+    return found if isinstance(found, int) and found > 0 else 1
+
+
 def begin(model: Predictor) -> Predictor:
-    """The model for one run, see `Wrapper.begin`; called by whatever drives a solver."""
-    return model.begin() if isinstance(model, Wrapper) else model
+    """The model for one run, see `Wrapper.begin`. Every driver of a solver calls this, with
+    gradients on only if it keeps a graph.
+
+    Warns:
+        TrainingModeWarning: where a network is in training mode, once for each network.
+    """
+    for net in networks_of(model):
+        heed_mode(net)
+    return model.begin() if isinstance(model, Wrapper | ScoreModel) else model
+
+
+def networks_of(model: Any) -> Iterator[nn.Module]:
+    """The modules that a predictor calls: networks, classifiers of guidance."""
+    if isinstance(model, ScoreModel):
+        model = model.net
+    if isinstance(model, nn.Module):
+        yield model
+    elif isinstance(model, Wrapper):
+        for part in (*model.models, *vars(model).values()):
+            yield from networks_of(part)

@@ -1,7 +1,7 @@
-"""The rooms of the library and the imports between them: `python tests/rooms.py`.
+"""Print the rooms of the library and the imports between them: `python tests/rooms.py`.
 
-A room is a module or a package right below `scoresde`, and so is each module of `_internal`.
-A floor holds rooms that import from lower floors only. The library's own `__init__` is left out.
+A room is a module or a package directly below `scoresde`, or a module of `_internal`. The rooms of
+a floor import only from lower floors. The `__init__` of the library is ignored.
 """
 
 from __future__ import annotations

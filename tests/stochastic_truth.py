@@ -1,10 +1,11 @@
-"""Exact truths for stochastic solvers: no Monte Carlo needed.
+"""Exact references for stochastic solvers, without Monte Carlo.
 
-- `output_moments`: mean and variance that a solver makes of Gaussian data, exactly. With a
-  Gaussian model a linear scheme is an affine map of the start and of every draw; one batch, each
-  row with another unit vector, reads it off.
-- `FinePath`: a Brownian path known on fine knots, which solvers follow with fewer.
-- `follow_gaussian`, `follow`: the reverse SDE's exact, and a fine, solution along such a path.
+- `output_moments`: exact mean and variance of a solver's samples of Gaussian data. With a Gaussian
+  model, a linear scheme is an affine map of the start and of all draws. A batch of unit vectors
+  gives the coefficients of this map.
+- `FinePath`: a Brownian path on fine knots; solvers follow it with fewer knots.
+- `follow_gaussian`, `follow`: an exact and a fine numerical solution of the reverse SDE along such
+  a path.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several test files share: one process of each kind, and small exact models."""
+"""Shared by several test files: one process of each kind, and small exact models."""
 
 from __future__ import annotations
 

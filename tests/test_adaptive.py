@@ -1,4 +1,4 @@
-"""Adaptive solvers: accuracy by tolerance, and every sample for itself."""
+"""Adaptive solvers: accuracy by tolerance, and independence of the samples in a batch."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_dtype_and_shape_are_kept(solver, dtype):
         (lambda: DPMSolverAdaptive(order=4), "2 or 3"),
         (lambda: DPMSolverAdaptive(first=0.0), "positive"),
         (lambda: DPMSolverAdaptive(max_evals=0), "max_evals"),
-        (lambda: GottaGoFast(first=2.0), "share"),
+        (lambda: GottaGoFast(first=2.0), "fraction"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(make, hint):

@@ -1,4 +1,4 @@
-"""Axes along the noise level: one name, one meaning, wherever an axis is chosen."""
+"""Axes along the noise level: a name has the same meaning everywhere."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""The benchmark: budgets met, references right, cells kept and failures reported."""
+"""`compare`: budgets, references, stored cells and reports of failures."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -32,7 +34,20 @@ from scoresde.bench.memory import peak_memory
 from scoresde.bench.runner import Job
 from scoresde.errors import ConfigError, FingerprintError, ScoreSDEError, ShapeError
 from scoresde.exact.problems import ring8
-from scoresde.metrics import EndpointError, Estimate, SlicedWasserstein, endpoint_errors
+from scoresde.metrics import (
+    EndpointError,
+    Estimate,
+    ModeWeights,
+    SlicedWasserstein,
+    density_coverage,
+    endpoint_errors,
+    energy_distance,
+    frechet_distance,
+    kernel_distance,
+    mmd,
+    precision_recall,
+    wasserstein2,
+)
 from scoresde.solvers import Heun, PredictorCorrector, ProbabilityFlow, evaluations
 from scoresde.tune import tune
 
@@ -115,7 +130,7 @@ def test_stochastic_solvers_are_judged_by_distribution_alone():
     assert own.scores["rms endpoint error"].value < 1e-3
     assert "energy distance" in table.setup.floor
     text = str(table)
-    assert "steps of its own choice" in text
+    assert "solvers that choose their steps" in text
     assert "true samples" in text
 
 
@@ -144,7 +159,6 @@ class Poisoned(sd.GaussianMixture):
         return prediction
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_cell_that_fails_is_reported_and_the_others_go_on():
     model = mixture()
     x = model.sample(200, seed=0, dtype=torch.float32)
@@ -180,7 +194,7 @@ def test_cells_are_kept_and_only_new_ones_are_computed(tmp_path, monkeypatch):
     assert len(ran) == 3
     assert mended.cells[0].scores == first.cells[0].scores
     (file := tmp_path / "a").touch()
-    with pytest.raises(ConfigError, match="cannot keep cells"):
+    with pytest.raises(ConfigError, match="cannot write to"):
         compare(mixture(), ["DDIM"], nfe=[4], starts=Starts(8), cache=file)
 
 
@@ -289,7 +303,7 @@ def test_samples_without_a_reference_are_left_out_and_counted(recwarn):
     table = compare(model, ["DDIM", "UniPC"], nfe=[4, 12], starts=Starts(16, dtype=torch.float64))
     missing = table.setup.models[""]["reference"]["missing"]
     assert 0 < missing < 16
-    note = f"The reference of {missing} of 16 samples is not finite: they are left out"
+    note = f"The reference endpoint of {missing} of 16 samples is not finite: endpoint errors"
     assert [str(w.message).startswith(note) for w in recwarn] == [True]
     assert note in str(table)
     cell = table.cells[0]
@@ -330,10 +344,15 @@ def test_table_as_data():
     data = json.loads(json.dumps(table.to_dict()))
     assert data["setup"]["samples"] == 8
     assert data["cells"][0]["solver"] == "DDIM"
-    lines = table.csv().splitlines()
-    assert lines[0].startswith("solver,grid,process,budget,nfe")
-    assert len(lines) == 1 + sum(len(cell.scores) for cell in table.cells)
-    assert isinstance(table, Table)
+    assert table.csv().startswith("solver,grid,process,budget,nfe")
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    told = [
+        (r["solver"], r["metric"], *(float(r[k]) for k in ("value", "low", "high"))) for r in rows
+    ]
+    scores = [(c.solver, name, *s[:3]) for c in table.cells for name, s in c.scores.items()]
+    assert told == scores
+    stored = [(c["solver"], name, *s) for c in data["cells"] for name, s in c["scores"].items()]
+    assert stored == scores
 
 
 def test_nothing_to_measure_is_said():
@@ -347,11 +366,11 @@ def test_nothing_to_measure_is_said():
 @pytest.mark.parametrize(
     ("solvers", "settings", "says"),
     [
-        ("recommended", {"grids": "karras"}, "brings its own .* leave grids out"),
+        ("recommended", {"grids": "karras"}, "has its own .* leave grids out"),
         ("ProbabilityFlow", {"grids": ["uniform_lambda"]}, "leave grids out"),
-        ("EulerMaruyama", {"against": Against(tolerance=1e-3)}, "tolerance=0.001 is that of ref"),
+        ("EulerMaruyama", {"against": Against(tolerance=1e-3)}, "tolerance=0.001 is for reference"),
         ("DDIM", {"metric": "energy", "against": Against(tolerance=1e-3)}, "leave it out, or add"),
-        ("DDIM", {"metric": "rms", "against": Against(features=abs)}, "no metric here takes them"),
+        ("DDIM", {"metric": "rms", "against": Against(features=abs)}, "no metric here uses them"),
         ("DDIM", {"against": torch.zeros(8, 2)}, r"write against=Against\(truth=images\)"),
         ("DDIM", {"starts": 64}, r"write starts=Starts\(64\)"),
     ],
@@ -420,7 +439,7 @@ def test_peers_are_rows_of_the_same_run():
     assert theirs.scores["rms endpoint error"][:3] == ours.scores["rms endpoint error"][:3]
     assert (theirs.nfe, theirs.grid) == (4, "its own")
     assert failed.failed == "ValueError: no more than 50 steps"
-    assert "Absent, since not installed: azula" in str(table)
+    assert "Not installed: azula" in str(table)
     assert table.to_dict()["setup"]["absent"] == {"azula": "pip install azula"}
     for row, hint in ((3, "neither a solver"), (sd.DDIM, r"write DDIM\(\)")):
         with pytest.raises(ConfigError, match=hint):
@@ -466,22 +485,45 @@ def test_processes_side_by_side():
 
 
 def test_measures_by_name_and_what_they_lack():
-    names = ["mode_weights", "precision", "w2", "kernel", "frechet"]
+    def features(x):
+        return torch.cat([x, x.square()], 1).double()
+
+    truth, count = mixture().sample(50, seed=5), 16
     table = compare(
-        mixture(),
-        ["DDIM"],
-        nfe=[6],
-        starts=Starts(16),
-        metric=names,
-        against=Against(features=lambda x: x.flatten(1)),
-    )
-    assert set(table.cells[0].scores) == {
-        "mode weights", "precision", "W2", "kernel distance", "Frechet distance",
-    }  # fmt: skip
+        mixture(), ["DDIM"], nfe=[6], starts=Starts(count, dtype=torch.float64),
+        metric=["mode_weights", "precision", "recall", "density", "coverage", "w2", "sliced_w2",
+                "kernel", "frechet", "energy", "mmd", "nll_gap"],
+        against=Against(truth, features),
+    )  # fmt: skip
+    x = SDE.prior_sample(sd.SampleSeeds(tuple(range(count))).open((count, 2), torch.float64))
+    x = sd.sample(mixture(), sd.DDIM(), sd.uniform_lambda(SDE, 6), x=x).x
+    other = truth[count:]  # the first tell what true samples score
+    a, b = features(x), features(other)
+    near, wide = precision_recall(a, b), density_coverage(a, b)
+
+    def nll(z):
+        return -float(mixture().log_prob(z, SDE.clean).mean()) / 2
+
+    want = {
+        "mode weights": ModeWeights(mixture())(x).value,
+        "precision": float(near.fidelity.mean()),
+        "recall": float(near.diversity.mean()),
+        "density": float(wide.fidelity.mean()),
+        "coverage": float(wide.diversity.mean()),
+        "W2": wasserstein2(x, other),
+        "sliced W2": SlicedWasserstein(other)(x).value,
+        "kernel distance": kernel_distance(a, b),
+        "Frechet distance": frechet_distance(a, b),
+        "energy distance": energy_distance(x, other),
+        "MMD": mmd(x, other),
+        "NLL gap": nll(x) - nll(other),
+    }
+    found = {name: score.value for name, score in table.cells[0].scores.items()}
+    assert found == pytest.approx(want, rel=1e-4, abs=1e-6)
     assert table.setup.better["precision"] == "higher"
     with pytest.raises(ConfigError, match="did you mean 'energy'"):
         compare(mixture(), ["DDIM"], nfe=[6], metric="enrgy")
-    with pytest.raises(ConfigError, match="'frechet' takes features"):
+    with pytest.raises(ConfigError, match="'frechet' needs features"):
         compare(mixture(), ["DDIM"], nfe=[6], metric="frechet")
     with pytest.raises(ShapeError, match=r"must have shape \(2000, F\), got \(2000,\)"):
         compare(
@@ -496,7 +538,6 @@ def test_measures_by_name_and_what_they_lack():
         compare(model, ["DDIM"], nfe=[6], starts=Starts(event_shape=(2,)), metric="mode_weights")
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 def test_a_model_that_is_not_finite_is_told_before_anything_is_compared():
     model = sd.ScoreModel(lambda x, t: x * torch.nan, SDE, time="t")
     with pytest.raises(ScoreSDEError, match="not finite"):

@@ -1,4 +1,4 @@
-"""A budget becomes a solver and a grid; names stand for solvers wherever one is taken."""
+"""Budgets: which solver and grid they give, and solvers given by name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ MODEL = ring8(SDE, seed=5)
 def test_every_solver_takes_a_budget(name):
     """The budget is kept, and one further step would break it."""
     rule = solver(name)
+    # Methods that amplify noise in long steps: see test_default_budgets.py.
+    nfe = 12 if name not in ("SEEDS2", "SEEDS3", "StochasticHeun") else 60
     if evaluations(rule, sd.uniform_lambda(SDE, 4)) is None:
         with pytest.raises(ConfigError, match="a tolerance instead of a budget"):
             choose(SDE, name, None, 12)
-        assert choose(SDE, name, None, None)[1] == sd.uniform_lambda(SDE, 2)
+        assert choose(SDE, name, None, None)[1] == sd.uniform_lambda(
+            SDE, 40 if name == "TorchSDE" else 2
+        )
         return
-    chosen, grid = choose(SDE, name.lower(), None, 12)
+    chosen, grid = choose(SDE, name.lower(), None, nfe)
     assert chosen == rule
     assert (
-        evaluations(rule, grid) <= 12 < evaluations(rule, default_grid(rule)(SDE, grid.steps + 1))
+        evaluations(rule, grid) <= nfe < evaluations(rule, default_grid(rule)(SDE, grid.steps + 1))
     )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read, and nothing else passes for it."""
+"""Checkpoints: a model is read as it was written, and other files are refused."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path) -> None:
     whole = path.read_bytes()
     for size in (0, 5, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(CheckpointError, match="whole safetensors file"):
+        with pytest.raises(CheckpointError, match="complete safetensors file"):
             load_model(path)
 
 
@@ -100,7 +100,7 @@ def test_foreign_and_missing_files_are_refused(tmp_path) -> None:
         load_model(tmp_path / "none.safetensors")
     pickled = tmp_path / "pickled.pt"
     torch.save({"w": torch.zeros(2)}, pickled)
-    with pytest.raises(CheckpointError, match="whole safetensors file"):
+    with pytest.raises(CheckpointError, match="complete safetensors file"):
         load_model(pickled)
     plain = tmp_path / "plain.safetensors"
     save_file({"w": torch.zeros(2)}, plain)
@@ -207,7 +207,7 @@ def test_a_model_whose_parts_are_all_a_users_own_comes_back(tmp_path) -> None:
         OwnNet(5), OwnSDE(3.0), predicts=PredictsTwiceEps(3.0), time=OwnTime(0.7), output=Halved()
     )
     save_model(path, model)
-    with pytest.raises(CheckpointError, match=r"'OwnNet' of somebody's own.*net=\.\.\."):
+    with pytest.raises(CheckpointError, match=r"'OwnNet' is not the library's.*net=\.\.\."):
         load_model(path)
     for left_out in OWN:
         known = [kind for kind in OWN if kind is not left_out]

@@ -1,4 +1,4 @@
-"""The command line: names read safely, files written, mistakes answered with what is right."""
+"""The command line: names are read safely, files are written, and errors say what to write."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_sample_writes_what_python_draws(run, tmp_path):
         "--batch-size", 2, "--dtype", "float64", "--seed", 7, "--out", out,
     )  # fmt: skip
     assert code == 0
-    assert "5 samples of DDIM(eta=1.0), 6 evaluations each" in said
+    assert "5 samples of DDIM(eta=1.0), 6 network evaluations each" in said
     sde = sd.VPSDE(t_min=1e-5)
     from scoresde.exact.problems import ring8
 
@@ -146,7 +146,7 @@ def test_a_budget_that_cannot_be_used_up_is_told(run, tmp_path):
         "sample", "ring8", "--solver", "Heun", "--nfe", 10, "--n", 2, "--out", tmp_path / "a"
     )
     assert code == 0
-    assert "takes 9 evaluations on this grid, the most within 10" in said
+    assert "takes 9 evaluations on this grid, the largest number within 10" in said
     sde = sd.VPSDE(t_min=1e-5)
     theirs = SampleFolder.open(tmp_path / "a").config["grid"]
     from scoresde.exact.problems import ring8
@@ -157,13 +157,13 @@ def test_a_budget_that_cannot_be_used_up_is_told(run, tmp_path):
 def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_path):
     code, said, error = run("sample", "ring8", "--n", 2, "--nfe", 7, "--out", tmp_path / "a")
     assert code == 0, error
-    assert "7 evaluations each" in said
+    assert "7 network evaluations each" in said
     code, said, error = run(
         "tune", "ring8", "--nfe", 7, "--starts", 4, "--held-out", 4, "--rounds", 1,
         "--out", tmp_path / "grid.json",
     )  # fmt: skip
     assert code == 0, error
-    assert "times the default's" in said or "nothing better than the default" in said
+    assert "times the default's" in said or "no candidate is better than the default" in said
     for option, place in (("--grid", "b"), ("--solver", "s")):
         code, said, error = run(
             "sample", "ring8", "--n", 2, "--nfe", 7, option, tmp_path / "grid.json",
@@ -178,13 +178,13 @@ def test_recommended_is_the_default_and_a_tuned_grid_replaces_its_own(run, tmp_p
         "--out", tmp_path / "d",
     )  # fmt: skip
     assert code == 2
-    assert "brings its grid along" in error
+    assert "contains its own grid" in error
     code, said, error = run(
         "sample", "ring8", "--n", 2, "--nfe", 8, "--grid", tmp_path / "grid.json",
         "--out", tmp_path / "c",
     )  # fmt: skip
     assert code == 2
-    assert "a grid of 7 evaluations, not 8; leave --nfe out, or write scoresde tune" in error
+    assert "a grid of 7 evaluations, not 8; leave --nfe out, or tune another grid" in error
     times = json.loads((tmp_path / "grid.json").read_text())["times"]
     assert SampleFolder.open(tmp_path / "b").config["grid"]["times"] == times
 
@@ -211,15 +211,15 @@ def test_a_grid_is_tuned_by_a_distance_to_true_samples(run, tmp_path):
     for options, wrong in (
         (("--metric", "rms"), "unknown distance 'rms' (known: energy, frechet, kernel, mmd"),
         (("--metric", "precision"), "unknown distance 'precision'"),
-        (("--metric", "frechet"), "'frechet' takes features; write features=digit_features(), or"),
-        (("--truth", "true.npy"), "--truth, --truths and --features are of a --metric; write"),
+        (("--metric", "frechet"), "'frechet' needs features; write features=digit_features(), or"),
+        (("--truth", "true.npy"), "--truth, --truths and --features need a --metric; write"),
         (
             ("--metric", "energy", "--truth", tmp_path / "true.npy"),
-            f"samples have shape (2,), those of --truth {tmp_path / 'true.npy'} (3,)",
+            f"have shape (2,), those of --truth {tmp_path / 'true.npy'} have shape (3,)",
         ),
         (
             ("--metric", "energy", "--truth", tmp_path / "whole.npy"),
-            "whole numbers are read as images of 0..255, and",
+            "integers are read as images with levels 0..255, but",
         ),
     ):
         code, said, error = run(*settings, *options)
@@ -312,7 +312,7 @@ def test_bench_takes_peers_features_measures_and_tuned_grids(run, tmp_path, monk
     theirs = ["--peers-from", "others", "--peer", "their Euler"]
     code, said, error = run(*args, *theirs, "--peer", "azula DDIM uniform t")
     assert code == 0, error
-    assert "not installed: azula" in said
+    assert "Not installed: azula" in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     own, tuned, peer = report["cells"]
     assert tuned["solver"] == "tuned"
@@ -351,7 +351,7 @@ def test_own_model_file(run, tmp_path):
         "sample", "ring8", "--solver", own, "--nfe", 3, "--n", 2, "--out", tmp_path / "own"
     )
     assert code == 0, error
-    assert "2 samples of Mine, 3 evaluations each" in said
+    assert "2 samples of Mine, 3 network evaluations each" in said
     assert specs.lookup("solver", own, {}, own=True) is type(
         specs.solver(own, own=True)
     )  # loaded once
@@ -361,7 +361,7 @@ def test_own_model_file(run, tmp_path):
         )
         assert code == 0, error
         assert SampleFolder.open(tmp_path / member).samples().shape == (2, 3)
-    for member, word in (("modle", "did you mean 'model'"), ("number", "neither a model")):
+    for member, word in (("modle", "did you mean 'model'"), ("number", "must be a model")):
         code, _, error = run("sample", f"{tmp_path}/mine.py:{member}", "--out", tmp_path / "x")
         assert code == 2
         assert word in error
@@ -377,8 +377,8 @@ def test_a_process_is_for_closed_forms(run, tmp_path):
             command, f"{tmp_path}/fixed.py:model", "--process", "EDMSDE()", "--out", tmp_path / "x"
         )
         assert code == 2
-        assert "--process is for closed-form problems" in error
-        assert "has the process VPSDE(t_min=0.001" in error
+        assert "--process is only for closed-form problems" in error
+        assert "has its own process, VPSDE(t_min=0.001" in error
 
 
 @pytest.mark.filterwarnings("default")
@@ -408,7 +408,7 @@ def test_ctrl_c_in_bench_says_how_to_go_on(run, tmp_path, monkeypatch):
     code, _, error = run("bench", "ring8", "--out", tmp_path)
     assert code == 130
     assert error.endswith(
-        "scoresde: stopped, 3 of 8 cells done; run the same command again to go on\n"
+        "scoresde: stopped, 3 of 8 cells done; run the same command again to resume\n"
     )
 
 
@@ -492,7 +492,7 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["sample", "mnits", "--out", "OUT"], ["unknown model", "did you mean 'mnist'"]),
         (["sample", "ring8", "--grid", "karas", "--out", "OUT"], ["did you mean 'karras'"]),
         (["sample", "ring8", "--process", "VPSDEE", "--out", "OUT"], ["did you mean 'VPSDE'"]),
-        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["written as 3,32,32"]),
+        (["sample", "ring8", "--event-shape", "a,b", "--out", "OUT"], ["such as 3,32,32"]),
         (
             ["sample", "ring8", "--event-shape", "3", "--out", "OUT"],
             ["write --event-shape 2, or leave"],
@@ -526,16 +526,16 @@ def test_train_from_a_recipe_file(run, tmp_path):
         (["bench", "ring8", "--grid", "karras", "--solver", "recommended", "--out", "OUT"],
          ["leave grids out"]),
         (["bench", "ring8", "--nfe", "9", "--solver", "ProbabilityFlow", "--out", "OUT"],
-         ["brings its grid or chooses its steps"]),
+         ["has its own grid or chooses its"]),
         (["bench", "ring8", "--tolerance", "1e-3", "--metric", "energy", "--out", "OUT"],
-         ["tolerance=0.001 is that of reference endpoints"]),
+         ["tolerance=0.001 is for reference endpoints"]),
         (["bench", "mnist", "--truth", "x.npy", "--metric", "rms", "--out", "OUT"],
-         ["--truth x.npy is not compared with in rms"]),
+         ["--truth x.npy is not used by the metric rms"]),
         (["bench", "mnist", "--features", "digits", "--metric", "energy", "--out", "OUT"],
-         ["--features digits are not taken by energy"]),
-        (["tune", "ring8", "--truths", "9", "--out", "OUT"], ["are of a --metric"]),
+         ["--features digits is not used by the metric energy"]),
+        (["tune", "ring8", "--truths", "9", "--out", "OUT"], ["need a --metric"]),
         (["tune", "ring8", "--solver", "EulerMaruyama", "--rounds", "1", "--out", "OUT"],
-         ["rounds=1 is of a search"]),
+         ["rounds=1 has no effect here"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, args, words):
@@ -591,3 +591,17 @@ def test_help_has_examples_that_parse(run):
             words = line.split()
             options = {o for p in commands[words[1]].params for o in p.opts}
             assert {word for word in words if word.startswith("--")} <= options, line
+
+
+@pytest.mark.parametrize(
+    ("metric", "found"),
+    [("fid", ("heldout", "digits")), ("KID", ("heldout", "digits")), ("RMS", ("", ""))],
+)
+def test_true_samples_and_features_are_found_for_names_of_the_field(metric, found):
+    assert measuring.at_hand("mnist", "", "", [metric]) == found
+
+
+def test_features_are_for_metrics_that_take_them():
+    assert measuring.at_hand("mine", "", "digits", ["fid"]) == ("", "digits")
+    with pytest.raises(ConfigError, match="not used by the metric RMS"):
+        measuring.at_hand("mine", "", "digits", ["RMS"])

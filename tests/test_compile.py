@@ -1,4 +1,4 @@
-"""Compiled networks, compiled runs, and loops in which the host never waits."""
+"""Compiled networks, compiled runs, and loops without synchronisation of host and device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions: labels, what belongs to each sample, and what lies inside containers."""
+"""Conditions: labels, conditions of each sample, and conditions inside containers."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ TWO, THREE = torch.zeros(2), torch.zeros(3)
         (lambda: guide({}, {}), ConfigError, "got none"),
         (lambda: guide({"y": 1.0}, {"y": 2.0}), ConfigError, "'y' is 1.0 in cond and 2.0 in"),
         (lambda: guide({"a": {"b": 1}}, {"a": {"b": 2}}), ConfigError, "\"a['b']\" is 1 in cond"),
-        (lambda: guide({"a": {"b": TWO}}, {"a": {"c": TWO}}), ConfigError, "cannot go through one"),
+        (lambda: guide({"a": {"b": TWO}}, {"a": {"c": TWO}}), ConfigError, "does not fit into one"),
         (lambda: guide({"a": TWO, "b": THREE}, {"a": 0, "b": 0}), ShapeError, "batches of [2, 3]"),
     ],
 )

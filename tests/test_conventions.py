@@ -1,11 +1,12 @@
-"""The rows of docs/wrapping_your_network.md: perfect networks as each codebase has them.
+"""The rows of docs/wrapping_your_network.md, tested with a perfect network of each codebase.
 
-Every network here is written in its codebase's own formulas and symbols, around the posterior mean
-of a mixture; wrapped as the table says, it must give that mixture's score.
+Every network here uses the formulas and symbols of its codebase, and the posterior mean of a
+mixture. Wrapped as the table says, it must give the score of that mixture.
 """
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import randn
@@ -60,6 +61,56 @@ def improved_diffusion(x, timesteps):  # indices; the mean's half, then the vari
     product = ALPHAS_CUMPROD[timesteps.long()]
     eps = noise(x, product.sqrt(), (1 - product).sqrt())
     return torch.cat([eps, torch.full_like(eps, 7.0)], 1)
+
+
+LONG = torch.cumprod(1 - torch.linspace(2.5e-5, 0.005, 4000, dtype=torch.float64), 0)
+
+
+def improved_diffusion_4000(x, timesteps):  # rescaled: 1000/4000 of the index
+    product = LONG[(4 * timesteps).round().long()]
+    return noise(x, product.sqrt(), (1 - product).sqrt())
+
+
+def predicts_xstart(x, timesteps):
+    product = ALPHAS_CUMPROD[timesteps.long()]
+    return posterior_mean(x, product.sqrt(), (1 - product).sqrt())
+
+
+def score_sde_ve_discrete(x, labels):  # an index from the noisiest of 1000 sigmas down
+    sigmas = torch.exp(torch.linspace(math.log(50.0), math.log(0.01), 1000, dtype=torch.float64))
+    sigma = sigmas[labels.long()]
+    return -noise(x, 1.0, sigma) / column(sigma, x)
+
+
+def edm_vp_precond(x, sigma):  # c_skip 1, c_out -sigma around the network's own noise
+    return x + -column(sigma, x) * noise(x, 1.0, sigma)
+
+
+def sit_vp(x, t):  # log_mean_coeff in 1 - t; data at t = 1; the velocity in t
+    back = 1 - t
+    log_mean = -0.25 * back**2 * (20 - 0.1) - 0.5 * back * 0.1
+    slope = 0.5 * back * (20 - 0.1) + 0.5 * 0.1  # d log_mean / dt
+    alpha, sigma = log_mean.exp(), (1 - (2 * log_mean).exp()).sqrt()
+    d_alpha, d_sigma = alpha * slope, (2 * log_mean).exp() * (2 * slope) / (-2 * sigma)
+    return column(d_alpha, x) * posterior_mean(x, alpha, sigma) + column(d_sigma, x) * noise(
+        x, alpha, sigma
+    )
+
+
+def sit_gvp(x, t):
+    half = math.pi / 2
+    alpha, sigma = (half * t).sin(), (half * t).cos()
+    return half * (
+        column(sigma, x) * posterior_mean(x, alpha, sigma)
+        - column(alpha, x) * noise(x, alpha, sigma)
+    )
+
+
+def sit_noise(x, t):
+    return noise(x, t, 1 - t)
+
+
+TURNED = {"predicts": "flow", "time": lambda knot: 1 - knot.t, "output": lambda out: -out}
 
 
 def embedding_table(x, timesteps):
@@ -129,6 +180,28 @@ ROWS = {
     "improved-diffusion": ScoreModel(
         improved_diffusion, TABLE, predicts="eps", output=lambda out: out[:, :2]
     ),
+    "improved-diffusion, 4000 steps": ScoreModel(
+        improved_diffusion_4000,
+        DiscreteVPSDE.from_betas(linear_betas(4000)),
+        time=ScaledTime(1000 / 4000),
+    ),
+    "predict_xstart": ScoreModel(predicts_xstart, TABLE, predicts="x0"),
+    "score_sde VP, not continuous": ScoreModel(
+        lambda x, labels: improved_diffusion(x, labels)[:, :2],
+        DiscreteVPSDE.from_betas(np.linspace(1e-4, 0.02, 1000)),
+    ),
+    "score_sde VE, not continuous": ScoreModel(
+        score_sde_ve_discrete,
+        VESDE(0.01, 50.0),
+        predicts="score",
+        time=lambda knot: round(999 * (1 - knot.t)),
+    ),
+    "EDM, precond vp": ScoreModel(
+        edm_vp_precond, EDMSDE(t_min=0.0064, t_max=152.0), predicts="x0", time="sigma"
+    ),
+    "SiT, VP": ScoreModel(sit_vp, VPSDE(), **TURNED),
+    "SiT, GVP": ScoreModel(sit_gvp, TrigonometricSDE(), **TURNED),
+    "SiT, noise": ScoreModel(sit_noise, FlowSDE(), predicts="eps", time=lambda knot: 1 - knot.t),
     "embedding table": ScoreModel(
         embedding_table, TABLE, predicts="eps", time=IndexTime(1000, 999.0)
     ),
@@ -180,6 +253,8 @@ def test_row_of_the_table(row, share):
     t = model.sde.t_min + share * (model.sde.t_max - model.sde.t_min)
     if isinstance(model.sde, DiscreteVPSDE):
         t = float(round(t))  # their tables are between no two entries
+    if "VE, not" in row:
+        t = round(999 * t) / 999
     knot = model.sde.at(t)
     x = knot.alpha * randn(6, 2) + knot.sigma * randn(6, 2, seed=1)
     want = -noise(x, knot.alpha, knot.sigma) / knot.sigma

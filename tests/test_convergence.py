@@ -1,4 +1,4 @@
-"""Orders over the whole of time, from t_max to sigma = 0, tables included."""
+"""Orders of convergence from t_max to sigma = 0, also for discrete tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Defects seen in well-known samplers, and shown to be absent here.
+"""Defects of well-known samplers, and tests that this library does not have them.
 
-1 to 10 are sampling; each test says what went wrong elsewhere. Orders that are claimed and not
-met are the business of `test_every_solver`; likelihoods have tests of their own.
+1 to 10 are about sampling; each test describes the defect elsewhere. `test_every_solver` tests
+claimed orders, and likelihoods have separate tests.
 """
 
 from __future__ import annotations

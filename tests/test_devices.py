@@ -1,9 +1,9 @@
 """CUDA without a GPU: PyTorch's fake tensors have a device, shapes and dtypes but no values.
 
-An operation that mixes a CUDA tensor with one of the CPU fails on them as it would on a GPU, and
-one that needs a value on the host (`.item()`, a truth value, `nonzero`), which would make the
-GPU wait, cannot be answered. So a loop that runs here neither mixes devices nor waits. Backward
-passes and slices cannot be tried in this way: they ask the device's driver.
+On them, an operation that mixes CUDA and CPU tensors fails, as on a GPU. An operation that needs a
+value on the host (`.item()`, a truth value, `nonzero`) also fails; on a GPU it would make the host
+wait. So a loop that runs here neither mixes devices nor waits. Backward passes and slices cannot be
+tested in this way, since they call the device's driver.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes from tables: exact at the table's points, smooth between them, monotone always."""
+"""Processes from tables: exact at the points of the table, smooth between them, and monotone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every solver of the library keeps the contract, and solvers that break it are found out."""
+"""`check_solver`: every solver of the library passes, and wrong solvers fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped classifier tells digits apart, and its features are what it says."""
+"""The accuracy of the shipped digit classifier, and its features."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def test_digits_that_it_has_not_seen_are_told_apart():
     assert sum(p.numel() for p in model.parameters()) < 100_000
     x = dequantize(images, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        right = (model(x).argmax(1) == labels).double().mean()
-    assert right > 0.98  # 0.9944 on the test images; 4 standard errors below is 0.985
+        logits = model(x)
+    right = (logits.argmax(1) == labels).double().mean()
+    assert right > 0.985  # 0.9944 on the test images, less 4 standard errors
     found = digit_features()(x)  # in several batches
     assert found.shape == (1000, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(model.head(found).argmax(1), model(x).argmax(1))
+    with torch.no_grad():  # they are what the last layer reads, row for row
+        torch.testing.assert_close(model.head(found.float()), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_frechet_distance_sees_what_a_digit_is():

@@ -1,4 +1,4 @@
-"""A file is data: reading one imports nothing, runs nothing and takes no memory it asks for."""
+"""A file is data: reading it imports nothing, runs nothing and does not exhaust memory."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_solver_of_ones_own_is_given_again(run, tmp_path, solver):
     path = tmp_path / "grid.json"
     tuned(solver).save(path)
     assert "test_file_safety" not in path.read_text()
-    with pytest.raises(CheckpointError, match=r"somebody's own.*load\(.*, model, solver\)"):
+    with pytest.raises(CheckpointError, match=r"a class of your own.*load\(.*, model, solver\)"):
         tune.load(path, gaussian(SDE))
     with pytest.warns(tune.TunedGridWarning, match="model"):
         own, grid = tune.load(path, gaussian(SDE), solver)
@@ -325,7 +325,7 @@ def test_a_data_set_of_a_recipe_has_a_size_that_fits(run, tmp_path, n):
     code, error = run("train", path, "--out", tmp_path / "out")
     assert code == 2
     assert one_line(error)
-    assert "takes a whole number n" in error
+    assert "needs a whole number n" in error
 
 
 def test_a_recipe_is_the_same_after_a_round_trip():

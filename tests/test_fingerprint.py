@@ -349,7 +349,7 @@ def test_a_model_that_changes_as_it_is_called_needs_a_name_or_leaves_its_cache_o
         model = sd.ScoreModel(net, SDE, time="t")
         return identity(model, key, SDE.at(0.5), (3, 2), dtype=torch.float32)
 
-    with pytest.raises(FingerprintError, match=r"changes as it is called.*write key="):
+    with pytest.raises(FingerprintError, match=r"changes when it is called.*write key="):
         ask(Caching())
     assert ask(Caching(), "mine")["model"] == "key mine"
     first = ask(net := Tidy())

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from scoresde._internal.counted import Counted
+from scoresde.bench import Starts, compare
 from scoresde.conditions import Shared
 from scoresde.errors import ConfigError, ShapeError
 from scoresde.exact.mixtures import Covariance, Gaussian, GaussianMixture
@@ -19,6 +20,8 @@ from scoresde.prediction import parametrization
 from scoresde.sampling.run import sample
 from scoresde.sde import VPSDE, FlowSDE
 from scoresde.solvers import DDIM
+from scoresde.tune import tune
+from scoresde.wrapper import evals_per_call
 
 SDE = VPSDE()
 MEANS = torch.tensor([[1.0, 0.5], [-0.5, 1.0], [0.2, -1.0], [-1.2, -0.4]], dtype=torch.float64)
@@ -223,7 +226,45 @@ def test_errors_say_what_to_write():
         CFG(model, cond={}, uncond={}, scale=2.0)
     with pytest.raises(ShapeError, match=r"\(5,\) in cond and \(1,\) in uncond"):
         CFG(model, cond={"y": LABELS}, uncond={"y": torch.tensor([2])}, scale=2.0)
-    with pytest.raises(ShapeError, match="are 5 rows, the state has 4"):
+    with pytest.raises(ShapeError, match="have 5 rows, the state has 4"):
         guided()(states(4), SDE.at(0.5))
     with pytest.raises(ConfigError, match="one process"):
         CFG.pair(CLASSES[0], Gaussian(FlowSDE(), MEANS[0], Covariance.isotropic(1.0)), scale=2.0)
+
+
+# -- budgets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings(
+    "ignore::scoresde.sampling.start.FirstStepWarning"
+)  # few steps from the end
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_budget_is_network_evaluations_wherever_it_is_given(batched):
+    """40 of them are 20 calls under guidance, in `sample`, in a comparison and its table."""
+    model = guided(labels=1, batched=batched)
+    for budget, steps in ((40, 20), (41, 20), (2, 1)):
+        out = sample(model, "DDIM", nfe=budget, shape=(3, 2))
+        assert out.steps == steps
+        assert out.nfe.tolist() == [2 * steps] * 3
+    assert sample(model, "DDIM", shape=(3, 2)).nfe.tolist() == [40] * 3  # 20 calls by default
+    with pytest.raises(ConfigError, match="nfe=1 does not pay for one call of this CFG, which"):
+        sample(model, "DDIM", nfe=1, shape=(3, 2))
+    table = compare(model, ["DDIM", "Heun", "recommended"], nfe=(6, 12), metric="rms",
+                    starts=Starts(3, event_shape=(2,)))  # fmt: skip
+    assert [(c.solver, c.budget, c.nfe, c.steps) for c in table.cells] == [
+        ("DDIM", 6, 6.0, 3), ("DDIM", 12, 12.0, 6), ("Heun", 6, 6.0, 2), ("Heun", 12, 10.0, 3),
+        ("recommended", 6, 6.0, 3), ("recommended", 12, 12.0, 6),
+    ]  # fmt: skip
+    assert table.markdown().splitlines()[0].endswith("| 6 NFE | 12 NFE |")
+
+
+def test_a_wrapper_costs_what_it_wraps():
+    one, two = CLASSES[0], guided()
+    assert [evals_per_call(m) for m in (one, two, CFG.pair(two, one, scale=2.0))] == [1, 2, 3]
+
+
+def test_a_tuned_grid_of_a_guided_model_costs_its_budget():
+    model = guided(labels=1)
+    found = tune(model, "DDIM", 8, event_shape=(2,), starts=8, held_out=4, rounds=0, key="guided")
+    assert (found.nfe, found.budget, found.grid.steps) == (8, 8, 4)
+    assert sample(model, found.solver, found.grid, shape=(2, 2)).nfe.tolist() == [8, 8]

@@ -1,4 +1,4 @@
-"""Large jobs: resumed without losing or repeating a sample, never mixed."""
+"""Large jobs: resuming loses and repeats no sample, and different jobs are never mixed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_interrupted_job_goes_on_and_ends_bitwise_the_same(tmp_path):
     model.__class__ = Interrupted
     model.left = 9  # a probe takes 1 (and 1 where it is refused), the first shard 5
     # The class and the counter would count as another model: a name takes their place.
-    with pytest.raises(FingerprintError, match="changes as it is called"):
+    with pytest.raises(FingerprintError, match="changes when it is called"):
         run(tmp_path / "c", model=model)
     assert not (tmp_path / "c").exists()
     with pytest.raises(KeyboardInterrupt):
@@ -136,7 +136,7 @@ def test_a_damaged_info_file_has_a_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        ("null", "no JSON object"),
+        ("null", "not a JSON object"),
         ("{", "does not describe a sampling job"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"batch_size": True}, "batch_size is true"),
@@ -254,7 +254,7 @@ def test_a_name_stands_for_the_model_and_the_witness_watches_it(tmp_path):
     run(tmp_path, model=mixture(1e-4), key="epoch 7")  # the name is what counts, within reason
     with pytest.raises(CheckpointError, match="model was 'key epoch 7', is now 'key epoch 8'"):
         run(tmp_path, key="epoch 8")
-    with pytest.raises(CheckpointError, match="answers a fixed input otherwise"):
+    with pytest.raises(CheckpointError, match="output for a fixed input has changed"):
         run(tmp_path, model=mixture(1.0), key="epoch 7")
 
 

@@ -1,4 +1,4 @@
-"""What may import what, and what may be imported at all when the library is."""
+"""Imports between the rooms of the library, and packages that `import scoresde` may load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ LAYERS = [
         "_internal.fingerprint",
         "_internal.folder",
         "_internal.graph",
+        "_internal.integers",
         "_internal.named_files",
+        "_internal.net_facts",
         "_internal.plain_data",
     },
     {"sde"},
@@ -37,7 +39,7 @@ LAYERS = [
         "_internal.witness",
     },
     {"solvers"},
-    {"_internal.specs", "_internal.checks"},
+    {"_internal.specs", "_internal.labels", "_internal.checks"},
     {"sampling", "training"},
     {"likelihood", "metrics", "testing"},
     {"bench", "diagnose", "tune"},

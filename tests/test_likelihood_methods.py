@@ -1,9 +1,11 @@
-"""Frames and the library's own integrators: accuracy, honesty, and samples that never meet."""
+"""Frames and the library's integrators: accuracy, error estimates, independence of samples."""
 
 from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -31,10 +33,14 @@ from scoresde.likelihood import (
 )
 from scoresde.likelihood.fixed_grid import quadrature
 from scoresde.likelihood.per_sample import _A, _B, _dense, suited
+from scoresde.ode import TorchDiffEq
+from scoresde.sampling.latents import encode
 from scoresde.sampling.run import NonFiniteWarning
+from scoresde.solvers.probability_flow import ProbabilityFlow
 from scoresde.training.data import dequantize, heldout_digits
 
 METHODS = {"per sample": PerSample(1e-5), "fixed": FixedGrid(71), "two phases": TwoPhase(1e-5)}
+ERRORS = {"per sample": 1e-4, "fixed": 1e-3, "two phases": 4e-4}  # bits/dim on a small mixture
 
 
 def bits(nats: torch.Tensor, dim: int) -> torch.Tensor:
@@ -113,13 +119,13 @@ def test_the_density_is_the_same_in_every_frame(method: str, name: str) -> None:
     got = log_likelihood(
         model, x, method=METHODS[method], frame=frame, divergence=Exact(), prior=model
     )
-    assert float(bits(got.nats - model.log_prob(x, 1e-3), 4).max()) < 1e-3
+    assert float(bits(got.nats - model.log_prob(x, 1e-3), 4).max()) < ERRORS[method]
 
 
 def test_estimated_frames_have_the_moments_of_the_data() -> None:
-    model = mixture(VPSDE(), 2, 3)
-    data = model.sample(20_000, seed=1)
-    mean, covariance = model.moments()
+    """Those of the sample, to round-off: 300 data of mean m and covariance C."""
+    data = mixture(VPSDE(), 2, 3).sample(300, seed=1)
+    mean, covariance = data.mean(0), torch.cov(data.flatten(1).T)
     y = randn(4, 2, 3)
     for form, truth in {
         "low rank": Whitened(mean, covariance),
@@ -129,7 +135,7 @@ def test_estimated_frames_have_the_moments_of_the_data() -> None:
         got = estimate_frame(data, form)
         torch.testing.assert_close(
             got.leave(got.enter(y, -9.0), 0.0), truth.leave(truth.enter(y, -9.0), 0.0),
-            rtol=0.1, atol=0.1,
+            rtol=1e-10, atol=1e-10,
         )  # fmt: skip
 
 
@@ -139,8 +145,11 @@ def test_the_cosine_frame_whitens_waves_exactly() -> None:
     waves = spectrum * randn(20_000, 2, 3, 4, seed=2)
     data = torch.from_numpy(scipy.fft.idctn(waves.numpy(), axes=(2, 3), norm="ortho")) + 0.5
     frame = estimate_frame(data, "dct")
-    z = frame.enter(data, -20.0).flatten(1)
-    torch.testing.assert_close(z.T @ z / len(z), torch.eye(24).double(), rtol=0.0, atol=0.05)
+    z = scipy.fft.dctn(frame.enter(data, -20.0).numpy(), axes=(2, 3), norm="ortho")
+    covariance = torch.cov(torch.from_numpy(z).flatten(1).T)
+    torch.testing.assert_close(covariance.diagonal(), torch.ones(24).double(), rtol=0, atol=1e-9)
+    # Other entries are those of 276 pairs of independent waves, of spread 1 / sqrt(20 000).
+    assert float((covariance - torch.diag(covariance.diagonal())).abs().max()) < 0.03
     want = float(waves.flatten(1).var(0).log().sum()) / 2
     assert frame.half_log_det(-20.0, 24) == pytest.approx(want, abs=1e-6)
     with pytest.raises(ShapeError, match="form='diagonal'"):
@@ -195,8 +204,15 @@ def test_the_chooser_takes_the_smallest_grid_that_will_do() -> None:
     assert isinstance(chosen.method, FixedGrid)
     assert f"grid of {chosen.method.nodes} nodes" in str(chosen)
     got = log_likelihood(model, x, method=chosen.method, prior=model, **settings)
-    error = float(bits(got.nats - model.log_prob(x, 1e-5), 64).mean())
-    assert error < 3 * 3e-3
+    assert float(bits(got.nats - model.log_prob(x, 1e-5), 64).mean()) < 3e-3
+    assert chosen.method.nodes == 55
+    errors = {}
+    for nodes in (41, 55):  # the grid before it, and its own, against the closed form
+        grid = calibrated_grid(model, pilot, nodes, dense=150, **settings)
+        found = log_likelihood(model, pilot, method=grid, prior=model, **settings)
+        errors[nodes] = float(bits(found.nats - model.log_prob(pilot, 1e-5), 64).mean())
+    assert errors[55] < 3e-3 < errors[41]
+    assert chosen.error == pytest.approx(errors[55], rel=0.03)
     strict = choose_method(model, pilot, error=1e-7, **settings)
     assert isinstance(strict.method, PerSample)
     assert strict.method.tol == pytest.approx(0.3e-7 * math.log(2))
@@ -221,25 +237,29 @@ def test_round_off_is_that_of_the_networks_numbers() -> None:
     assert coarse > 10 * fine
 
 
-@pytest.mark.parametrize(
-    ("dtype", "least", "most"),
-    [(torch.bfloat16, 1e-4, 1e-1), (torch.float32, 1e-9, 1e-6), (torch.float64, 0.0, 1e-14)],
-)
-def test_round_off_follows_the_dtype_of_the_network(dtype, least, most) -> None:
-    """A rotation and a tanh: the trace differs by about eps of the dtype, over 5 dimensions."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_round_off_follows_the_dtype_of_the_network(dtype) -> None:
+    """A rotation and a tanh: the trace differs by a quarter to a half of the dtype's eps."""
     model = ScoreModel(
         lambda x, t: torch.tanh(x + 0.5 * x.roll(1, 1)), VPSDE(), time="t", net_dtype=dtype
     )
-    assert least < round_off(model, randn(8, 5), divergence=Exact()) < most
+    found = round_off(model, randn(8, 5), divergence=Exact())
+    assert 0.15 < found / torch.finfo(dtype).eps < 0.75
 
 
 def test_the_pilot_error_is_that_of_the_integration_alone() -> None:
-    """With random probes too: both pilot runs see the same ones."""
+    """With random probes too: the grid and a far finer one see the same, kept ones."""
     model = mixture(VPSDE(), 5)
     pilot = model.sample(8, 1e-3, seed=7)
     frame = Whitened(*model.moments())
-    grid = calibrated_grid(model, pilot, 81, frame=frame, divergence=Hutchinson(probes=1))
-    assert 0 < grid.pilot_error < 1e-3
+    rule = Hutchinson(probes=1, fresh=False)
+    grid = calibrated_grid(model, pilot, 41, frame=frame, divergence=Hutchinson(probes=1))
+    found, fine = (
+        log_likelihood(model, pilot, method=method, divergence=rule, frame=frame).nats
+        for method in (grid, FixedGrid(801))
+    )
+    assert grid.pilot_error == pytest.approx(float((found - fine).abs().median()) / 5, rel=0.02)
+    assert grid.pilot_error < 1e-4
 
 
 HONEST = [
@@ -251,14 +271,14 @@ HONEST = [
 @pytest.mark.parametrize("method", HONEST, ids=repr)
 @pytest.mark.parametrize("make", [ring8, lambda sde: mixture(sde, 5)], ids=["ring8", "mixture"])
 def test_error_estimates_are_honest(make, method) -> None:
-    """95% of true errors lie below 3 estimates, and the median ratio is within 10."""
+    """95% of true errors lie below 3 estimates; the median estimate is 1 to 10 times its error."""
     model = make(VPSDE(t_min=1e-5))
     x = model.sample(128, 1e-5, seed=1)
     frame = Whitened(*model.moments())
     got = log_likelihood(model, x, method=method, frame=frame, divergence=Exact(), prior=model)
     error = (got.nats - model.log_prob(x, 1e-5)).abs()
     assert float((error <= 3 * got.error).double().mean()) >= 0.95
-    assert 0.1 < float((got.error / error).median()) < 20
+    assert 1 < float((got.error / error).median()) < 10
 
 
 def test_error_estimates_are_honest_on_the_shipped_network() -> None:
@@ -352,19 +372,22 @@ def test_the_fixed_grid_converges_at_its_order(order: int) -> None:
 
 @pytest.mark.parametrize("method", [PerSample(1e-3), FixedGrid(41)])
 def test_fresh_probes_are_unbiased_with_calibrated_errors(method) -> None:
-    """400 repeats: the mean within 4 standard errors, stated variance within 0.8 to 1.25."""
+    """3000 repeats: the mean within 4 standard errors, the stated variance within 12 %, which is
+    4 times the scatter of a ratio of two variances.
+    """
     model = mixture(VPSDE(), 5)
-    point = model.sample(1, 1e-3, seed=4)
-    x = point.expand(400, -1)
+    point, repeats = model.sample(1, 1e-3, seed=4), 3000
+    x = point.expand(repeats, -1)
     frame = Whitened(*model.moments())
     settings = {"method": method, "frame": frame, "prior": model}
     exact = log_likelihood(model, point, divergence=Exact(), **settings).nats
     got = log_likelihood(model, x, divergence=Hutchinson(probes=2), **settings)
     spread = float(got.nats.std())
     slack = float(got.error.mean())  # the paths are the same; rejections may differ
-    assert abs(float(got.nats.mean() - exact)) < 4 * spread / math.sqrt(400) + slack
-    assert float(got.stderr.square().mean()) / spread**2 == pytest.approx(1.0, abs=0.25)
-    kept = log_likelihood(model, x, divergence=Hutchinson(probes=2, fresh=False), **settings)
+    assert abs(float(got.nats.mean() - exact)) < 4 * spread / math.sqrt(repeats) + slack
+    assert float(got.stderr.square().mean()) / spread**2 == pytest.approx(1.0, abs=0.12)
+    few = x[:400]
+    kept = log_likelihood(model, few, divergence=Hutchinson(probes=2, fresh=False), **settings)
     # A step of the adaptive method keeps its probe, and few steps matter in this small problem.
     assert float(kept.nats.std()) > (1.3 if isinstance(method, FixedGrid) else 1.0) * spread
 
@@ -376,8 +399,9 @@ def test_fixed_probes_differ_only_by_the_integration() -> None:
     rule = Hutchinson(probes=2, fresh=False)
     a = log_likelihood(model, x, divergence=rule, method=PerSample(1e-6))
     b = log_likelihood(model, x, divergence=rule, method=FixedGrid(201))
-    torch.testing.assert_close(a.nats, b.nats, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(a.stderr, b.stderr, rtol=1e-2, atol=1e-3)
+    assert float((a.nats - b.nats).abs().max()) < 3e-5  # and the probes differ by up to 2.4
+    torch.testing.assert_close(a.stderr, b.stderr, rtol=0, atol=3e-5)
+    assert float(a.stderr.max()) > 1
 
 
 def test_forward_mode_gives_the_same_traces_and_counts_one_evaluation() -> None:
@@ -446,7 +470,6 @@ def test_neither_batch_mates_nor_their_order_matter(method: str, divergence) -> 
     assert apart.nfe.tolist() == nfe[order].tolist()
 
 
-@pytest.mark.filterwarnings("ignore::scoresde.sampling.run.NonFiniteWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
@@ -456,7 +479,11 @@ def test_a_nan_or_an_outlier_touches_nobody(method: str, value: float) -> None:
     clean = log_likelihood(model, x, **settings)
     bad = x.clone()
     bad[2, 1] = value
-    got = log_likelihood(model, bad, **settings)
+    # From so far out the adaptive methods run out of evaluations.
+    fine = math.isfinite(value) and method == "fixed"
+    told = nullcontext() if fine else pytest.warns(NonFiniteWarning, match="1 of 4")
+    with told:
+        got = log_likelihood(model, bad, **settings)
     good = [0, 1, 3]
     assert got.nats[good].tolist() == pytest.approx(clean.nats[good].tolist(), rel=1e-11)
     if not math.isfinite(value):
@@ -502,7 +529,12 @@ def test_a_network_that_fails_on_the_way(method: str) -> None:
     with pytest.warns(NonFiniteWarning, match="the network's output is not finite at t = 0.3"):
         got = log_likelihood(Poisoned(model), x, method=METHODS[method], divergence=Exact())
     bad = sorted(got.failures)
-    assert 0 < len(bad) < 12
+    # Those whose first coordinate is positive somewhere on the exact flow above t = 0.3.
+    tight = ProbabilityFlow(TorchDiffEq(rtol=1e-5, atol=1e-5))
+    ends = torch.linspace(0.31, 1.0, 8).tolist()
+    flows = [mixture(replace(model.sde, t_max=end), 3) for end in ends]
+    path = torch.stack([encode(flow, x, solver=tight)[:, 0] for flow in flows])
+    assert bad == (path > 0).any(0).nonzero().flatten().tolist() == [0, 1, 2, 8, 9, 11]
     assert got.nats.isnan().nonzero().flatten().tolist() == bad
     assert all("not finite" in why for why in got.failures.values())
 
@@ -585,7 +617,7 @@ def test_nonsense_is_refused_with_advice() -> None:
         TwoPhase(nodes=0)
     with pytest.raises(ShapeError, match="two samples"):
         estimate_frame(randn(1, 3))
-    with pytest.raises(ConfigError, match="do not vary"):
+    with pytest.raises(ConfigError, match="all samples are equal"):
         estimate_frame(torch.ones(5, 3))
     with pytest.raises(ConfigError, match="did you mean 'diagonal'"):
         estimate_frame(randn(5, 3), "diagonel")

@@ -7,14 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import CONTINUOUS, DISCRETE, PROCESSES, gaussian, randn
+from support import CONTINUOUS, DISCRETE, PROCESSES, gaussian, mixture, randn
 
 from scoresde import (
     EDMSDE,
     VPSDE,
     DiscreteVPSDE,
     FlowSDE,
-    GaussianMixture,
     IndexTime,
     Predictor,
     ScaledTime,
@@ -121,8 +120,9 @@ def test_the_network_runs_in_its_own_dtype_and_the_state_keeps_its(state, net):
     out = ScoreModel(recorder, VPSDE(), time="t")(x, VPSDE().at(0.5))
     assert recorder.seen[0]["x"].dtype == net
     assert recorder.seen[0]["time"].dtype == torch.float32  # never less: 999 t needs 10 bits
-    for view in (out.eps, out.x0, out.score, out.v):
-        assert view.dtype == state
+    assert {view.dtype for view in (out.eps, out.x0, out.score, out.v)} == {state}
+    coarse = max(torch.finfo(state).eps, torch.finfo(net).eps)
+    torch.testing.assert_close(out.eps, 0.5 * x, rtol=2 * coarse, atol=0)
     told = ScoreModel(Recorder(), VPSDE(), time="t", net_dtype=torch.float64)
     told(x, VPSDE().at(0.5))
     assert told.net.seen[0]["x"].dtype == torch.float64
@@ -167,10 +167,17 @@ def test_the_score_is_differentiable():
 @pytest.mark.parametrize("event", [(), (5,), (3, 7), (1, 5, 3), (2, 3, 5, 7), (1, 2, 3, 2, 3)])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_any_event_shape_and_batch(event, batch):
-    sde, x = VPSDE(), torch.ones(batch, *event)
+    """Coefficients of each sample's own time meet its coordinates, however many axes it has."""
+    sde, x = VPSDE(), randn(batch, *event)
     model = ScoreModel(Recorder(), sde, time="t")
-    assert model(x, sde.at(0.5)).x0.shape == x.shape
-    assert model.score(x, torch.full((batch,), 0.5)).shape == x.shape
+    knot = sde.at(0.5)
+    x0 = (1 - 0.5 * knot.sigma) / knot.alpha * x
+    torch.testing.assert_close(model(x, knot).x0, x0, rtol=1e-12, atol=1e-12)
+    times = torch.linspace(0.2, 0.9, batch)
+    want = [-0.5 / sde.at(float(t)).sigma * row for t, row in zip(times, x, strict=True)]
+    got = model.score(x, times)
+    assert got.shape == x.shape
+    torch.testing.assert_close(list(got), want, rtol=1e-12, atol=1e-12)
 
 
 # -- conditions ---------------------------------------------------------------------------------
@@ -230,7 +237,8 @@ def test_both_kinds_of_model_are_predictors():
     sde = VPSDE()
     assert isinstance(ScoreModel(Recorder(), sde, time="t"), Predictor)
     assert isinstance(gaussian(sde), Predictor)
-    assert issubclass(GaussianMixture, object)
+    assert isinstance(mixture(sde), Predictor)
+    assert not isinstance(Recorder(), Predictor)  # a network without its process
 
 
 def test_the_commonest_case_of_all():
@@ -301,12 +309,12 @@ def _wrap(net, **settings):
         (
             lambda: _wrap(lambda x, t, y: x).bind(y=torch.tensor(1.0))(randn(2, 3), KNOT),
             ShapeError,
-            "one row a sample",
+            "one row per sample",
         ),
         (
             lambda: _wrap(Recorder(), sde=FlowSDE())(randn(2, 3), FlowSDE().at(1.0)),
             ZeroSNRError,
-            "largest t_max with alpha > 0",
+            "the largest one with alpha > 0",
         ),
         (lambda: _wrap(Recorder()).score(randn(2, 3), torch.rand(3)), ShapeError, "shape (2,)"),
     ],
@@ -334,7 +342,8 @@ def test_a_function_that_hides_its_dtype_says_what_to_write(net):
         ScoreModel(lambda x, t: net(x), VPSDE(), time="t", net_dtype=torch.float32),
         ScoreModel(lambda x, t: net(x.float()), VPSDE(), time="t"),
     ):
-        assert known.score(x, 0.5).dtype == torch.float64
+        want = -net(x.float()).double() / VPSDE().at(0.5).sigma
+        torch.testing.assert_close(known.score(x, 0.5), want, rtol=1e-12, atol=0)
 
 
 def test_what_a_network_was_given_is_noted_in_its_own_error():

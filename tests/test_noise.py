@@ -1,4 +1,4 @@
-"""Noise: what depends on what, and the law of Brownian increments."""
+"""Noise: what it depends on (seed, batch, step), and the distribution of Brownian increments."""
 
 from __future__ import annotations
 

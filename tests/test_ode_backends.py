@@ -1,4 +1,4 @@
-"""ODE backends and the probability flow: where the network is asked, and how close the answer."""
+"""ODE backends and the probability flow: evaluation times and accuracy."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_gradients_flow_through_torchdiffeq() -> None:
     ("make", "says"),
     [
         (lambda: TorchDiffEq(method="rk4"), "steps=20"),
-        (lambda: TorchDiffEq(method="dopri5", steps=3), "drop steps"),
+        (lambda: TorchDiffEq(method="dopri5", steps=3), "remove steps"),
         (lambda: TorchDiffEq(method="dopri6"), "did you mean 'dopri"),
         (lambda: SciPy(method="RK54"), "did you mean 'RK45'"),
         (lambda: SciPy(rtol=0.0), "positive"),

@@ -1,4 +1,4 @@
-"""What a user wrote is used, saved, loaded, named and tuned as what is the library's."""
+"""Users' own classes can be used, saved, loaded, named and tuned like those of the library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parametrizations: what a perfect network would say, read back as eps, x0, score and v."""
+"""Parametrizations: eps, x0, score and v from the output of a perfect network."""
 
 from __future__ import annotations
 

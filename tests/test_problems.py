@@ -1,4 +1,4 @@
-"""Problems in the plane are close to the sets that they stand for."""
+"""Closed-form problems in the plane are close to the data sets that they approximate."""
 
 from __future__ import annotations
 

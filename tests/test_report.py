@@ -1,4 +1,4 @@
-"""The report page: whole, self-contained, readable without scripts."""
+"""The report page: complete, self-contained, and readable without scripts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_other_files_hold_the_same_numbers(table, tmp_path):
     write(table, tmp_path)
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["cells"][0]["scores"]["error"] == pytest.approx([0.5, 0.45, 0.55])
-    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
     assert [float(r["value"]) for r in rows if r["value"]] == [0.5, 0.1, 0.2, 0.09]
     assert rows[-1]["failed"].startswith("NonFiniteError")
     assert "| **0.2** |" in (tmp_path / "report.md").read_text()
@@ -109,7 +109,7 @@ def test_the_report_says_how_it_was_made_and_what_its_marks_mean(table, tmp_path
     write(Table(cells, setup), tmp_path, command="scoresde bench 'ring8(seed=3)'")
     text = (tmp_path / "report.md").read_text()
     assert "| 0.3 (9) |" in text
-    assert "In brackets: the evaluations taken" in text
+    assert "In brackets: network evaluations taken" in text
     assert "Not measured: SDE. " in text
     assert text.split("## How it was made\n\n")[1].splitlines() == [
         "- Command: `scoresde bench 'ring8(seed=3)'`",
@@ -125,7 +125,7 @@ def test_the_report_says_how_it_was_made_and_what_its_marks_mean(table, tmp_path
 
 def test_recommendation_says_whether_the_lead_is_clear(table):
     five, ten = recommendations(table)
-    assert five.startswith("5 evaluations: UniPC<3>")
+    assert five.startswith("5 network evaluations: UniPC<3>")
     assert "clearly ahead of DDIM" in five
     assert "not clearly" not in five
     assert "not clearly ahead of DDIM" in ten
@@ -151,7 +151,10 @@ def test_points_are_where_they_belong():
         drawn = plot({"a": worse}, x_label="x", y_label="y", front=better)
         front, line = re.findall(r'points="([^"]+)"', drawn)[:2]
         assert front.split() == [line.split()[k] for k in kept]
-    assert "No cell" in plot({"a": []}, x_label="x", y_label="y")
+    said = plot({"a": []}, x_label="x", y_label="y")
+    assert said == '<p class="note">Nothing to draw: no run has y and x.</p>'
+    unknown = [Point(math.nan, Estimate(1.0, 1.0, 1.0), "p")]  # of a run without seconds
+    assert plot({"a": unknown}, x_label="x", y_label="y") == said
     bare = plot({"a": [Point(1.0, Estimate(1.0, math.nan, math.nan), "p")]}, x_label="", y_label="")
     assert "nan" not in bare
 
@@ -196,13 +199,15 @@ def test_a_browser_shows_the_page(page):
 def test_a_reader_points_chooses_and_hides(page):
     mark = page.locator("svg .s0 .mark:visible").first
     mark.hover()
-    assert page.locator("#tip").inner_text().startswith("DDIM: error 0.5 [0.45, 0.55], 5 eval")
+    assert (
+        page.locator("#tip").inner_text().startswith("DDIM: error 0.5 [0.45, 0.55], 5 network eval")
+    )
     assert page.locator("svg title").count() == 0  # not told twice
     chooser = page.get_by_label("budget")
-    assert page.locator("h2:visible", has_text="10 evaluations").count() == 0
-    chooser.select_option("10 evaluations")
-    assert page.locator("h2:visible", has_text="10 evaluations").count() == 1
-    assert page.locator("h2:visible", has_text="5 evaluations").count() == 0
+    assert page.locator("h2:visible", has_text="10 network evaluations").count() == 0
+    chooser.select_option("10 network evaluations")
+    assert page.locator("h2:visible", has_text="10 network evaluations").count() == 1
+    assert page.locator("h2:visible", has_text="5 network evaluations").count() == 0
     assert page.locator("svg g.s0:visible").count() == 3
     page.get_by_role("checkbox", name="DDIM").uncheck()
     assert page.locator("svg g.s0:visible").count() == 0
@@ -212,6 +217,6 @@ def test_a_reader_points_chooses_and_hides(page):
 def test_all_of_it_is_there_without_scripts(page):
     quiet = page.context.browser.new_context(java_script_enabled=False).new_page()
     quiet.goto(page.url)
-    for head in ("error", "5 evaluations", "10 evaluations"):
+    for head in ("error", "5 network evaluations", "10 network evaluations"):
         assert quiet.get_by_role("heading", name=head, exact=True).is_visible()
     assert quiet.locator("svg title").count() > 0

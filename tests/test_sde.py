@@ -303,7 +303,7 @@ def test_a_process_is_a_value(sde):
         (lambda: VPSDE().at(math.nan), TimeRangeError, "nan"),
         (lambda: EDMSDE().at(100.0), TimeRangeError, "[0, 80]"),
         (lambda: EDMSDE(sigma_min=0.002), ConfigError, "write EDMSDE(t_min=0.002, t_max=80.0)"),
-        (lambda: VPSDE().at_lambda(-9.0), TimeRangeError, "upwards, not -9"),
+        (lambda: VPSDE().at_lambda(-9.0), TimeRangeError, "(at t_max = 1), not -9"),
         (lambda: VPSDE().at_lambda(math.inf), TimeRangeError, "not inf"),
         (lambda: VPSDE().at_lambda(math.nan), TimeRangeError, "not nan"),
         (lambda: VPSDE().at(torch.rand(3), like=randn(4, 2)), ShapeError, "shape (4,)"),

@@ -1,4 +1,4 @@
-"""The lock is true to pyproject.toml, and make says in one line what it lacks to set up."""
+"""The lock file agrees with pyproject.toml, and `make setup` says in one line what is missing."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_nowhere_trusted_and_nonsense_are_clear_errors():
         noise_range(wrong)
     with pytest.raises(ConfigError, match="low < high"):
         NoiseRange(3.0, 1.0, torch.zeros(2), 1.0)
-    with pytest.raises(ConfigError, match="write model.with_range"):
+    with pytest.raises(ConfigError, match=r"write model.with_range"):
         network(sde, 0.0).with_range(3.0)
 
 

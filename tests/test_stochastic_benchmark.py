@@ -1,4 +1,4 @@
-"""The benchmark of stochastic solvers: its parts are the whole, and its verdicts what they say."""
+"""The benchmark of stochastic solvers: its factors give the whole density; its verdicts hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truths that `scoresde.testing` measures solvers against, each confirmed another way."""
+"""The references of `scoresde.testing`, each confirmed by a different computation."""
 
 from __future__ import annotations
 

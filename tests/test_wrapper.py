@@ -1,4 +1,4 @@
-"""What every wrapper inherits: parameters, device, event shape, rows, and the memory of one run."""
+"""Inherited by every wrapper: parameters, device, event shape, rows, and the state of one run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Shared parts that are not public: they may change without notice."""
+"""Private modules: they may change without notice."""

@@ -1,7 +1,7 @@
-"""Finding out where a run went wrong, after the fact.
+"""Finds out, after a run, where its samples became non-finite.
 
-The loop itself checks nothing: a check of finiteness is a device sync. What failed is run again
-with checks on, which its seeds make exact.
+The loop does not check values, since each check would wait for the device. Samples that failed
+are run again with checks. The same seeds make the second run exact.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rerun = Callable[[Predictor, Tensor | None, NoiseSource, int], Iterator[object]]
 
 
 class Checked(Observer):
-    """A predictor that raises at the first value that is not finite, naming the time."""
+    """A predictor that raises an error with the time at the first value that is not finite."""
 
     def observe(self, prediction: Prediction) -> None:
         """Look for NaN and infinity.
@@ -39,11 +39,11 @@ class Checked(Observer):
 
 
 def bad_rows(x: Tensor) -> list[int]:
-    """Places in the batch whose state, of (B, *), is not finite."""
+    """Indices of samples with values that are not finite, for a state of shape (B, *)."""
     if x.numel() == 0:
         return []
-    # The largest size is NaN or infinite where any value is, and found 10 times faster than by
-    # looking at each.
+    # The largest absolute value is NaN or infinite if any value is; this is 10 times faster than
+    # a check of every value.
     size = x.reshape(x.shape[0], -1).abs().amax(1)
     return (~torch.isfinite(size)).nonzero().flatten().tolist()
 
@@ -51,12 +51,12 @@ def bad_rows(x: Tensor) -> list[int]:
 def explain(
     rerun: Rerun, model: Predictor, x: Tensor | None, noise: NoiseSource, bad: list[int], batch: int
 ) -> dict[int, str]:
-    """Why these samples failed: each is run alone, where its noise allows that.
+    """The reasons why samples failed: each is run again, alone if its noise allows that.
 
     Args:
-        rerun: starts the same run again for another batch.
-        x: the start that the run was given, shape (B, *), or None.
-        noise: where its noise came from; a stream shared by the batch can only be repeated whole.
+        rerun: a function that starts the same run for another batch.
+        x: the start of the run, shape (B, *), or None if it was drawn.
+        noise: the source of the noise. If the batch shares one stream, the whole batch is repeated.
     """
     reasons: dict[int, str] = {}
     together: str | None = None
@@ -86,11 +86,11 @@ def _reason(start: Callable[[], Iterator[object]]) -> str:
             done += 1
     except ScoreSDEError as error:
         return f"step {done}: {error}"
-    except Exception as error:  # whatever a network raises; it must not replace the warning
+    except Exception as error:  # any error of a network; it must not replace the warning
         return f"not finite; run again to find out where, {crash(error)} in step {done}"
     return f"not finite after step {done - 1}, though every output of the network was finite"
 
 
 def crash(error: Exception) -> str:
-    """What a network raised while a failed sample was run again."""
+    """The text about an error of the network during the second run."""
     return f"it raised {type(error).__name__}: {error}"

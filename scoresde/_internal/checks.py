@@ -1,4 +1,4 @@
-"""Checks at the door: each made once, before a loop, never in it."""
+"""Checks of arguments, made once before a loop."""
 
 from __future__ import annotations
 
@@ -18,32 +18,35 @@ from ..noise import NoiseSource
 from ..sde import SDE
 from ..solvers.probability_flow import ProbabilityFlow
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call, networks_of
 from . import specs
+from .net_facts import bare, in_lockstep
 
 
 def check_model(model: Any) -> None:
-    """Raise ConfigError, saying what to write, for what is not a predictor."""
+    """Raise ConfigError with a hint if `model` is not a predictor."""
     if isinstance(model, Predictor) and not isinstance(model, type):
         return
     hint = "wrap a network first: ScoreModel(net, VPSDE(), predicts='eps', time=...)"
     if isinstance(model, str):
         hint = f"write load_pretrained({model!r}), or ring8(VPSDE()) of scoresde.exact.problems"
     elif isinstance(model, SDE):
-        hint = "the model comes first, and brings its process along"
-    raise ConfigError(f"a model must know its process, got {_name(model)}; {hint}")
+        hint = "pass the model first; it has the process"
+    raise ConfigError(f"a model must have a process, got {_name(model)}; {hint}")
 
 
 def check_kind(value: Any, kind: type, what: str, hint: str) -> None:
-    """Raise ConfigError, saying what to write, for a value of another kind."""
+    """Raise ConfigError with a hint if `value` is not of this kind."""
     if not isinstance(value, kind):
         given = repr(value) if isinstance(value, str | int | float) else _name(value)
         raise ConfigError(f"{what} must be a {kind.__name__}, got {given}; write {hint}")
 
 
 def as_solver(solver: Any) -> Solver:
-    """The solver, or that of a name such as "Heun"; ConfigError, saying what to write, for neither.
+    """The solver, or the solver with a name such as "Heun" (see `scoresde._internal.specs`).
 
-    See `scoresde._internal.specs`.
+    Raises:
+        ConfigError: for anything else, with a hint.
     """
     if isinstance(solver, str):
         return specs.solver(solver)
@@ -59,7 +62,9 @@ def as_solver(solver: Any) -> Solver:
 
 
 def as_flow(solver: Any) -> ProbabilityFlow:
-    """The solver of something that runs both ways in time; `ProbabilityFlow()` for None.
+    """The `ProbabilityFlow` solver, for functions that run in both directions of time.
+
+    None gives `ProbabilityFlow()`.
 
     Raises:
         ConfigError: for any other solver.
@@ -68,13 +73,13 @@ def as_flow(solver: Any) -> ProbabilityFlow:
     if isinstance(found, ProbabilityFlow):
         return found
     raise ConfigError(
-        "between data and latents only the probability flow runs both ways, got "
-        f"{specs.describe(found)}; write solver=ProbabilityFlow(...), or leave it out"
+        "only the probability flow runs both ways between data and latents, got "
+        f"{specs.describe(found)}; write solver=ProbabilityFlow(...), or omit the solver"
     )
 
 
 def check_grid(grid: Any) -> None:
-    """Raise ConfigError, saying what to write, for what is not a grid."""
+    """Raise ConfigError with a hint if `grid` is not a grid."""
     if isinstance(grid, Grid):
         return
     if isinstance(grid, int):
@@ -91,14 +96,31 @@ def check_grid(grid: Any) -> None:
     raise ConfigError(f"the grid must be a Grid, got {_name(grid)}; write {hint}")
 
 
+def calls_within(model: Predictor, nfe: int) -> int:
+    """How many calls of a model a budget of network evaluations pays for: half as many under
+    guidance.
+
+    Raises:
+        ConfigError: for what is no budget, or one that does not pay for a single call.
+    """
+    check_budget(nfe)
+    cost = evals_per_call(model)
+    if nfe < cost:
+        raise ConfigError(
+            f"nfe={nfe} does not pay for one call of this {type(model).__name__}, which takes "
+            f"{cost} network evaluations; write nfe={10 * cost}"
+        )
+    return nfe // cost
+
+
 def check_budget(nfe: Any) -> None:
-    """Raise ConfigError for what is no number of network evaluations."""
+    """Raise ConfigError if `nfe` is not a whole number, 1 or more."""
     if not isinstance(nfe, int) or isinstance(nfe, bool) or nfe < 1:
-        raise ConfigError(f"a budget is a whole number of evaluations, 1 or more, got {nfe!r}")
+        raise ConfigError(f"nfe must be a whole number of evaluations, 1 or more, got {nfe!r}")
 
 
 def check_noise(noise: Any, seeds: Any) -> None:
-    """Raise ConfigError for noise that is no source, or is given twice."""
+    """Raise ConfigError if `noise` is not a NoiseSource, or seeds are given too."""
     if noise is None:
         return
     if not isinstance(noise, NoiseSource):
@@ -109,7 +131,7 @@ def check_noise(noise: Any, seeds: Any) -> None:
 
 
 def check_tensor(x: Any, what: str) -> None:
-    """Raise DtypeError, saying what to write, unless x is a floating-point tensor."""
+    """Raise DtypeError with a hint unless x is a floating-point tensor."""
     if not isinstance(x, Tensor):
         hint = "torch.as_tensor(x)" if hasattr(x, "__array__") else "torch.tensor(x)"
         raise DtypeError(f"{what} must be a tensor, got {_name(x)}; write {hint}")
@@ -125,7 +147,7 @@ def check_batch(x: Any, what: str) -> None:
 
 
 def check_shape(shape: Any, form: str) -> tuple[int, ...]:
-    """The shape as whole numbers, such as "(B, ...)"; ShapeError for anything else."""
+    """The shape as whole numbers; ShapeError for anything else, with the form, as "(B, ...)"."""
     try:
         sizes = tuple(index(n) for n in shape)
     except TypeError:
@@ -140,10 +162,10 @@ def check_event_shape(event_shape: Any, known: Any = None) -> tuple[int, ...]:
 
     Args:
         event_shape: as the caller gave it.
-        known: the shape that the model or its data have; None where it is not known.
+        known: the shape that the model or its data have; None if it is not known.
 
     Raises:
-        ShapeError: for anything but whole numbers, or a shape that is not the known one.
+        ShapeError: for anything but whole numbers, or if the shape is not the known one.
     """
     event = check_shape(event_shape, "that of one sample, without the batch,")
     if known is None or event == tuple(known):
@@ -151,7 +173,7 @@ def check_event_shape(event_shape: Any, known: Any = None) -> tuple[int, ...]:
     why = "; event_shape has no batch in it" if event[1:] == tuple(known) else ""
     raise ShapeError(
         f"event_shape={event} is not the shape of a sample, {tuple(known)}{why}; write "
-        f"event_shape={tuple(known)}, or leave it out"
+        f"event_shape={tuple(known)}, or omit it"
     )
 
 
@@ -159,7 +181,7 @@ def check_event_shape(event_shape: Any, known: Any = None) -> tuple[int, ...]:
 def explained_shape(model: Predictor, event: tuple[int, ...]) -> Iterator[None]:
     """Turn the error of a network that cannot take samples of this shape into a ShapeError.
 
-    Any other error passes: the network is called on one sample of zeros to tell the two apart.
+    All other errors stay as they are. To find out, the network is called on one sample of zeros.
     """
     try:
         yield
@@ -179,6 +201,19 @@ def explained_shape(model: Predictor, event: tuple[int, ...]) -> Iterator[None]:
         raise
 
 
+def check_lockstep(model: Predictor, what: str, grad: bool) -> None:
+    """Raise ConfigError where a network talks to other ranks at each call, and the number of calls
+    of `what` depends on the data: a rank that is done would leave the others waiting for ever.
+    """
+    for net in networks_of(model):
+        if kind := in_lockstep(net if grad else bare(net)):
+            raise ConfigError(
+                f"{what} takes as many calls as its data need, and {kind} waits for all ranks at "
+                "each call, so that a run may never end; write a method with a fixed number of "
+                "calls, such as a solver on a grid or FixedGrid(41)"
+            )
+
+
 def check_dtype(dtype: Any) -> None:
     """Raise DtypeError unless dtype is None or a floating-point torch dtype."""
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -186,10 +221,21 @@ def check_dtype(dtype: Any) -> None:
     raise DtypeError(f"dtype must be floating point, got {dtype!r}; write dtype=torch.float32")
 
 
+def check_graph(grad: bool) -> None:
+    """Raise ConfigError where a graph is asked for and torch's inference mode records none."""
+    if grad and torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "grad=True asks for a graph, and torch.inference_mode() records none; leave that mode, "
+            "or write `with torch.inference_mode(False):` around this call"
+        )
+
+
 def check_device(device: Any) -> None:
-    """Raise ConfigError for a CUDA device where there is none."""
+    """Raise ConfigError for a CUDA device if there is none."""
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={str(device)!r}, but no CUDA device is here; write device='cpu'")
+        raise ConfigError(
+            f"device={str(device)!r}, but there is no CUDA device; write device='cpu'"
+        )
 
 
 def _name(value: Any) -> str:

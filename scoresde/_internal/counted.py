@@ -1,4 +1,4 @@
-"""Counting network evaluations, the unit in which samplers are compared."""
+"""Counts network evaluations, the unit in which samplers are compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..wrapper import Observer
 class Counted(Observer):
     """A predictor that counts the network evaluations of one run.
 
-    The driver puts it round the model for that run alone; the model itself is never touched.
-    Where a solver asks for a part of the batch, the count is kept for each sample.
+    The driver wraps the model in it for one run; the model itself does not change. If a solver
+    evaluates a part of the batch, each sample has its own count.
 
     Args:
-        model: what predicts.
+        model: the model.
         remember: keep the last prediction, see `last`.
     """
 
@@ -34,31 +34,31 @@ class Counted(Observer):
         """The model's prediction, counted.
 
         Raises:
-            TimeRangeError: at the clean end, where no network may be asked.
+            TimeRangeError: at sigma = 0, where a network must not be evaluated.
         """
         if knot.is_clean:
             raise TimeRangeError(
-                "the solver asked the network at sigma = 0; where s.is_clean, step to s from the "
+                "the solver called the network at sigma = 0; if s.is_clean, step to s from the "
                 "prediction at t, such as model(x, t).x0"
             )
-        self._tally.last = None  # before the call, so that two are never held at once
+        self._tally.last = None  # before the call, so that memory never holds two
         return super().__call__(x, knot)
 
     def observe(self, prediction: Prediction) -> None:
-        """Count it."""
+        """Count the prediction."""
         self._tally.add(prediction.cost, self._index)
         if self._tally.remember and self._index is None:
             self._tally.last = prediction
 
     def rows(self, index: Tensor) -> Self:
-        """See `Predictor`; samples keep their place in the count."""
+        """See `Predictor`; each sample keeps its own count."""
         part = super().rows(index)
         part._index = index if self._index is None else self._index[index]
         return part
 
     @property
     def last(self) -> Prediction | None:
-        """The last prediction, if it was remembered and made for the whole batch."""
+        """The last prediction, if `remember` is True and it was made for the whole batch."""
         return self._tally.last
 
     def nfe(self, batch: int) -> Tensor:
@@ -66,12 +66,12 @@ class Counted(Observer):
         return spread_nfe(self.cost(batch), batch)
 
     def cost(self, batch: int) -> int | Tensor:
-        """`nfe` without an operation of torch where all samples have one number."""
+        """`nfe` as one int, without a torch operation, if all samples have the same number."""
         return self._tally.total(batch)
 
 
 def spread_nfe(cost: int | Tensor, batch: int) -> Tensor:
-    """One number for all samples, or one each, as shape (batch,), int64."""
+    """The evaluations of each sample, shape (batch,), int64, from one number or one each."""
     return cost if isinstance(cost, Tensor) else torch.full((batch,), cost, dtype=torch.long)
 
 
@@ -83,9 +83,9 @@ def mean_nfe(nfe: Tensor) -> float:
 def format_nfe(nfe: Tensor) -> str:
     """The evaluations of samples, shape (B,), in words: one number, or the least and the most."""
     if nfe.numel() == 0:
-        return "no evaluations"
+        return "no network evaluations"
     least, most = int(nfe.min()), int(nfe.max())
-    return f"{least}{f' to {most}' if most > least else ''} evaluations a sample"
+    return f"{least}{f' to {most}' if most > least else ''} network evaluations a sample"
 
 
 class _Tally:

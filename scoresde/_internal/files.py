@@ -1,4 +1,4 @@
-"""Files that are either not there or whole, whatever interrupts the program that writes them."""
+"""Writes files so that an interruption never leaves an incomplete file; reads JSON safely."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from uuid import uuid4
 from ..errors import CheckpointError
 
 PART = ".part"
-"""The suffix of a file that is being written. What a killed program leaves behind ends so."""
+"""The suffix of a temporary file. A killed program may leave files with this suffix."""
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file under a temporary name and move it into place.
+    """Write a file under a temporary name and rename it.
 
-    The temporary name is unique and is created exclusively: threads, processes and machines that
-    share a folder never write into the same file, and no symbolic link is followed. The file gets
-    the permissions that the umask allows.
+    The temporary name is unique, and the file is created exclusively: threads, processes and
+    machines that share a folder never write into the same file, and no symbolic link is followed.
+    The file gets the permissions that the umask allows.
     """
     path = Path(path)
     part = _part(path, data)
@@ -30,15 +30,15 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 
 def write_new(path: str | Path, data: bytes) -> bool:
-    """Write a file that is not there yet; of several that try at once, one does.
+    """Write a file if it does not exist; if several programs try at once, exactly one succeeds.
 
     Returns:
-        Whether this call wrote it. Where it did not, the file is there, and is left as it is.
+        Whether this call wrote the file. If not, the file exists and is not changed.
     """
     path = Path(path)
     part = _part(path, data)
     try:
-        os.link(part, path)  # in contrast to a move, it replaces nothing
+        os.link(part, path)  # unlike a rename, it never replaces a file
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
@@ -54,7 +54,7 @@ def write_new(path: str | Path, data: bytes) -> bool:
 
 
 def _part(path: Path, data: bytes) -> Path:
-    """A new file beside `path`, of a name of its own."""
+    """Write the data to a new file with a unique name in the folder of `path`."""
     part = path.with_name(f".{path.name}.{uuid4().hex}{PART}")
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -68,13 +68,13 @@ def _part(path: Path, data: bytes) -> Path:
     return part
 
 
-# -- what is read back -------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------
 
 JSON_BYTES = 64 * 2**20
-"""The largest JSON file, or description in a file, that is read."""
+"""The largest size of a JSON file, or of JSON text in a file, that is read."""
 
 JSON_DEPTH = 32
-"""How deep objects and lists of JSON may lie in one another."""
+"""The largest depth of nested objects and lists in JSON that is read."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes | str, what: str) -> dict[str, Any]:
-    """The object that JSON text says; `what` names the text in errors.
+    """The object in a JSON text; errors call the text `what`.
 
     Raises:
         CheckpointError: for text that is too long, too deep, not UTF-8 or not a JSON object.

@@ -1,14 +1,14 @@
-"""Fingerprints: is this the same model, solver or grid as the one that a file was made with?
+"""Fingerprints, which tell whether a model, solver or grid is the one that made a file.
 
-What a fingerprint promises:
+A fingerprint guarantees:
 
 1. Equal content has equal fingerprints: in every process, on every device, wherever files lie.
 2. A changed parameter, buffer, attribute, hook, default, closed-over value, or global value that a
    function reads changes the fingerprint. An object's content is what pickle would store of it.
 3. The user's own code counts by its bytecode; code of an installed package by name and version.
-4. Where content cannot be known (handles, locks, compiled modules), `FingerprintError` says so.
-5. A model that changes itself when it is called has no fingerprint: jobs try it, and ask for a
-   name (`key=`). A class whose `__getstate__` leaves its cache out does not change.
+4. If content cannot be read (handles, locks, compiled modules), `FingerprintError` is raised.
+5. A model that changes when it is called has no fingerprint. Jobs test this, and ask for a name
+   (`key=`). A class whose `__getstate__` omits its cache does not change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PACKAGES = {"site-packages", "dist-packages"}
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, type(...), torch.dtype)
 _NAMED: tuple[type, ...] = (pathlib.PurePath, torch.layout, torch.memory_format, np.dtype, np.ufunc)
 _UNKNOWN = (torch.jit.ScriptModule, torch.jit.ScriptFunction, torch.Generator, types.GeneratorType)
-# Parts of a class that its other parts, or nothing at all, decide.
+# Attributes of a class that follow from its other attributes, or do not affect what it does.
 _OF_A_CLASS = {
     "__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "__orig_bases__",
     "__dataclass_fields__", "__dataclass_params__", "__abstractmethods__", "_abc_impl",
@@ -46,32 +46,32 @@ _OF_A_CLASS = {
 
 
 def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that stand for the content of `value`; see the module for what counts.
+    """16 hexadecimal digits that identify the content of `value`; see this module for what counts.
 
     Raises:
-        FingerprintError: where the content of a part of it cannot be known.
+        FingerprintError: if the content of a part of it cannot be read.
     """
     return _Walk().digest(value, type(value).__name__).hex()[:16]
 
 
 def modules_in(value: Any) -> list[nn.Module]:
-    """The modules that `value` holds, in whatever it wraps them; as far as they can be found."""
+    """All torch modules in `value` and in the objects that it holds, if they can be found."""
     walk = _Walk(strict=False)
     walk.digest(value, "")
     return walk.modules
 
 
 class _Walk:
-    """One pass through an object, and the objects in it: a digest of digests."""
+    """Walks through an object and the objects in it, and computes a digest of their digests."""
 
     def __init__(self, *, strict: bool = True) -> None:
         self.strict = strict
         self.modules: list[nn.Module] = []
-        self.known: dict[int, tuple[Any, bytes]] = {}  # keeps what it names alive
+        self.known: dict[int, tuple[Any, bytes]] = {}  # keeps the objects alive, so ids stay unique
         self.above: dict[int, int] = {}
 
     def digest(self, value: Any, path: str) -> bytes:
-        """The digest of an object, which lies at `path`."""
+        """The digest of an object; `path` says in words where it is."""
         if isinstance(value, _PLAIN) and type(value).__module__ in ("builtins", "torch"):
             return _hash(type(value).__name__, repr(value))
         if id(value) in self.known:
@@ -119,7 +119,7 @@ class _Walk:
         elif isinstance(value, types.ModuleType):
             yield from ("module", value.__name__, _version(value.__name__))
         elif isinstance(value, torch.device):
-            yield "device"  # whichever it is
+            yield "device"  # the same for every device
         elif isinstance(value, _UNKNOWN):
             self._unknown(value, path)
         elif isinstance(value, nn.Module):
@@ -152,10 +152,10 @@ class _Walk:
             yield from self._reduced(value, path)
 
     def _reduced(self, value: Any, path: str) -> Iterator[bytes | str]:
-        """What pickle would store: how it is made, its state, and the items it holds."""
+        """The digests of what pickle would store: the constructor, the state and the items."""
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:  # whatever an object raises that cannot be stored
+        except Exception:  # any error of an object that cannot be pickled
             self._unknown(value, path)
             reduced = ""
         if isinstance(reduced, str):  # the name of a global
@@ -169,7 +169,7 @@ class _Walk:
         yield self._items(dict(named or ()), path)
 
     def _state(self, value: Any, state: Any, path: str, skip: Iterable[str] = ()) -> bytes:
-        """The attributes of an object: without what its cached properties have worked out."""
+        """The digest of an object's attributes, without the values of its cached properties."""
         if isinstance(state, tuple) and len(state) == 2:  # with `__slots__`
             whole = state[1] is None or isinstance(state[1], dict)
             state = {**(state[0] or {}), **(state[1] or {})} if whole else state
@@ -201,11 +201,11 @@ class _Walk:
         own = kind.__getstate__ not in (nn.Module.__getstate__, object.__getstate__)
         try:
             state: Any = (value if own else super(nn.Module, value)).__getstate__()
-        except Exception:  # that of a parametrized module says that it cannot be pickled
+        except Exception:  # a parametrized module raises: it cannot be pickled
             state = vars(value)
         skip = set(_TORCH_OWN)
         if all(map(_installed, kind.__mro__)) and _top(kind) != _OWN:
-            # A package keeps caches and the names of files in private attributes.
+            # Packages store caches and file names in private attributes.
             skip |= {name for name in vars(value) if name.startswith("_")}
         yield self._state(value, state, path, skip)
 
@@ -229,7 +229,7 @@ class _Walk:
         yield self._items({k: v for k, v in vars(value).items() if k != "__wrapped__"}, path)
         if _installed(value):
             yield from _public(value)
-            if "<" not in value.__qualname__:  # one function of that name
+            if "<" not in value.__qualname__:  # the name identifies the function
                 return
         else:
             yield self._items(_globals(value), path)
@@ -258,7 +258,7 @@ class _Walk:
         return _hash(*[self.digest(each, f"{path}[{k}]") for k, each in enumerate(values)])
 
     def _items(self, values: Mapping[Any, Any], path: str) -> bytes:
-        """Keys and values, in whichever order they are."""
+        """The digest of keys and values, independent of their order."""
         pairs = [
             _hash(self.digest(key, path), self.digest(each, f"{path}.{key}"))
             for key, each in values.items()
@@ -270,12 +270,12 @@ class _Walk:
             raise FingerprintError(
                 f"the content of {path}, a {type(value).__module__}.{type(value).__qualname__}, "
                 "cannot be known; write key='a name that you change whenever the model changes', "
-                "or give the class that holds it a __getstate__ without it"
+                "or give the class that holds it a __getstate__ that omits it"
             )
 
 
 def _hash(*parts: bytes | str) -> bytes:
-    """Of parts that cannot run into one another: each comes after its length."""
+    """The hash of several parts; the length of each is hashed too, so their borders count."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -287,16 +287,16 @@ def _hash(*parts: bytes | str) -> bytes:
 def _held(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # the cell is empty
         return None
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """The global values that a function reads, and of the user's own modules the parts it reads."""
+    """The global values that a function reads; of a user's own modules, the attributes it reads."""
     codes, found = [function.__code__], {}
     names: set[str] = set()
     attributes: set[str] = set()
-    for code in codes:  # grows
+    for code in codes:  # the list grows in the loop
         codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
         attributes |= set(code.co_names)
         for step in dis.get_instructions(code):
@@ -313,17 +313,17 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
 
 
 def _installed(thing: Any) -> bool:
-    """Whether a class, function or module is of a package, Python's library or this one."""
+    """Whether a class, function or module is of an installed package, Python or this library."""
     name = thing.__name__ if isinstance(thing, types.ModuleType) else str(thing.__module__)
     if _top(thing) == _OWN:
         return True
-    if name in ("builtins", "types"):  # what is made without a module says that it is theirs
+    if name in ("builtins", "types"):  # also the name for things made without a module
         return getattr(sys.modules[name], thing.__qualname__, None) is thing
     if name == "__main__":  # typed at a prompt, or a script
         return False
     if _top(thing) in sys.stdlib_module_names:
         return True
-    if isinstance(thing, types.FunctionType):  # its module may be another of the same name
+    if isinstance(thing, types.FunctionType):  # another module may have the same name
         file = thing.__code__.co_filename
     else:
         file = getattr(sys.modules.get(name), "__file__", None) or ""
@@ -336,13 +336,16 @@ def _top(thing: Any) -> str:
 
 
 def _public(thing: Any) -> tuple[str, str]:
-    """Where a package's class or function comes from. Of this library, files may move."""
+    """The module of an installed class or function, and its package's version.
+
+    For this library it is the library's name, since files may move.
+    """
     module = str(thing.__module__)
     return (_OWN if _top(thing) == _OWN else module), _version(module)
 
 
 def _version(module: str) -> str:
-    """The version of a module's package, without what tells builds for devices apart."""
+    """The version of a module's package, without the suffix of builds for different devices."""
     top = module.partition(".")[0]
     version = "" if top == _OWN else getattr(sys.modules.get(top), "__version__", "")
     return str(version).partition("+")[0]

@@ -1,9 +1,9 @@
-"""The folder of a job that survives interruptions, and can be mixed with no other job.
+"""The folder of a job, which can continue after an interruption and never mixes two jobs.
 
-A folder belongs to the job whose description lies in it as `config.json`. The description is
-created exclusively: of jobs that start at once in a new folder, one gets it, and the others go on
-only if theirs is the same. It is read again before every write. Files are whole or not there, and
-what is read back is checked against a digest, so that a damaged file counts as missing.
+A folder belongs to the job that its `config.json` describes. That file is created exclusively: if
+several jobs start at once in a new folder, one creates it, and the others continue only if their
+description is the same. It is read again before every write. Files are never incomplete. A file
+is checked against a digest when it is read, so a damaged file counts as missing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .files import PART, write_atomic, write_new
 
 CONFIG = "config.json"
 _DIGEST = "sha256"
-_STALE = 86_400.0  # seconds: no program takes a day to write one file
+_STALE = 86_400.0  # seconds; an older temporary file was left by a killed program
 
 Compare = Callable[[dict[str, Any], dict[str, Any]], str | None]
 
 
 @dataclass(frozen=True)
 class JobFolder:
-    """A folder and the job that it should belong to.
+    """A folder and the job to which it should belong.
 
     Attributes:
         path: the folder.
-        kind: what jobs of this kind are called, in errors.
-        config: JSON-able data that say what the job is.
-        differs: says how an own description (the second) differs from that in the folder (the
-            first), or None where both describe the same job.
+        kind: the name of this kind of job, for error messages.
+        config: the description of the job, JSON-able data.
+        differs: a function of the description in the folder and this job's description. It
+            returns their difference in words, or None if both describe the same job.
     """
 
     path: Path
@@ -44,14 +44,14 @@ class JobFolder:
     differs: Compare = field(repr=False)
 
     def claim(self) -> dict[str, Any]:
-        """Make the folder this job's, or find that it is.
+        """Claim the folder for this job; it may be new, or belong to this job already.
 
         Returns:
             The description in the folder.
 
         Raises:
-            CheckpointError: if the folder holds another job, or anything else. Nothing in it is
-                touched then.
+            CheckpointError: if the folder holds another job, or other files. Nothing in it is
+                changed then.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / CONFIG
@@ -59,12 +59,12 @@ class JobFolder:
             strangers = [p.name for p in self.path.iterdir() if not p.name.endswith(PART)]
             if strangers and not file.exists():  # another job may have begun just now
                 raise CheckpointError(
-                    f"{self.path} is not empty and holds no {self.kind} job (it has "
+                    f"{self.path} is not empty and does not hold a {self.kind} job (it has "
                     f"{strangers[0]!r}); write to a new folder"
                 )
             write_new(file, json.dumps(dict(self.config), indent=1).encode())
         theirs = self.check()
-        for part in self.path.glob(f".*{PART}"):  # of programs that were killed
+        for part in self.path.glob(f".*{PART}"):  # left by killed programs
             try:
                 if time.time() - part.stat().st_mtime > _STALE:
                     part.unlink()
@@ -73,7 +73,7 @@ class JobFolder:
         return theirs
 
     def check(self) -> dict[str, Any]:
-        """The description in the folder, which must be of this job.
+        """The description in the folder, after a check that it is that of this job.
 
         Raises:
             CheckpointError: if it is not, or cannot be read.
@@ -88,12 +88,12 @@ class JobFolder:
         return theirs
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the job, if the folder is still this job's."""
+        """Write a file of the job, after a check that the folder still belongs to it."""
         self.check()
         write_atomic(self.path / name, data)
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write JSON-able data that `read_sealed` reads."""
+        """Write JSON-able data with a digest, for `read_sealed`."""
         self.write(name, sealed(data))
 
 
@@ -109,7 +109,7 @@ def read_config(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} does not describe a {kind} job: {error}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{file} does not describe a {kind} job: it is no JSON object")
+        raise CheckpointError(f"{file} does not describe a {kind} job: it is not a JSON object")
     return config
 
 
@@ -119,7 +119,7 @@ def sealed(data: Mapping[str, Any]) -> bytes:
 
 
 def read_sealed(file: Path) -> dict[str, Any] | None:
-    """The data of a file that `sealed` made; None where it is missing or damaged."""
+    """The data of a file that `sealed` made; None if it is missing or damaged."""
     try:
         data = json.loads(file.read_bytes())
         digest = data.pop(_DIGEST)

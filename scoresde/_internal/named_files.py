@@ -1,9 +1,8 @@
-"""Modules that a user names: the file that was named is run, and no other file beside it.
+"""Imports the Python file that a user names, without importing other files of its folder.
 
-A command is run in a folder that may hold anything. That folder is therefore not put on the search
-path, where a file called `matplotlib.py` would be taken for the library of that name. Of the files
-beside a named one, those that it imports itself can be imported, and an installed package always
-comes before them.
+A command may run in any folder. The folder is not put on the search path: a file `matplotlib.py`
+in it would replace the library of that name. From the folder of a named file, only those files can
+be imported that the file itself imports, and installed packages always come first.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from types import ModuleType
 
 from ..errors import ConfigError
 
-_SAFE = "PYTHONSAFEPATH"  # a Python that is started with it leaves the directory out
-_MOST = 1000  # files of a package that are read for what they import
+_SAFE = "PYTHONSAFEPATH"  # with it, Python does not put the current directory on the search path
+_MOST = 1000  # the most files of a package whose imports are read
 
 
 class _Named:
-    """Finds the modules that were allowed, after every other finder has looked."""
+    """Finds modules that were allowed, if no other finder has found them."""
 
     def __init__(self) -> None:
         self.places: dict[str, Path] = {}
@@ -53,10 +52,10 @@ _FINDER = _Named()
 
 
 def module_of_file(path: Path) -> ModuleType:
-    """The module in a file, run once. It is called by the file's name, unless something else is.
+    """The module in a file, run once. It has the file's name, unless that name is taken.
 
     Args:
-        path: resolved, so that one file is one module.
+        path: the resolved path, so that one file gives one module.
 
     Raises:
         ConfigError: if there is no such file, or it is not a Python file.
@@ -84,10 +83,10 @@ def module_of_file(path: Path) -> ModuleType:
 
 
 def module_of_name(name: str) -> ModuleType:
-    """An installed module, or else one in the current directory.
+    """The installed module with this name, or else the one in the current directory.
 
     Raises:
-        ImportError: if there is neither, or it fails to import.
+        ImportError: if there is neither, or its import fails.
     """
     top = name.partition(".")[0]
     if top not in _FINDER.places and not _taken(top):
@@ -99,13 +98,13 @@ def module_of_name(name: str) -> ModuleType:
 
 
 def named_modules() -> list[ModuleType]:
-    """The modules of named files, and of files that they import, as far as they are loaded."""
+    """All loaded modules of named files, and of files that those import."""
     tops = _FINDER.places
     return [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in tops]
 
 
 def allowed() -> dict[str, Path]:
-    """Names of modules that may be imported from files, for `allow` in a worker process."""
+    """Names and files of modules that may be imported, for `allow` in a worker process."""
     return dict(_FINDER.places)
 
 
@@ -118,11 +117,10 @@ def allow(places: Mapping[str, Path]) -> None:
 
 @contextmanager
 def without_current_directory() -> Iterator[None]:
-    """Take the current directory from the search path, where Python puts it for `python -m`; and
-    from that of processes that are started meanwhile.
+    """Remove the current directory from the search path, where `python -m` puts it.
 
-    A library that is itself imported from there (a source tree) stays importable, after everything
-    else.
+    This also holds for processes that are started meanwhile. If this library itself is imported
+    from that directory (a source tree), the directory is moved to the end of the search path.
     """
     here, path, variable = Path.cwd(), list(sys.path), os.environ.get(_SAFE)
     left = [entry for entry in path if entry and Path(entry).resolve() != here]
@@ -141,7 +139,7 @@ def without_current_directory() -> Iterator[None]:
 
 
 def _taken(name: str) -> bool:
-    """Whether something else has this name."""
+    """Whether another module has this name."""
     try:
         return name in sys.modules or find_spec(name) is not None
     except (ImportError, ValueError):
@@ -149,7 +147,7 @@ def _taken(name: str) -> bool:
 
 
 def _allow(name: str, place: Path) -> None:
-    """Let `name` be imported from `place`, and what the files there import from beside it."""
+    """Let `name` be imported from `place`, and the files of its folder that it imports."""
     todo = [(name, place)]
     while todo:
         name, place = todo.pop()
@@ -166,7 +164,7 @@ def _allow(name: str, place: Path) -> None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """First names of what a file imports; nothing for a file that cannot be read."""
+    """The top-level names that a file imports; nothing if the file cannot be read."""
     try:
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):

@@ -1,8 +1,8 @@
 """Frozen values as JSON-able data, and back.
 
 A value is a dataclass whose fields are numbers, strings, None, tuples of these, and further frozen
-values. It becomes an object with the name of its class and its fields. The way back takes classes
-that the caller knows and no others, so that reading never imports or runs what a file names.
+values. It becomes an object with the name of its class and its fields. Reading makes only values of
+classes that the caller gives, so it never imports or runs what a file names.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def to_plain(value: Any) -> Any:
     """A frozen value, or a field of one, as JSON-able data.
 
     Raises:
-        ConfigError: for what is neither a dataclass nor plain.
+        ConfigError: for anything that is neither a dataclass nor plain data.
     """
     if isinstance(value, str) and value in _NUMBERS:
-        raise ConfigError(f"the text {value!r} has no JSON form: it is how the number is written")
+        raise ConfigError(f"the text {value!r} has no JSON form: it would be read as a number")
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -47,8 +47,8 @@ def from_plain(what: str, data: Any, known: Iterable[type]) -> Any:
     Args:
         what: the kind of value, for errors.
         data: the object.
-        known: the classes that it may be of, and those of the values in it. Of two classes of one
-            name the last one counts.
+        known: the classes of the value, and of the values in it. If two have the same name, the
+            last one is used.
 
     Raises:
         ConfigError: for data that is not such an object, an unknown name, or fields that the class

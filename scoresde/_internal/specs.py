@@ -1,14 +1,14 @@
-"""Names of solvers, grids and processes, as typed on a command line or kept in a file.
+"""Specifications of solvers, grids and processes, as typed on a command line or stored in a file.
 
-A specification is a name and its arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
-`PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. What prints as the
-`repr` of a solver reads back as that solver. A name is one of the tables below, in capitals or
-not, or what the field calls one of them (`ALIASES`). Arguments are literals and further
-specifications: nothing is ever evaluated.
+A specification is a name with arguments, written as in Python: `DDIM`, `DDIM(eta=0.5)`,
+`PredictorCorrector(predictor=ReverseDiffusion())`, `karras(exponent=5)`. The `repr` of a solver is
+a specification of it. A name is in one of the tables below, in upper or lower case, or a usual
+name for one of them (`ALIASES`). Arguments are literals and further specifications; no code is
+evaluated.
 
-With `own=True` a name may also be anybody else's, `package.module:Name` or `path/to/file.py:Name`,
-which imports that module. Only what the user types on a command line is read so: a file that is
-loaded, or a name that comes from elsewhere, imports nothing.
+With `own=True` a name may also be your own, `package.module:Name` or `path/to/file.py:Name`; that
+module is then imported. This is only for text that the user types on a command line. Loading a file
+never imports what it names.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ Pair = Callable[..., tuple[Solver, Grid]]
 Table = Mapping[str, Callable[..., Any]]
 """Classes and functions by name."""
 
-_LONGEST = 10_000  # characters of a specification
+_LONGEST = 10_000  # the most characters of a specification
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def members(module: ModuleType, kind: type) -> Table:
-    """What a module publishes that makes a value of a class: its concrete subclasses, and the
-    functions that return one and need no argument.
+    """The members of a module that make a value of a class.
+
+    They are its concrete subclasses, and functions that return one and need no argument.
 
     Args:
-        module: with `__all__`.
+        module: a module with `__all__`.
         kind: the class.
     """
     found = {name: getattr(module, name) for name in module.__all__}
@@ -76,7 +77,7 @@ GRIDS: Table = MappingProxyType(
         and [*signature(value).parameters][:2] == ["sde", "n"]
     }
 )
-"""Makers of grids: functions of a process and a number of steps."""
+"""Functions of a process and a number of steps that return a grid."""
 
 _PARTS: Table = MappingProxyType(
     {
@@ -91,11 +92,12 @@ _PARTS: Table = MappingProxyType(
         "Focus": Focus,
     }
 )
-"""What stands within a solver, as its argument: correctors, backends, an axis."""
+"""Values that are arguments of solvers: correctors, backends, an axis."""
 
 PAIRS: Mapping[str, str] = MappingProxyType({"recommended": "scoresde.sampling"})
-"""Functions of a process and a budget that choose a solver together with its grid, and the modules
-that have them. Those use names themselves, so that they cannot be imported here.
+"""Functions of a process and a budget that choose a solver and its grid, with their modules.
+
+Those modules import this one, so they cannot be imported here.
 """
 
 ALIASES: Mapping[str, str] = MappingProxyType(
@@ -122,7 +124,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "exponential": "uniform_lambda",
     }
 )
-"""What k-diffusion, diffusers and papers call the same thing; further arguments may follow."""
+"""Names in k-diffusion, diffusers and papers; further arguments may be added."""
 
 
 def solver(spec: str, *, own: bool = False) -> Solver:
@@ -133,13 +135,11 @@ def solver(spec: str, *, own: bool = False) -> Solver:
         own: whether it may name a class of a module or file, which is then imported.
 
     Raises:
-        ConfigError: for an unknown name, an argument it does not have, or something that is not
-            a solver.
+        ConfigError: for an unknown name, an unknown argument, or something that is not a solver.
     """
     if is_pair(spec):
         raise ConfigError(
-            f"{spec!r} chooses a solver for a process and a budget; where only a solver is wanted, "
-            "write the solver"
+            f"{spec!r} chooses a solver and a grid for a process and a budget; write a solver here"
         )
     made = build("solver", spec, SOLVERS, own=own)
     if not isinstance(made, Solver):
@@ -148,8 +148,9 @@ def solver(spec: str, *, own: bool = False) -> Solver:
 
 
 def describe(value: object) -> str:
-    """A solver, or a part of one, as a short specification: by its published name where it has
-    one, and what has its default is left out.
+    """A solver, or a part of one, as a short specification.
+
+    It has the published name, if there is one. Default arguments are omitted.
     """
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
@@ -165,7 +166,7 @@ def describe(value: object) -> str:
 
 
 def is_own(value: object) -> bool:
-    """Whether the class of a value is a user's own, and so in none of the tables."""
+    """Whether the class of a value is a user's own class, which is in none of the tables."""
     return type(value).__module__.partition(".")[0] != "scoresde"
 
 
@@ -182,8 +183,9 @@ def process(spec: str, *, own: bool = False) -> SDE:
 
 
 def pair(spec: str) -> Pair:
-    """The function that a specification such as "recommended(data_std=1.0)" names, which takes a
-    model and a number of evaluations and returns a solver with its grid.
+    """The function that a specification such as "recommended(data_std=1.0)" names.
+
+    It takes a model and a number of evaluations, and returns a solver and its grid.
 
     Raises:
         ConfigError: as `solver` does.
@@ -193,32 +195,33 @@ def pair(spec: str) -> Pair:
 
 
 def is_pair(spec: str) -> bool:
-    """Whether a specification is one for `pair`, rather than for `solver`."""
+    """Whether a specification names a function for `pair`, not a solver."""
     return is_named(spec, PAIRS)
 
 
 def is_named(spec: str, table: Mapping[str, Any]) -> bool:
-    """Whether a specification is one of a name in `table`."""
+    """Whether the name of a specification is in `table`."""
     return spec.partition("(")[0].strip().lower() in map(str.lower, table)
 
 
 def grid(spec: str, *, own: bool = False) -> Callable[[SDE, int], Grid]:
-    """The maker of grids that a specification names: a function of a process and a number of
-    steps, with its further arguments bound. See `solver`.
+    """The function for grids that a specification names; see `solver`.
+
+    It takes a process and a number of steps; the specification's arguments are bound to it.
 
     Raises:
         ConfigError: as `solver` does.
     """
     if spec.endswith(".json"):
         raise ConfigError(
-            f"{spec!r} is a solver with its grid, not a maker of grids; write it as the solver"
+            f"{spec!r} chooses a solver with its grid, not a grid alone; write it as the solver"
         )
     bound = partial("grid", spec, GRIDS, given=2, own=own)
 
     def make(sde: SDE, n: int) -> Grid:
         made = bound(sde, n)
         if not isinstance(made, Grid):
-            raise ConfigError(f"{spec!r} made {type(made).__name__}, not a scoresde.Grid")
+            raise ConfigError(f"{spec!r} returned {type(made).__name__}, not a scoresde.Grid")
         return made
 
     make.__name__ = make.__qualname__ = spec
@@ -226,7 +229,7 @@ def grid(spec: str, *, own: bool = False) -> Callable[[SDE, int], Grid]:
 
 
 def build(what: str, spec: str, table: Table, *, own: bool = False) -> Any:
-    """What a specification stands for: a name of `table`, called with its arguments.
+    """The value of a specification: the member of `table` with its name, called with its arguments.
 
     Args:
         what: the kind of thing, for errors.
@@ -250,11 +253,11 @@ def build(what: str, spec: str, table: Table, *, own: bool = False) -> Any:
 def partial(
     what: str, spec: str, table: Table, *, given: int, own: bool = False
 ) -> Callable[..., Any]:
-    """The function that a specification names, with the arguments told there bound by name.
+    """The function that a specification names, with the specification's arguments bound to it.
 
     Args:
         what, spec, table, own: see `lookup`.
-        given: how many leading arguments the caller will give; they cannot be bound.
+        given: number of leading arguments that the caller passes; they cannot be bound.
 
     Raises:
         ConfigError: as `solver` does.
@@ -268,7 +271,9 @@ def partial(
 
 
 def lookup(what: str, name: str, table: Table, *, own: bool = False) -> Any:
-    """What a name stands for: of `table`, in capitals or not; and with `own` of a module or file.
+    """The member of `table` with this name, in upper or lower case.
+
+    With `own` it may also be a member of a module or file.
 
     Raises:
         ConfigError: if there is no such name, module or member.
@@ -279,8 +284,8 @@ def lookup(what: str, name: str, table: Table, *, own: bool = False) -> Any:
     elsewhere = ["package.module:Name", "path/to/file.py:Name"] if own else []
     if not own and ":" in name:
         raise ConfigError(
-            f"{what} {name!r} would import {name.rpartition(':')[0]!r}, which only a name typed on "
-            f"the command line does; import it yourself and give the {what} itself"
+            f"{what} {name!r} would import {name.rpartition(':')[0]!r}, which is allowed only on "
+            f"the command line; import it yourself and pass the {what} itself"
         )
     if ":" not in name:
         also = [alias for alias, meant in ALIASES.items() if meant.partition("(")[0] in table]
@@ -307,9 +312,9 @@ def lookup(what: str, name: str, table: Table, *, own: bool = False) -> Any:
 
 
 def _parse(what: str, spec: str, table: Table) -> tuple[str, list[Any], dict[str, Any]]:
-    """(name, arguments, keyword arguments) of `name` or `name(...)`; an alias as what it means."""
+    """(name, arguments, keyword arguments) of `name` or `name(...)`; aliases are replaced."""
     if len(spec) > _LONGEST:
-        raise ConfigError(f"a {what} is written in at most {_LONGEST:,} characters")
+        raise ConfigError(f"a {what} may have at most {_LONGEST:,} characters")
     name, args, kwargs = _parse_call(what, spec, table)
     meant = ALIASES.get(name.lower())
     if meant is None or name.lower() in map(str.lower, table):
@@ -342,7 +347,7 @@ def _parse_call(what: str, spec: str, table: Table) -> tuple[str, list[Any], dic
 
 
 def _value(what: str, spec: str, node: ast.expr, table: Table) -> Any:
-    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):  # as repr writes them
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):  # the repr of these floats
         return float(node.id)
     if isinstance(node, ast.Call | ast.Name):
         return build(what, ast.unparse(node), {**table, **_PARTS})
@@ -356,8 +361,9 @@ def _value(what: str, spec: str, node: ast.expr, table: Table) -> Any:
 
 
 def _imported(value: object, module: ModuleType) -> bool:
-    """Whether a member of a module is a module, or a class or function of another one; a package
-    is there to gather those.
+    """Whether a member of a module is imported: a module, or a class or function of another one.
+
+    In a package it does not count as imported, since packages collect members of their modules.
     """
     if isinstance(value, type | FunctionType):
         return value.__module__ != module.__name__ and not hasattr(module, "__path__")

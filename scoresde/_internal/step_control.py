@@ -1,7 +1,7 @@
-"""Step control for each sample by itself.
+"""Step control for each sample separately.
 
-A sample's steps never depend on its batch-mates: each has its own position, step size and verdict.
-One that has arrived, or that cannot be solved, leaves the batch, so that the others cost no more.
+The steps of a sample never depend on the other samples: each has its own position and step size. A
+sample that is finished, or that cannot be solved, leaves the batch, so it costs no more.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SHRINK, GROW = 0.2, 5.0  # a step changes by no more than these factors
+SHRINK, GROW = 0.2, 5.0  # the smallest and the largest factor between two steps
 
 
 @dataclass(frozen=True)
 class StepControl:
-    """An attempt is accepted where its error is at most 1; the next step is
+    """The rule that accepts attempts and chooses the next step.
+
+    An attempt is accepted if its error is at most 1. The next step is
 
         safety * error^-exponent
 
@@ -26,16 +28,15 @@ class StepControl:
     II.4).
 
     Attributes:
-        safety: factor below 1.
+        safety: safety factor, below 1.
         exponent: usually 1 over the order of the local error.
-        max_evals: evaluations that a sample may use; it is given up where the next attempt would
-            need more.
-        smallest: step at which a sample is given up, relative to the whole interval.
+        max_evals: the most evaluations of a sample; it stops if the next attempt would need more.
+        smallest: smallest step, relative to the whole interval; a sample that needs less stops.
         largest: longest step.
-        hold: do not lengthen a step right after a rejection.
+        hold: do not lengthen a step directly after a rejection.
         lattice: round the factor down to a whole power of 2^(1/lattice); 0 for no rounding.
-            Positions are then the same where errors differ by round-off, unless one lies at a
-            boundary.
+            With rounding, errors that differ by round-off give the same steps, unless one lies at
+            a boundary.
     """
 
     safety: float
@@ -47,7 +48,7 @@ class StepControl:
     lattice: int = 0
 
     def factor(self, error: Tensor) -> Tensor:
-        """What the step is multiplied by after an attempt; the smallest factor for NaN."""
+        """The factor on the step after an attempt; the smallest factor if the error is NaN."""
         wanted = self.safety * error.clamp_min(1e-12) ** -self.exponent
         if self.lattice:
             wanted = ((wanted.log2() * self.lattice).floor() / self.lattice).exp2()
@@ -55,7 +56,7 @@ class StepControl:
 
 
 class Verdict(NamedTuple):
-    """Which samples leave the batch, each of shape (b,), bool, and why."""
+    """The samples that leave the batch, by reason: bool tensors of shape (b,)."""
 
     done: Tensor
     late: Tensor
@@ -63,28 +64,28 @@ class Verdict(NamedTuple):
 
     @property
     def leave(self) -> Tensor:
-        """Those of any reason."""
+        """The samples that leave for any reason."""
         return self.done | self.late | self.stuck
 
 
 class Walk:
-    """The samples that are still on their way, from `start` up to `stop`.
+    """The samples that are still between `start` and `stop`.
 
-    Every tensor has one number for each of them, shape (b,).
+    Every tensor has one number per remaining sample, shape (b,).
 
     Attributes:
-        index: place in the whole batch.
+        index: index in the whole batch.
         at: position.
-        h: length of the next attempt; it may be cut by `stop`.
+        h: length of the next attempt; it is shorter if `stop` comes before its end.
         used: evaluations so far.
-        good: whether the last attempt was accepted; True at first.
+        good: whether the last attempt was accepted; True at the beginning.
 
     Args:
-        control: the rule.
+        control: the rule for steps.
         batch: number of samples.
         start, stop: the interval, ascending.
         first: length of the first attempt.
-        like: of the dtype and device for positions.
+        like: a tensor with the dtype and device for positions.
     """
 
     def __init__(
@@ -102,13 +103,17 @@ class Walk:
         return len(self.index)
 
     def attempt(self) -> tuple[Tensor, Tensor]:
-        """Length and end of the next attempt."""
+        """The length and the end of the next attempt."""
         left = self.stop - self.at
         h = torch.minimum(self.h, left)
         return h, torch.where(h < left, self.at + h, self.stop)
 
     def judge(self, error: Tensor, h: Tensor, end: Tensor) -> Tensor:
-        """Take the step to `end` where the error is at most 1, set the next one, and say which."""
+        """Move samples with an error of at most 1 to `end` and set all next steps.
+
+        Returns:
+            Which samples were accepted.
+        """
         good = error <= 1.0
         factor = self.control.factor(error)
         if self.control.hold:
@@ -119,14 +124,14 @@ class Walk:
         return good
 
     def verdict(self, cost: int | Tensor) -> Verdict:
-        """Who leaves, where the next attempt costs so many evaluations."""
+        """The samples that leave, if the next attempt costs this many evaluations."""
         done = self.good & (self.at >= self.stop)
         late = ~done & (self.used + cost > self.control.max_evals)
         stuck = ~done & (self.h <= self.control.smallest * (self.stop - self.start))
         return Verdict(done, late, stuck)
 
     def keep(self, rows: Tensor) -> Tensor:
-        """Drop all but these, a mask of shape (b,); return their places among the former."""
+        """Keep only these samples, a mask of shape (b,), and return their previous indices."""
         places = rows.nonzero().flatten()
         for name in ("index", "at", "h", "used", "good"):
             setattr(self, name, getattr(self, name)[places])
@@ -134,5 +139,5 @@ class Walk:
 
 
 def wide(values: Tensor, like: Tensor) -> Tensor:
-    """(b,) as (b, 1, ...) with the rank of `like`."""
+    """Reshape (b,) to (b, 1, ...) with the rank of `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,8 +1,8 @@
-"""Which model a job is of: its fingerprint or a name, and what it answers on a fixed input.
+"""Identifies the model of a job: by its fingerprint or a name, and by its output for a fixed input.
 
-Fingerprints are compared exactly, and miss what they cannot see; a name is what the user says it
-is. The witness is a second, coarser guard: a few numbers of one prediction, compared with a
-tolerance, so that a job may go on on another device. It is never hashed.
+A fingerprint is compared exactly, but does not see everything; a name is chosen by the user. So
+jobs also store a witness: a few numbers of one prediction. It is compared with a tolerance, so
+that a job may continue on another device, and it is never hashed.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ..scalar import scale
 from ..sde.knot import Knot
 from .fingerprint import fingerprint, modules_in
 
-_ROWS, _KEPT = 2, 64  # samples in the probe, and numbers kept of the answer
-_TOLERANCE = 0.02  # relative, RMS: above what half precision and TF32 differ by
+_ROWS, _KEPT = 2, 64  # samples in the input, and numbers stored of the output
+_TOLERANCE = 0.02  # relative, RMS; larger than the errors of half precision and TF32
 
 
 def name_of(model: Predictor, key: str | None) -> str:
-    """What stands for the model in files: the key, or the fingerprint where there is none.
+    """The name of the model in files: the key, or without one the fingerprint.
 
     Raises:
-        FingerprintError: where there is no key, and the model's content cannot be known.
+        FingerprintError: if there is no key, and the model's content cannot be known.
         ConfigError: for a key that is not a name.
     """
     if key is None:
@@ -51,19 +51,19 @@ def identity(
 ) -> dict[str, Any]:
     """The model's name and its witness, as parts of a job's description.
 
-    Costs one evaluation of a few samples, in evaluation mode; buffers are left as they were.
+    Takes one evaluation of a few samples, in evaluation mode; buffers do not change.
 
     Args:
-        model: what predicts.
+        model: the model.
         key: the name that the user gives it, or None.
-        knot: where it is asked.
-        shape: of the job's samples, (N, *).
-        dtype: of the state.
-        device: of the state, by default the model's.
+        knot: the time of the evaluation.
+        shape: shape of the job's samples, (N, *).
+        dtype: dtype of the state.
+        device: device of the state; by default the model's.
 
     Raises:
-        FingerprintError: where there is no key, and the model's content cannot be known, or
-            changes as the model is called.
+        FingerprintError: if there is no key, and the model's content cannot be known, or changes
+            when the model is called.
     """
     name = name_of(model, key)
     rows = min(_ROWS, shape[0])
@@ -73,15 +73,15 @@ def identity(
         raw = model.rows(torch.arange(rows))(x, knot).raw
     if key is None and fingerprint(model) != name:
         raise FingerprintError(
-            "the model changes as it is called (it keeps a cache, or counts), so that its "
-            "fingerprint does not stand for it; write key='a name that you change whenever the "
-            "model changes', or give its class a __getstate__ that leaves the cache out"
+            "the model changes when it is called (it has a cache, or counts), so its fingerprint "
+            "does not identify it; write key='a name that you change whenever the model "
+            "changes', or give its class a __getstate__ that omits the cache"
         )
     return {"model": name, "witness": _few(raw)}
 
 
 def disagree(theirs: Any, mine: Any) -> bool:
-    """Whether two witnesses cannot be of one model."""
+    """Whether two witnesses cannot come from the same model."""
     if not isinstance(theirs, list) or not isinstance(mine, list):
         return (theirs is None) != (mine is None)
     if len(theirs) != len(mine) or not all(isinstance(v, int | float) for v in theirs + mine):
@@ -91,7 +91,7 @@ def disagree(theirs: Any, mine: Any) -> bool:
 
 
 def _few(raw: Tensor) -> list[float] | None:
-    """Numbers from all over the answer; None where they are not finite."""
+    """Numbers from all parts of the output; None if they are not finite."""
     flat = raw.detach().flatten().double().cpu()
     places = torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat)), dtype=torch.float64)
     found = flat[places.round().long()]
@@ -100,7 +100,7 @@ def _few(raw: Tensor) -> list[float] | None:
 
 @contextmanager
 def _as_it_was(model: Predictor) -> Iterator[None]:
-    """In evaluation mode; with mode and buffers put back afterwards."""
+    """Put the model into evaluation mode; restore its mode and buffers afterwards."""
     modules: list[nn.Module] = modules_in(model)
     modes = [module.training for module in modules]
     were = [

@@ -1,8 +1,8 @@
-"""Networks of the diffusers library, with what their scheduler says about them.
+"""Models from networks of the diffusers library and their schedulers.
 
-A scheduler there is two things: the process a network was trained on, and a rule for sampling.
-Only the first is taken over. Its time steps, clipping, thresholding, offsets and sigma shifts
-belong to the second; here they are the grid's and the solver's business.
+A scheduler of diffusers is two things: the process on which a network was trained, and a rule for
+sampling. Only the process is used here. Time steps, clipping, thresholding, offsets and sigma
+shifts belong to the rule for sampling; here the grid and the solver define that.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ def from_diffusers(
 ) -> ScoreModel:
     """A diffusers network, such as a `UNet2DModel`, as a `ScoreModel`.
 
-    The scheduler's table becomes a `DiscreteVPSDE`, whose times are the real-valued indices that
-    the network is told; `prediction_type` says what it predicts. A flow-matching scheduler gives
-    a `FlowSDE` and a network that is told `num_train_timesteps` times t. Conditions are bound
-    under the names of the network's own arguments: `.bind(class_labels=labels)`.
+    The scheduler's table becomes a `DiscreteVPSDE`, and the network receives its time, the
+    real-valued index. `prediction_type` defines what the network predicts. A flow-matching
+    scheduler gives a `FlowSDE`, and the network receives `num_train_timesteps` times t. Bind
+    conditions by the names of the network's own arguments: `.bind(class_labels=labels)`.
 
-    Where the network has twice as many output channels as input channels, the second half is its
+    If the network has twice as many output channels as input channels, the second half is its
     learned variance, for `Ancestral("learned")`.
 
     Args:
-        unet: the network; or a pipeline, of which the network (`unet` or `transformer`) and the
-            scheduler are taken; or a folder that diffusers wrote, of a pipeline (`unet/` or
-            `transformer/`, and `scheduler/`) or of a network alone. Weights are read from
-            safetensors files only, all of them must be there, and nothing is downloaded.
+        unet: the network; or a pipeline, which gives the network (`unet` or `transformer`) and the
+            scheduler; or a folder written by diffusers, of a pipeline (`unet/` or `transformer/`,
+            and `scheduler/`) or of a network alone. Weights are read only from safetensors files.
+            All weights must exist; nothing is downloaded.
         scheduler: any diffusers scheduler with a table of betas, or for flow matching. Not
             needed for a pipeline, or a folder with a `scheduler_config.json` in `scheduler/` or
             beside the weights.
         net_dtype: see `ScoreModel`.
 
     Raises:
-        ConfigError: for a scheduler that does not describe such a process, or none at all.
+        ConfigError: without a scheduler, or for one that describes neither such process.
         CheckpointError: for a folder without a network, without safetensors weights, with weights
             that are missing or of another network, or with a configuration of another kind.
         MissingExtraError: if diffusers is needed to read a folder and is not installed.
@@ -77,7 +77,7 @@ def from_diffusers(
         )
     if scheduler is None:
         raise ConfigError(
-            "a network alone does not say what it was trained on; give its scheduler too, such as "
+            "the process of a network alone is not known; give its scheduler too, such as "
             "from_diffusers(unet, DDPMScheduler(beta_schedule='linear')), or the whole pipeline"
         )
     sde, predicts, time = _process(scheduler)
@@ -102,7 +102,7 @@ def from_diffusers(
 
 @dataclass(frozen=True)
 class FirstChannels:
-    """What a network returns, without the channels after the first `count`."""
+    """The `output` that keeps the first `count` channels of what a network returns."""
 
     count: int
 
@@ -115,20 +115,20 @@ class FirstChannels:
 def _process(
     scheduler: Any,
 ) -> tuple[DiscreteVPSDE | FlowSDE, str, str | TimeInput | None]:
-    """What a scheduler says of a network: the process, what it predicts, how it knows the time."""
+    """The process, parametrization and time convention of a scheduler's network."""
     config, name = getattr(scheduler, "config", {}), type(scheduler).__name__
     predicts = config.get("prediction_type", "epsilon")
     if name in _FLOWS or config.get("use_flow_sigmas") or predicts == "flow_prediction":
         if config.get("invert_sigmas"):
             raise ConfigError(
-                f"{name}(invert_sigmas=True) runs time the other way; write ScoreModel(net, "
+                f"{name}(invert_sigmas=True) reverses time; write ScoreModel(net, "
                 "FlowSDE(), predicts='flow', time=..., output=...) as the network was trained"
             )
         return FlowSDE(), "flow", ScaledTime(float(config["num_train_timesteps"]))
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None or config.get("timestep_type") == "continuous":
         raise ConfigError(
-            f"{name} has no table of betas that its network was trained on; give the "
+            f"{name} does not have the table of betas on which its network was trained; give the "
             "DDPMScheduler, DDIMScheduler or flow-matching scheduler of the training, or write "
             "ScoreModel(net, sde, predicts=..., time=...)"
         )
@@ -138,19 +138,19 @@ def _process(
 
 
 def _from_table(scheduler: Any, table: Tensor) -> DiscreteVPSDE:
-    # The product is float32 in diffusers: at the first indices 1 - product has only 3 or 4 digits
-    # left, which roughens the log-SNR that solvers differentiate. From betas it has all of them.
+    # The product is float32 in diffusers: at the first indices 1 - product has only 3 or 4 correct
+    # digits, so the log-SNR would not be smooth. Computed from the betas it has all digits.
     betas = getattr(scheduler, "betas", None)
     if betas is not None:
         betas, product = betas.double().cpu().numpy(), table.double().cpu().numpy()
-        # Some schedulers shift the product afterwards; then it is the product that holds.
+        # Some schedulers change the product afterwards; then the product is used.
         if np.allclose(np.cumprod(1 - betas), product, rtol=1e-3, atol=1e-6):
             return DiscreteVPSDE.from_betas(betas)
     return DiscreteVPSDE.from_alphas_cumprod(table)
 
 
 def _find_scheduler(folder: Path) -> Any:
-    """The scheduler of a folder; None where there is none."""
+    """The scheduler of a folder, or None."""
     for place in (folder / "scheduler", folder):
         if (place / _SCHEDULER).is_file() or (place.name == "scheduler" and place.is_dir()):
             kind = _class_in(place, _SCHEDULER, "SchedulerMixin", "a scheduler")
@@ -167,8 +167,8 @@ def _load_network(folder: Path) -> nn.Module:
     kind = _class_in(folder, _NETWORK, "ModelMixin", "a network")
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(
-            f"{folder} has no weights in safetensors, and pickled ones are not read; write "
-            "net.save_pretrained(folder, safe_serialization=True) where you trust the file"
+            f"{folder} has no weights in safetensors, and pickled weights are not loaded; if you "
+            "trust the file, write net.save_pretrained(folder, safe_serialization=True)"
         )
     with _reading(folder):
         network: nn.Module
@@ -179,7 +179,7 @@ def _load_network(folder: Path) -> nn.Module:
             low_cpu_mem_usage=False,  # it needs accelerate
             output_loading_info=True,
         )
-    # diffusers goes on with random numbers for what is missing.
+    # diffusers would use random numbers for missing weights.
     for key, words in (
         ("missing_keys", "are missing"),
         ("mismatched_keys", "have another shape"),
@@ -187,7 +187,7 @@ def _load_network(folder: Path) -> nn.Module:
     ):
         if names := sorted(str(name) for name in report.get(key, ())):
             raise CheckpointError(
-                f"the weights in {folder} are not those of its {kind.__name__}: {len(names)} "
+                f"the weights in {folder} do not fit its {kind.__name__}: {len(names)} "
                 f"{words}, such as {names[0]}; copy the folder again, or check its {_NETWORK}"
             )
     return network
@@ -213,7 +213,7 @@ def _class_in(folder: Path, config: str, base: str, what: str) -> Any:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Whatever diffusers raises on the way, in one line."""
+    """Turn any error that diffusers raises while reading into a CheckpointError of one line."""
     try:
         yield
     except Exception as error:  # of many kinds: safetensors, torch, diffusers' own

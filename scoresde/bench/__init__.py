@@ -1,4 +1,4 @@
-"""Steps against quality: which solver, on which grid, at which budget."""
+"""Compare solvers and grids: quality of samples against network evaluations."""
 
 from ..sampling.choose import GridMaker, grid_for
 from .comparison import compare, environment

@@ -1,4 +1,4 @@
-"""Steps against quality: every solver on every grid at every budget, from the same seeds."""
+"""Compare every solver on every grid at every budget, from the same seeds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .._internal import specs
-from .._internal.checks import check_budget, check_kind, check_model, explained_shape
+from .._internal.checks import calls_within, check_kind, check_model, explained_shape
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import model_name
 from .._internal.witness import name_of
 from ..errors import ConfigError, FingerprintError
 from ..metrics import EndpointError, Metric
@@ -38,7 +39,7 @@ from .tasks import Fixed, Peer, Row, Task, tasks
 
 _PACKAGES = ("scoresde", "torch", "numpy", "scipy", "torchdiffeq", "POT", "diffusers")
 Metrics = Wanted | Sequence[Wanted] | None
-"""Metrics, names of `scoresde.bench.METRICS`, or functions that make one; None for the default."""
+"""Metrics, names in `scoresde.bench.METRICS`, or functions that make one; None: the default."""
 
 
 def compare(
@@ -55,43 +56,44 @@ def compare(
     jobs: int = 1,
     progress: bool = False,
 ) -> Table:
-    """Measure how quality grows with network evaluations.
+    """Measure how the quality of samples depends on the number of network evaluations.
 
-    Deterministic solvers are compared with a tight solve of the probability flow from the same
-    starts, sample by sample; by distribution, all solvers are compared with true samples, and
-    stochastic ones share one Brownian path a sample. No solver exceeds a budget (`grid_for`), and
-    the table names what each took.
+    Endpoint errors compare a deterministic solver, sample by sample, with a tight solve of the
+    probability flow from the same starts. Metrics of distributions compare any solver with true
+    samples. All stochastic solvers use the same Brownian path for a sample. No solver exceeds its
+    budget (`grid_for`), and the table states the evaluations that each one took.
 
     Under `torchrun`, every process computes its share of the cells and returns the whole table.
 
     Args:
-        model: what predicts; or several by name, of the same data on different processes.
-        solvers: one or several solvers, or names such as "DDIM(eta=1.0)", or "recommended", which
-            brings its own grid, or a `Fixed` solver and grid, or samplers of other libraries
-            (`benchmarks/peers`). Those that choose their own steps are run once each.
-        nfe: one budget or several, in network evaluations per sample.
+        model: a model; or a mapping from names to models of the same data on different processes.
+        solvers: one or several. Each is a solver, a name such as "DDIM(eta=1.0)", "recommended",
+            which has its own grid, a `Fixed` solver and grid, or a sampler of another library
+            (`benchmarks/peers`). A solver that chooses its own steps runs once.
+        nfe: one or several budgets, in network evaluations per sample, of which a guided model
+            takes 2 a call.
         grids: one or several makers of grids, or names such as "karras(exponent=5)";
             "uniform_lambda" by default.
-        metric: metrics, or names of `scoresde.bench.METRICS`, or functions that make one of what
-            there is to compare with (`AtHand`), one or several; by default the
-            RMS and median endpoint error of deterministic solvers and, where true samples are at
-            hand, the energy distance of all, the Frechet distance in features where some are
-            given, and the NLL gap of closed-form models.
+        metric: one or several. Each is a metric, a name in `scoresde.bench.METRICS`, or a function
+            from an `AtHand` to a metric. The default depends on what is given. Deterministic
+            solvers get the RMS and the median endpoint error. With true samples, all solvers get
+            the energy distance; with features too, the Frechet distance; for a closed-form model,
+            the NLL gap.
         against: true samples, features, and the tolerance of the reference endpoints.
-        starts: how many samples a cell has, their seed, shape and dtype.
-        cache: a folder; work found there is not done again.
-        key: a name for the models, which you change whenever one of them changes. It takes the
-            place of their fingerprints, where those cannot be known or are slow to find.
-        jobs: worker processes.
+        starts: number of samples in a cell, their seed, shape and dtype.
+        cache: a folder of finished work. What is found there is not computed again.
+        key: a name for the models. Change it whenever one of them changes. It replaces their
+            fingerprints, if these cannot be computed or are slow to compute.
+        jobs: number of worker processes.
         progress: show the table as it fills (needs rich).
 
     Raises:
-        FingerprintError: with a cache, where the content of a model cannot be known; write `key=`.
+        FingerprintError: if a cache is given and a model has no fingerprint; write `key=`.
         ConfigError: for settings that contradict one another, or that nothing here would use. A
-            cell that fails does not raise; it is reported with its reason, and the others go on.
-        NonFiniteError: if the reference of every sample is not finite. Where that of some is not,
-            they are left out of endpoint errors, with a warning and a note in the table.
-        ShapeError: for features or true samples of a shape that does not fit.
+            cell that fails does not raise; the table gives its reason, and the others go on.
+        NonFiniteError: if no sample has a finite reference endpoint. If only some have none,
+            endpoint errors ignore these samples, with a warning and a note in the table.
+        ShapeError: for features or true samples of the wrong shape.
     """
     what = _What.of(model, solvers, nfe, grids)
     how = _How.of(next(iter(what.models.values())), metric, against, starts)
@@ -118,11 +120,11 @@ class _Part(NamedTuple):
     """The cells of one model.
 
     Attributes:
-        name: of its process; empty where there is one.
-        who: what stands for the model in keys: its fingerprint, or the name given.
-        job: what they share.
-        tasks: one a cell.
-        reference: endpoints of the starts, where they are asked for.
+        name: name of its process; empty if there is only one.
+        who: identifies the model in keys: its fingerprint, or the name given.
+        job: settings that the cells share.
+        tasks: one for each cell.
+        reference: true endpoints of the starts; None if no metric needs them.
     """
 
     name: str
@@ -134,7 +136,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _What:
-    """What is compared."""
+    """What is compared: models, rows, budgets and grids."""
 
     models: dict[str, Predictor]
     rows: list[Row]
@@ -150,20 +152,21 @@ class _What:
             check_model(each)
         budgets = list(nfe) if isinstance(nfe, Iterable) else [nfe]
         for budget in budgets:
-            check_budget(budget)
+            for each in models.values():
+                calls_within(each, budget)
         rows = [solvers] if isinstance(solvers, str | Solver | Fixed | Peer) else list(solvers)
         given = ("uniform_lambda",) if grids is None else grids
         given = [given] if isinstance(given, str) or callable(given) else given
         makers = [specs.grid(g) if isinstance(g, str) else g for g in given]
         if not models or not rows or not budgets:
-            raise ConfigError("compare needs a model, a solver and a budget at least")
+            raise ConfigError("compare needs at least one model, one solver and one budget")
         return cls(models, rows, budgets, makers, grids is not None)
 
     def tasks(self) -> dict[str, list[Task]]:
         """The cells of each model.
 
         Raises:
-            ConfigError: for a row that is none, or for grids that no cell is on.
+            ConfigError: for a row of the wrong kind, or for grids that no cell uses.
         """
         found = {
             name: list(tasks(model, self.rows, self.makers, self.budgets, name))
@@ -172,7 +175,7 @@ class _What:
         cells = [task.cell for each in found.values() for task in each]
         if self.grids_given and all(cell.grid in ("", OWN_GRID) for cell in cells):
             raise ConfigError(
-                "grids are given, but each of these solvers brings its own or chooses its steps; "
+                "grids are given, but each of these solvers has its own grid or chooses its steps; "
                 "leave grids out"
             )
         return found
@@ -180,7 +183,7 @@ class _What:
 
 @dataclass(frozen=True, eq=False)
 class _How:
-    """How it is measured: true samples to compare with, and spare ones for the floor."""
+    """How the comparison is measured: metrics, starts, true samples, and others for the floor."""
 
     metric: Metrics
     against: Against
@@ -201,13 +204,13 @@ class _How:
         """Raise ConfigError for a tolerance or features that nothing uses."""
         if self.against.tolerance is not None and not _needs_reference(self.metric, todo):
             raise ConfigError(
-                f"tolerance={self.against.tolerance!r} is that of reference endpoints, and nothing "
+                f"tolerance={self.against.tolerance!r} is for reference endpoints, and nothing "
                 "is compared with them here; leave it out, or add metric='rms' and a solver that "
                 "draws no noise"
             )
         if self.against.features is not None and not self._takes_features():
             raise ConfigError(
-                "features are given, but no metric here takes them; leave them out, or write "
+                "features are given, but no metric here uses them; leave them out, or write "
                 "metric='frechet' and Against(truth=images, features=...)"
             )
 
@@ -225,7 +228,7 @@ class _How:
 def _part(
     name: str, model: Predictor, todo: list[Task], how: _How, store: Store, key: str | None
 ) -> _Part:
-    """The cells of one model, with what they share."""
+    """The cells of one model, and the settings that they share."""
     who = _name(model, key and f"{key}, {name}", store)
     start = how.starts.draw(model, how.event)
     with explained_shape(model, how.event):
@@ -247,10 +250,13 @@ def _part(
 
 
 def _setup(parts: Sequence[_Part], how: _How, store: Store) -> Setup:
-    """What all cells of the table share."""
+    """The settings that all cells of the table share."""
     about: dict[str, dict[str, Any]] = {}
     for part in parts:
-        about[part.name] = {"model": part.who, "sde": part.job.model.sde.to_dict()}
+        model = part.job.model
+        about[part.name] = {
+            "name": model_name(model), "model": part.who, "sde": model.sde.to_dict()
+        }  # fmt: skip
         if (found := part.reference) is not None:
             about[part.name]["reference"] = {
                 "accuracy": found.accuracy, "nfe": found.nfe, "missing": found.missing
@@ -277,10 +283,10 @@ def _setup(parts: Sequence[_Part], how: _How, store: Store) -> Setup:
 
 
 def _needs_reference(metric: Metrics, todo: Sequence[Task]) -> bool:
-    """Whether endpoints are to be compared, with ones that nobody has solved for yet."""
+    """Whether some metric needs reference endpoints, which must then be solved."""
     if all(task.stochastic for task in todo):
         return False
-    # A user's own function may look at the endpoints; a metric that is made has its own.
+    # A function may use the endpoints. A Metric object already holds its own reference.
     return metric is None or any(
         one.lower() in ENDPOINTS if isinstance(one, str) else not isinstance(one, Metric)
         for one in _listed(metric)
@@ -292,7 +298,7 @@ def _listed(metric: Wanted | Sequence[Wanted]) -> Sequence[Wanted]:
 
 
 def _name(model: Predictor, key: str | None, store: Store) -> str:
-    """What stands for a model. Where nothing is kept, it need not be known."""
+    """The identity of a model in keys; "unknown" if it has none and there is no cache."""
     try:
         return name_of(model, key)
     except FingerprintError:
@@ -304,7 +310,7 @@ def _name(model: Predictor, key: str | None, store: Store) -> str:
 def _reference(
     model: Predictor, who: str, start: Tensor, against: Against, store: Store
 ) -> Reference:
-    """The reference, from the store where it is there."""
+    """The reference endpoints, read from the store or solved and stored."""
     rtol = against.tolerance
     key = "reference-" + fingerprint([who, start, rtol])
     kept = store.tensors(key)
@@ -318,7 +324,7 @@ def _reference(
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that a measurement was made with."""
+    """Versions of packages, and hardware, for the record of a measurement."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -338,7 +344,7 @@ def environment() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """The processor's name; Linux tells it in a file only."""
+    """The processor's name; on Linux it is only in a file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

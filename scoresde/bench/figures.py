@@ -1,7 +1,7 @@
-"""Figures: sample grids, trajectories, steps against quality. All are written to files.
+"""Figures, all written to files: grids of images, trajectories, points and densities of the plane,
+steps against quality.
 
-Colours are those of Okabe & Ito, "Color Universal Design", 2008, told apart by readers with any
-colour vision; series differ in their markers too.
+Colours are those of `scoresde.bench.series`; series differ in their markers too.
 """
 
 from __future__ import annotations
@@ -9,40 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError, require
+from ..errors import ShapeError
 from ..sampling.run import StepInfo
 from ..training.losses import NoiseLevelLoss
+from .canvas import figure, row, save, styled
+from .curves import steps_quality
+from .plane import log_density_map, scatter
+from .series import PALETTE
 
-if TYPE_CHECKING:
-    from .table import Cell, Table
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
+__all__ = [
+    "log_density_map",
+    "loss_per_noise_level",
+    "sample_grids",
+    "scatter",
+    "steps_quality",
+    "tile",
+    "trajectories",
+]
 
 
 def tile(
     images: Tensor, columns: int | None = None, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> np.ndarray:
-    """Images (B, C, H, W) with 1 or 3 channels as one picture, uint8, with thin lines between."""
+    """Tile images (B, 1 or 3, H, W) into one picture, uint8, with thin lines between them."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ShapeError(f"pictures have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
+        raise ShapeError(f"images must have shape (B, 1 or 3, H, W), got {tuple(images.shape)}")
     low, high = value_range
     scaled = ((images.detach().cpu().float() - low) / (high - low)).clamp(0, 1).nan_to_num(0.5)
     count, channels, height, width = scaled.shape
@@ -58,24 +55,24 @@ def tile(
 
 def sample_grids(panels: Mapping[str, Tensor], path: str | Path) -> None:
     """One tiled grid of images a panel, side by side, each below its title."""
-    with _styled():
-        figure = _figure((3.3 * len(panels), 3.8))
-        for axes, (title, images) in zip(_row(figure, len(panels)), panels.items(), strict=True):
+    with styled():
+        drawn = figure((3.3 * len(panels), 3.6))
+        for axes, (title, images) in zip(row(drawn, len(panels)), panels.items(), strict=True):
             _picture(axes, tile(images))
             axes.set_title(title)
-        _save(figure, path)
+        save(drawn, path)
 
 
 def trajectories(
     runs: Mapping[str, Sequence[StepInfo]], path: str | Path, *, digits: int = 3
 ) -> None:
-    """The first samples of each run on their way from noise to data, a column for each time.
+    """Draw the first samples of each run from noise to data, one column for each time.
 
-    States are shown divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
+    States are divided by sqrt(alpha^2 + sigma^2), so that all have the same scale.
     """
-    with _styled():
-        figure = _figure((9.5, 1.1 + 1.05 * digits * len(runs)))
-        grid = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
+    with styled():
+        drawn = figure((9.5, 1.1 + 1.05 * digits * len(runs)))
+        grid = drawn.subplots(len(runs), 1, squeeze=False)[:, 0]
         for axes, (title, steps) in zip(grid, runs.items(), strict=True):
             states = [info.x[:digits] / float(info.knot.radius) for info in steps]
             picture = torch.stack(states, 1).flatten(0, 1)
@@ -88,47 +85,14 @@ def trajectories(
             axes.xaxis.set_visible(True)
             axes.tick_params(length=0)
             axes.set_title(title, loc="left")
-        figure.supxlabel(r"noise level $\sigma/\alpha$", fontsize=10)
-        _save(figure, path)
-
-
-def steps_quality(table: Table, path: str | Path, *, metrics: Sequence[str] | None = None) -> None:
-    """Metrics against network evaluations, a panel a metric, with 95 % intervals.
-
-    Solvers that choose their own steps are single points. The floor, where there is one, is what
-    true samples score.
-    """
-    chosen = list(metrics or table.metrics)
-    style = {name: k for k, name in enumerate(dict.fromkeys(table.label(c) for c in table.cells))}
-    with _styled():
-        figure = _figure((5.2 * len(chosen), 4.0 + 0.2 * math.ceil(len(style) / 3)))
-        handles: dict[str, Any] = {}
-        for axes, metric in zip(_row(figure, len(chosen)), chosen, strict=True):
-            for label, k in style.items():
-                cells = [c for c in table.cells if table.label(c) == label and metric in c.scores]
-                if cells:
-                    handles[label] = _curve(axes, cells, metric, k)
-            if floor := table.setup.floor.get(metric):
-                axes.axhline(floor.value, color="#666666", linewidth=1, linestyle=":")
-                axes.annotate(
-                    "true samples", (1, floor.value), xycoords=("axes fraction", "data"),
-                    ha="right", va="bottom", fontsize=9, color="#666666",
-                )  # fmt: skip
-            _scales(axes, table, metric)
-            axes.set_xlabel("network evaluations per sample")
-            axes.set_title(metric)
-        figure.legend(
-            handles.values(),
-            [name.partition("(backend")[0] for name in handles],
-            loc="outside lower center",
-            ncols=4,
-            fontsize=9,
-        )
-        _save(figure, path)
+        drawn.supxlabel(r"noise level $\sigma/\alpha$", fontsize=10)
+        save(drawn, path)
 
 
 def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path) -> None:
-    """The squared error of eps against half log-SNR, a curve a model, with standard errors.
+    """Plot the squared error of eps against half log-SNR, one curve for each model.
+
+    The band around a curve is plus or minus one standard error.
 
     The area under a curve is the diffusion term of the variational bound, in nats per dimension.
 
@@ -136,9 +100,9 @@ def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path)
         curves: from `scoresde.training.losses.loss_per_noise_level`, by title.
         path: the picture to write.
     """
-    with _styled():
-        figure = _figure((6.4, 4.2))
-        (axes,) = _row(figure, 1)
+    with styled():
+        drawn = figure((6.4, 4.2))
+        (axes,) = row(drawn, 1)
         for k, (title, curve) in enumerate(curves.items()):
             lam, loss, stderr = (part.cpu().numpy() for part in curve)
             color = PALETTE[k % len(PALETTE)]
@@ -151,53 +115,15 @@ def loss_per_noise_level(curves: Mapping[str, NoiseLevelLoss], path: str | Path)
         axes.set_xlabel(r"half log-SNR $\log(\alpha/\sigma)$")
         axes.set_ylabel(r"$|\epsilon - \epsilon_\theta|^2 / D$")
         axes.legend(loc="best", fontsize=9)
-        _save(figure, path)
+        save(drawn, path)
 
 
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def _curve(axes: Any, cells: Sequence[Cell], metric: str, k: int) -> Any:
-    ordered = sorted(cells, key=lambda c: c.nfe)
-    nfe = np.array([c.nfe for c in ordered])
-    value, low, high = np.array([c.scores[metric][:3] for c in ordered]).T
-    color, marker = PALETTE[k % len(PALETTE)], MARKERS[(k + k // len(PALETTE)) % len(MARKERS)]
-    bars = np.nan_to_num(np.stack([value - low, high - value]).clip(min=0))
-    return axes.errorbar(
-        nfe, value, yerr=bars, color=color, marker=marker, markersize=5, linewidth=1.4,
-        elinewidth=0.8, capsize=2,
-    )  # fmt: skip
-
-
-def _scales(axes: Any, table: Table, metric: str) -> None:
-    values = [c.scores[metric].value for c in table.cells if metric in c.scores]
-    axes.set_xscale("log")
-    if min(values, default=0) > 0:
-        axes.set_yscale("log")
-    else:  # an unbiased distance may fall below 0: linear where noise rules, logarithmic above
-        scores = [c.scores[metric] for c in table.cells if metric in c.scores]
-        # A metric of a user's own may have no interval.
-        spans = [score.high - score.low for score in scores if score.high > score.low]
-        noise = float(np.median(spans or [abs(score.value) + 1e-12 for score in scores]))
-        axes.set_yscale("symlog", linthresh=max(1e-12, 10.0 ** round(math.log10(noise))))
-    ticks = sorted({c.nfe for c in table.cells if metric in c.scores and c.budget is not None})
-    nice = [b for b in table.budgets if ticks and ticks[0] <= b <= 1.2 * ticks[-1]]
-    axes.set_xticks(nice, [str(b) for b in nice])
-    axes.xaxis.set_minor_formatter(lambda x, position: "")
-
-
 def _noise_level(info: StepInfo) -> str:
     rho = float(info.knot.rho)
     return f"{rho:.0f}" if rho == 0 or rho >= 10 else f"{rho:.2g}"
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    # A figure of its own, without pyplot: no window, no state shared with the user's plots.
-    return require("matplotlib.figure", "plot").Figure(size, layout="constrained")
-
-
-def _row(figure: Any, count: int) -> Any:
-    return figure.subplots(1, count, squeeze=False)[0]
 
 
 def _picture(axes: Any, pixels: np.ndarray) -> None:
@@ -206,11 +132,3 @@ def _picture(axes: Any, pixels: np.ndarray) -> None:
     axes.xaxis.set_visible(False)
     axes.yaxis.set_visible(False)
     axes.spines[:].set_visible(False)
-
-
-def _styled() -> Any:
-    return require("matplotlib", "plot").rc_context(_STYLE)
-
-
-def _save(figure: Any, path: str | Path) -> None:
-    figure.savefig(path, dpi=150)

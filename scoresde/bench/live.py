@@ -1,4 +1,4 @@
-"""The table as it fills."""
+"""A live view of the table in the terminal while cells are computed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Show = Callable[[Cell], None]
 
 @contextmanager
 def live(expected: Sequence[Cell], setup: Setup, shown: bool) -> Iterator[Show]:
-    """A function to call with every cell that is done; it draws the table in the terminal.
+    """Yield a function that takes each finished cell and redraws the table in the terminal.
 
     Args:
-        expected: all cells, as yet without numbers.
-        setup: what they share.
+        expected: all cells, without numbers yet.
+        setup: the settings that they share.
         shown: whether to draw at all (needs rich).
     """
     if not shown:
@@ -46,10 +46,11 @@ def _drawn(names: Table, found: Table, done: dict[tuple[str, int | None], Cell])
     if any(cell.budget is None for cell in names.cells):
         budgets.append(None)
     for budget in budgets:
-        drawn.add_column("its own" if budget is None else f"{budget} NFE", justify="right")
-    for label in dict.fromkeys(names.label(cell) for cell in names.cells):
+        drawn.add_column("own steps" if budget is None else f"{budget} NFE", justify="right")
+    brief = names.short_labels()
+    for label in brief:
         row = [_text(done.get((label, budget)), found, metric) for budget in budgets]
-        drawn.add_row(label, *row)
+        drawn.add_row(brief[label], *row)
     return drawn
 
 

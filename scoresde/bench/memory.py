@@ -1,4 +1,4 @@
-"""The most memory that a piece of work held."""
+"""Peak memory of a piece of work."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PROC = Path("/proc/self")
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """Bytes held at most beyond those held at the beginning, as the one entry of a list.
+    """Peak memory above that at the beginning, in bytes, as the one entry of a list.
 
-    Of the device's allocator on CUDA. On the CPU the resident memory of the process, whose
-    high-water mark Linux lets a process reset; elsewhere the answer is NaN.
+    On CUDA it is the memory of the device's allocator. On the CPU it is the resident memory of the
+    process, whose high-water mark can be reset on Linux; on other systems it is NaN.
     """
     found = [math.nan]
     if device.type == "cuda":
@@ -33,7 +33,7 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
 
 
 def _reset() -> float | None:
-    """Forget the high-water mark; what is resident now, or None where this cannot be done."""
+    """Reset the high-water mark, and return the resident bytes; None if it cannot be reset."""
     try:
         (_PROC / "clear_refs").write_text("5")
         return _status("VmRSS")

@@ -1,4 +1,4 @@
-"""Metrics by name, made from what is at hand to compare with."""
+"""Metrics by name, made from the reference, true samples and features that are given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..metrics.features import Features
 from ..model import Predictor
 
 _T = TypeVar("_T")
-_EXACT = 2000  # true samples that metrics of quadratic or cubic cost take
+_EXACT = 2000  # true samples used by metrics of quadratic or cubic cost, at most
 METRICS: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
     {
         "rms": lambda at: EndpointError(at.endpoints()),
@@ -47,24 +47,24 @@ METRICS: Mapping[str, Callable[[AtHand], Metric]] = MappingProxyType(
         "coverage": lambda at: at.neighbours("coverage"),
     }
 )
-"""What each name stands for, given what there is to compare with."""
+"""Maps each name to a function that makes the metric from an `AtHand`."""
 
 ENDPOINTS = ("rms", "median")
-"""Names of metrics that compare with reference endpoints, and with no true samples."""
+"""Names of metrics that compare with reference endpoints and use no true samples."""
 
 FEATURES = ("frechet", "kernel", "precision", "recall", "density", "coverage")
 """Names of metrics that take features."""
 ALIASES: Mapping[str, str] = MappingProxyType({"fid": "frechet", "kid": "kernel"})
-"""What the field calls two of them, with the features of the Inception network."""
+"""The usual names of two of them when the features are those of the Inception network."""
 
 
 @dataclass(frozen=True, eq=False)
 class AtHand:
-    """What there is to compare samples with; None for what there is not.
+    """The data that a metric can compare samples with; None for data that are not given.
 
     Attributes:
         model: the model.
-        reference: endpoints of the starts, shape (B, *).
+        reference: true endpoints of the starts, shape (B, *).
         truth: true samples, shape (m, *).
         features: maps samples to features.
     """
@@ -75,11 +75,11 @@ class AtHand:
     features: Features | None = None
 
     def endpoints(self) -> Tensor:
-        """Endpoints of deterministic solvers."""
+        """The true endpoints of the starts."""
         return _given(self.reference, "endpoints of a deterministic solver; list one")
 
     def samples(self) -> Tensor:
-        """True samples."""
+        """The true samples."""
         return _given(self.truth, "true samples; write truth=images, or --truth images.npy")
 
     def extractor(self) -> Features:
@@ -89,18 +89,18 @@ class AtHand:
         )
 
     def mixture(self) -> GaussianMixture:
-        """The model, where it is of closed form."""
+        """The model, if it is a closed-form mixture."""
         return _given(
             self.model if isinstance(self.model, GaussianMixture) else None,
             "a closed-form model, such as those of scoresde.exact.problems",
         )
 
     def neighbours(self, name: str) -> Neighbours:
-        """One of the four, in features where some are given."""
+        """Precision, recall, density or coverage, in features if they are given."""
         return Neighbours(self.samples()[:_EXACT], name, self.features)
 
     def defaults(self) -> list[str]:
-        """Names of the metrics that there is enough for, the most telling first."""
+        """Names of the default metrics for the given data, the most informative first."""
         names = [] if self.reference is None else ["rms", "median"]
         if self.truth is None:
             return names
@@ -108,12 +108,11 @@ class AtHand:
         return [*names, "nll_gap"] if isinstance(self.model, GaussianMixture) else names
 
     def make(self, metric: Wanted) -> Metric:
-        """The metric of a name, or of your own function of an `AtHand`; a metric is given back
-        as it is.
+        """A metric from its name or a function of an `AtHand`; a `Metric` is returned unchanged.
 
         Raises:
-            ConfigError: for an unknown name, a metric that there is not enough for, or what makes
-                no metric.
+            ConfigError: for an unknown name, a metric whose data are not given, or a function that
+                does not return a metric.
         """
         if isinstance(metric, Metric) and not isinstance(metric, type):
             return metric
@@ -128,30 +127,30 @@ class AtHand:
         try:
             made = maker(self)
         except LookupError as missing:
-            raise ConfigError(f"{metric!r} takes {missing.args[0]}") from None
+            raise ConfigError(f"{metric!r} needs {missing.args[0]}") from None
         if not isinstance(made, Metric):
             raise ConfigError(f"{metric!r} made {type(made).__name__}, not a scoresde Metric")
         return made
 
     def all(self, metric: Wanted | Sequence[Wanted] | None) -> list[Metric]:
-        """The metrics asked for, or the default ones.
+        """The given metrics, or the default ones.
 
         Raises:
-            ConfigError: see `make`; also if there is nothing to measure.
+            ConfigError: see `make`; also if there is no metric.
         """
         if metric is None:
             metric = self.defaults()
         given = [metric] if isinstance(metric, str) or callable(metric) else list(metric)
         if not given:
             raise ConfigError(
-                "nothing to measure: stochastic solvers are judged by distribution, which takes "
-                "true samples; write compare(..., truth=images), or metric=..."
+                "there is no metric: those of stochastic solvers compare distributions and need "
+                "true samples; write compare(..., against=Against(truth=images)), or metric=..."
             )
         return [self.make(one) for one in given]
 
 
 Wanted = Metric | str | Callable[[AtHand], Metric]
-"""A metric, its name, or what makes it of that which is at hand."""
+"""A metric, its name, or a function that makes it from an `AtHand`."""
 
 
 def _given(value: _T | None, what: str) -> _T:

@@ -1,8 +1,8 @@
-"""A table of what each named solver says about itself.
+"""A table of the properties of all named solvers.
 
     python -m scoresde.bench.properties docs/choosing_a_solver.md
 
-writes it into a page, between the two marks.
+writes the table into a page, between two marks.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from ..solvers.legs import evaluations
 
 
 def properties() -> str:
-    """Markdown: order, evaluations a step, noise, and the two ends, of every solver by name.
+    """Properties of every named solver, as a Markdown table.
 
-    Made from the solvers with their default settings; those that cannot be made without arguments,
-    or without a package that is not installed, are left out.
+    The columns are order, evaluations per step, evaluations of the last step, noise, and whether
+    it starts at alpha = 0. Solvers have their default settings. The table omits solvers that need
+    arguments, or a package that is not installed.
     """
     lines = [
         "| solver | order | evaluations a step | last step | noise | starts at alpha = 0 |",
@@ -49,7 +50,7 @@ BEGIN, END = "<!-- properties -->", "<!-- /properties -->"
 
 
 def refreshed(page: str) -> str:
-    """A page with the table between its marks made anew."""
+    """The page, with a new table between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{properties()}\n{END}{after}"

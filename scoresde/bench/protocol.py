@@ -1,4 +1,4 @@
-"""How a comparison is measured: from which starts, and against what."""
+"""Settings of a comparison: its starts, and what samples are compared with."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Starts:
     """The starts that all cells of a comparison share.
 
     Attributes:
-        count: samples a cell.
+        count: number of samples in each cell.
         seed: sample k has the seed `seed + k`, in every cell.
-        event_shape: shape of one sample, without the batch; None for that of the true samples or
-            of a closed-form model.
+        event_shape: shape of one sample, without the batch; None takes it from the true samples
+            or from a closed-form model.
         dtype: of the state.
 
     Raises:
@@ -45,7 +45,7 @@ class Starts:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One seed a sample."""
+        """The seed of each sample."""
         return tuple(range(self.seed, self.seed + self.count))
 
     def draw(self, model: Predictor, event: Sequence[int]) -> Tensor:
@@ -54,11 +54,11 @@ class Starts:
         return model.sde.prior_sample(stream)
 
     def event(self, model: Any, truth: Tensor | None) -> tuple[int, ...]:
-        """The shape of one sample: as given, or that of true samples or of the model.
+        """The shape of one sample: as given, or from the true samples or the model.
 
         Raises:
-            ConfigError: if it is not known.
-            ShapeError: if it is another than theirs.
+            ConfigError: if no shape is known.
+            ShapeError: if the given shape differs from the known one.
         """
         known = truth.shape[1:] if truth is not None else event_shape_of(model)
         if self.event_shape is not None:
@@ -75,7 +75,7 @@ class Against:
     """What samples are compared with.
 
     Attributes:
-        truth: true samples, shape (m, *); drawn from the model where it is a closed-form one.
+        truth: true samples, shape (m, *); by default a closed-form model draws them.
         features: maps samples (B, *) to features (B, F), see `scoresde.metrics.features`.
         tolerance: of the reference endpoints of deterministic solvers, see `solve_reference`.
     """
@@ -85,8 +85,10 @@ class Against:
     tolerance: float | None = None
 
     def split(self, model: Any, count: int) -> tuple[Tensor | None, Tensor | None]:
-        """True samples to compare with, and `count` others, which tell the floor: what a perfect
-        sampler would score. None where there are not enough.
+        """True samples to compare with, and `count` others for the floor.
+
+        The floor is the metric of a perfect sampler. Either part is None if there are not enough
+        true samples.
         """
         if self.truth is not None:
             if len(self.truth) < 2 * count:

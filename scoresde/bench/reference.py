@@ -1,4 +1,4 @@
-"""The probability flow itself: endpoints solved tightly, and the path that leads there."""
+"""Reference solutions of the probability flow: accurate endpoints, and the path to them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from ..sde.knot import Knot
 from ..solvers.exponential import ExponentialMultistep
 from ..solvers.probability_flow import ProbabilityFlow
 
-_FINE = 192  # steps of the path: of order 4, its error is far below what a picture shows
+_FINE = 192  # steps of the path; at order 4 the error is too small to be seen in a picture
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Endpoints to compare with.
+    """Accurate endpoints of the probability flow.
 
     Attributes:
         x: endpoints, shape (B, *), float64; NaN where the path is not finite.
-        accuracy: RMS difference from a solve at ten times the tolerance: above the true error.
-        nfe: evaluations per sample that both solves took.
+        accuracy: RMS difference from a solve at ten times the tolerance. It overestimates the
+            true error.
+        nfe: evaluations per sample of both solves together.
     """
 
     x: Tensor
@@ -41,7 +42,7 @@ class Reference:
 
     @property
     def missing(self) -> int:
-        """How many samples have no endpoint."""
+        """Number of samples without a finite endpoint."""
         return int(self.x.flatten(1).isnan().any(1).sum())
 
 
@@ -58,10 +59,11 @@ def solve_reference(
     Dormand & Prince's method through torchdiffeq, in float64 outside the network.
 
     Args:
-        rtol: tolerance of the local error; 1e-9 for a start in float64 and 1e-6 for others, since
-            a network that computes in float32 has noise of its own near that.
+        rtol: tolerance of the local error. The default is 1e-9 for a start in float64 and 1e-6 for
+            others, since the round-off of a float32 network is near that.
         clock: see `ProbabilityFlow`.
-        partial: go on without the samples whose path is not finite, if there are others.
+        partial: if only some samples have paths that are not finite, set their endpoints to NaN
+            and do not raise.
 
     Raises:
         NonFiniteError: if some endpoint is not finite; with `partial`, if none is.
@@ -73,7 +75,7 @@ def solve_reference(
     for tol in (10 * rtol, rtol):
         solver = ProbabilityFlow(TorchDiffEq(rtol=tol, atol=tol), clock=clock)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NonFiniteWarning)  # told below
+            warnings.simplefilter("ignore", NonFiniteWarning)  # reported below
             out = sample(model, solver, grid, x=x.to(torch.float64), device=device_of(model))
         found.append(out)
     loose, tight = found
@@ -81,7 +83,7 @@ def solve_reference(
     if failed and not (partial and len(failed) < len(x)):
         place, why = next(iter(failed.items()))
         raise NonFiniteError(
-            f"the reference of {len(failed)} of {len(x)} samples is not finite, so "
+            f"the reference endpoint of {len(failed)} of {len(x)} samples is not finite, so "
             f"there is nothing to compare with; sample {place}: {why}"
         )
     endpoints = tight.x.cpu().clone()
@@ -93,14 +95,14 @@ def solve_reference(
 
 
 class ReferencePath:
-    """The flow from a few starts as a function of the noise level.
+    """The probability flow from a few starts, as a function of the noise level.
 
-    Solved on a fine grid by a method of order 4; between its knots, a cubic spline of
-    x / sqrt(alpha^2 + sigma^2) against the angle atan(sigma / alpha), along which it is smooth.
+    A method of order 4 solves it on a fine grid. Between knots it is a cubic spline of
+    x / sqrt(alpha^2 + sigma^2) in the angle atan(sigma / alpha); in these variables it is smooth.
 
     Args:
-        angles: of the knots, ascending, shape (n,).
-        states: at them, shape (n, B, *), float64.
+        angles: angles of the knots, ascending, shape (n,).
+        states: normalised states at the knots, shape (n, B, *), float64.
     """
 
     def __init__(self, angles: Tensor, states: Tensor) -> None:
@@ -110,10 +112,10 @@ class ReferencePath:
 
     @classmethod
     def solve(cls, model: Predictor, x: Tensor) -> ReferencePath:
-        """The flow from x, shape (B, *), at t_max.
+        """Solve the flow from x, shape (B, *), at t_max.
 
         Raises:
-            NonFiniteError: if the model is not finite on the way.
+            NonFiniteError: if a state on the path is not finite.
         """
         focus = Focus()
         solver = ExponentialMultistep(4, "v", focus, corrector=4)
@@ -131,7 +133,7 @@ class ReferencePath:
         return cls(angles, torch.stack([normalised(info.x, info.knot) for info in steps]))
 
     def errors(self, knots: Sequence[Knot], states: Tensor) -> list[float]:
-        """RMS distance of states (knots, B, *) from the path, in units of the whole state."""
+        """RMS distance of states (knots, B, *) from the path, in the normalised state."""
         out = []
         for knot, state in zip(knots, states, strict=True):
             truth = torch.from_numpy(np.asarray(self._spline(float(knot.angle))))

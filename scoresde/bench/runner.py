@@ -1,4 +1,4 @@
-"""One cell: a run, or what is kept of it, and its scores."""
+"""Compute one cell: run it or read it from the store, then score it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from ..noise import BrownianPath, NoiseSource, SampleSeeds
 from ..sampling.run import NonFiniteWarning, StepInfo, sample
 from ..scalar import scale
 from ..solvers.legs import evaluations
+from ..wrapper import evals_per_call
 from .memory import peak_memory
 from .reference import ReferencePath, normalised
 from .store import Store
 from .table import Cell
 from .tasks import Task
 
-_VERSION = 3  # of what is kept; a change makes old files absent
+_VERSION = 3  # of stored runs; old files are ignored after a change
 _SHOWN, _POINTS = 16, 1000  # images, and points of the plane
 
 
 class Run(NamedTuple):
-    """What a run left.
+    """The result of a run.
 
     Attributes:
         x: samples, shape (B, *).
-        numbers: evaluations a sample, seconds, bytes, shape (3,), float64.
-        states: of the first few samples after every step, shape (steps + 1, k, *); or empty.
+        numbers: evaluations per sample, seconds, bytes; shape (3,), float64.
+        states: states of the first few samples after every step, shape (steps + 1, k, *); or
+            empty.
     """
 
     x: Tensor
@@ -46,13 +48,13 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What all cells of one model share.
+    """The settings that all cells of one model share; called with a task, it returns the cell.
 
     Attributes:
         model: the model.
         start: states at t_max, shape (B, *).
-        seeds: one a sample.
-        metrics: what is measured.
+        seeds: the seed of each sample.
+        metrics: the metrics.
         identity: fingerprint of the model's name, start and seeds.
         measured: fingerprints of the metrics.
         path: the exact path of the first few starts, or None.
@@ -69,7 +71,7 @@ class Job:
     cache: str | None
 
     def __call__(self, task: Task) -> Cell:
-        """The cell of a task; one that fails says why."""
+        """The cell of a task; if it fails, `failed` has the reason."""
         if task.solver is None and task.peer is None:
             return task.cell
         try:
@@ -79,7 +81,7 @@ class Job:
             return replace(task.cell, failed=f"{type(error).__name__}: {reason}")
 
     def keyed(self, task: Task) -> Task:
-        """The task with the key of its run: of the code as it was before anything was run."""
+        """The task with the key of its run. Keys are made before any run can change an object."""
         peer = task.peer
         who = task.solver or (peer and [type(peer), peer.name, peer.package, peer.version])
         budget = task.cell.budget if peer else None
@@ -111,7 +113,7 @@ class Job:
         with peak_memory(device) as memory:
             began = time.perf_counter()
             if task.peer is not None:
-                budget = task.cell.budget or 1
+                budget = max(1, (task.cell.budget or 1) // evals_per_call(self.model))
                 x, nfe = task.peer.run(self.model, budget, self.start.to(device), self.seeds[0])
                 if bad := int((~torch.isfinite(x.reshape(len(x), -1)).all(1)).sum()):
                     raise NonFiniteError(f"{bad} of {len(x)} samples are not finite")
@@ -142,7 +144,7 @@ class Job:
         return Run(x.cpu(), numbers, torch.stack(states) if states else x.new_empty(0))
 
     def _noise(self, task: Task) -> NoiseSource:
-        """One Brownian path a sample for all stochastic solvers, whatever their steps."""
+        """The noise: one Brownian path for each sample, the same for all stochastic solvers."""
         assert task.solver is not None  # for the type checker
         fixed = task.grid is not None and evaluations(task.solver, task.grid) is not None
         kind = BrownianPath if task.solver.stochastic and fixed else SampleSeeds
@@ -157,7 +159,7 @@ class Job:
         if self.path is None or task.stochastic or knots[0].t != self.model.sde.t_max:
             return cell
         errors = self.path.errors(knots, states)
-        # A start at alpha = 0 has no place on the axis of rho (and its error is 0).
+        # At alpha = 0, rho is infinite and cannot be drawn; the error there is 0.
         pairs = tuple(
             (float(k.rho), error)
             for k, error in zip(knots, errors, strict=True)
@@ -167,7 +169,7 @@ class Job:
 
 
 def scored(metric: Metric, x: Tensor, key: str, store: Store) -> Estimate:
-    """A score, from the store where it is there."""
+    """A score, read from the store or computed and stored."""
     score = store.score(key)
     if score is None:
         score = metric(x)
@@ -176,8 +178,9 @@ def scored(metric: Metric, x: Tensor, key: str, store: Store) -> Estimate:
 
 
 def make_path(model: Predictor, start: Tensor, key: str, store: Store) -> ReferencePath | None:
-    """The exact path of the first few starts, from the store where it is there; None where the
-    model is not finite on it.
+    """The exact path of the first few starts, read from the store or solved and stored.
+
+    None if the path is not finite.
     """
     kept = store.tensors(key)
     if kept is not None and set(kept) == {"angles", "states"}:
@@ -191,12 +194,12 @@ def make_path(model: Predictor, start: Tensor, key: str, store: Store) -> Refere
 
 
 def _few(start: Tensor) -> int:
-    """How many samples are followed: 16 in the plane, 5 colour images."""
+    """How many samples' paths are kept: 16 in the plane, 5 colour images."""
     return min(len(start), max(4, min(16, 16384 // start[0].numel())))
 
 
 def _applies(metric: Metric, task: Task) -> bool:
-    """Endpoints are those of one start: of the same noise level, without noise on the way."""
+    """Whether a metric applies: endpoint errors need a deterministic run that starts at t_max."""
     if not isinstance(metric, EndpointError) or task.stochastic:
         return not isinstance(metric, EndpointError)
     return task.grid is None or bool(task.grid.knots[0].t == task.grid.sde.t_max)

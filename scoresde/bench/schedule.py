@@ -1,4 +1,4 @@
-"""Cells in this process, in several, or split over machines."""
+"""Compute cells in this process, in worker processes, or on several machines."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from ..errors import ConfigError, require
 from .table import Cell
 
 Work = Callable[[], Cell]
-"""A cell to be computed."""
+"""A function that computes a cell."""
 
-_PATIENCE = timedelta(days=7)  # machines may finish their shares far apart
+_PATIENCE = timedelta(days=7)  # machines may finish at very different times
 
 
 def share() -> tuple[int, int]:
-    """Which of how many processes this is, as `torchrun` says; (0, 1) without it."""
+    """Rank of this process and number of processes under `torchrun`; (0, 1) without it."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
-    """This process's share of the work, each cell with its place, in the order of their ends.
+    """Compute this process's share of the work; yields (place, cell) as each one is finished.
 
     Args:
-        work: the same in every process of `torchrun`.
-        jobs: worker processes here.
+        work: all work, the same list in every process of `torchrun`.
+        jobs: number of worker processes on this machine.
 
     Raises:
-        ConfigError: for fewer than one worker, or work that cannot be sent to one.
+        ConfigError: for fewer than one worker, or for work that cannot be sent to a worker.
     """
     if jobs < 1:
         raise ConfigError(f"jobs must be 1 or more, got {jobs!r}")
@@ -50,7 +50,7 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
     _send_along(named_modules())
     calls = (joblib.delayed(_placed)(place, work[place], allowed()) for place in mine)
     try:
-        # Its workers take functions and models that are defined in a script or a notebook too.
+        # loky's workers also accept functions and models defined in a script or a notebook.
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
     except (PicklingError, BrokenExecutor) as error:
@@ -58,13 +58,13 @@ def run(work: Sequence[Work], jobs: int = 1) -> Iterator[tuple[int, Cell]]:
             "a worker process died, or the model, a solver or a metric cannot be sent to it "
             f"({error}); write jobs=1, or start the command with torchrun"
         ) from error
-    finally:  # they would keep their memory, and the search path that they began with
+    finally:  # stop the workers, which would keep their memory and their old import path
         pool.get_reusable_executor(max_workers=jobs).shutdown(wait=True)
 
 
 @contextmanager
 def gathered() -> Iterator[Callable[[dict[int, Cell]], dict[int, Cell]]]:
-    """A function that puts the shares of all processes of `torchrun` together, in each of them."""
+    """Yield a function that gathers the cells of all processes of `torchrun` in each of them."""
     if share()[1] == 1:
         yield lambda cells: cells
         return
@@ -88,7 +88,7 @@ def gathered() -> Iterator[Callable[[dict[int, Cell]], dict[int, Cell]]]:
 
 
 def _send_along(modules: Sequence[ModuleType]) -> None:
-    """Have modules that a worker would not find sent to it as they are."""
+    """Send modules by value to the workers, which could not import them."""
     for name in ("joblib.externals.cloudpickle", "cloudpickle"):  # joblib has its own up to 1.5
         with suppress(ImportError):
             pickler = import_module(name)

@@ -1,8 +1,8 @@
-"""Finished work on disk, under the fingerprint of all that decides it.
+"""Finished work on disk. The key is a fingerprint of everything that determines the result.
 
-A run is one file and each of its scores another, so that a new solver computes its own runs only
-and a new metric computes no run at all. A file is replaced as a whole; one that cannot be read
-is told of, counts as absent, and is computed again.
+A run is one file, and each of its scores is another. A new solver therefore needs only its own
+runs, and a new metric needs no run. A file is replaced as a whole. A file that cannot be read gives
+a `StoreWarning`, and its content is computed again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from torch import Tensor
 
 from .._internal.files import write_atomic
 from .._internal.folder import read_sealed, sealed
-from ..errors import ConfigError
+from ..errors import ConfigError, ScoreSDEWarning
 from ..metrics import Estimate
 
 
-class StoreWarning(UserWarning):
+class StoreWarning(ScoreSDEWarning):
     """A file of the cache could not be read, and is computed again."""
 
 
 class Store:
-    """A folder of tensors and scores by key; without a folder, it keeps nothing.
+    """A folder of tensors and scores by key; with `folder=None` it stores nothing.
 
     Raises:
-        ConfigError: if the folder cannot be made or written to.
+        ConfigError: if the folder cannot be created or written to.
     """
 
     def __init__(self, folder: str | Path | None) -> None:
@@ -43,11 +43,11 @@ class Store:
                 (self.folder / ".writable").touch()
             except OSError as error:
                 raise ConfigError(
-                    f"cannot keep cells in {str(folder)!r} ({error}); write cache='a folder'"
+                    f"cannot write to {str(folder)!r} ({error}); write cache='another folder'"
                 ) from error
 
     def tensors(self, key: str) -> dict[str, Tensor] | None:
-        """What `keep_tensors` kept."""
+        """The tensors that `keep_tensors` stored under this key, or None."""
         if self.folder is None or not (path := self.folder / f"{key}.npz").exists():
             return None
         try:
@@ -58,7 +58,7 @@ class Store:
             return None
 
     def keep_tensors(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under a key."""
+        """Store tensors under a key."""
         if self.folder is None:
             return
         buffer = io.BytesIO()
@@ -67,7 +67,7 @@ class Store:
         write_atomic(self.folder / f"{key}.npz", buffer.getvalue())
 
     def score(self, key: str) -> Estimate | None:
-        """What `keep_score` kept."""
+        """The score that `keep_score` stored under this key, or None."""
         if self.folder is None or not (path := self.folder / f"{key}.json").exists():
             return None
         try:
@@ -79,11 +79,11 @@ class Store:
             return None
 
     def keep_score(self, key: str, score: Estimate) -> None:
-        """Keep a score under a key."""
+        """Store a score under a key."""
         if self.folder is not None:
             write_atomic(self.folder / f"{key}.json", sealed({"score": score}))
 
 
 def _warn(path: Path, error: object) -> None:
-    message = f"{path} cannot be read ({error}) and is computed again"
+    message = f"{path} cannot be read ({error}); it is computed again"
     warnings.warn(message, StoreWarning, stacklevel=3)

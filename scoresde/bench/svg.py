@@ -1,8 +1,8 @@
-"""A plot of series with intervals as plain SVG, readable in light and dark.
+"""A plot of series with intervals as SVG, for light and dark pages.
 
-Colours come from the page's style sheet (classes s0, s1, ... and the text's own colour), so that
-the same drawing suits both; a `<title>` on every point is what a browser shows when it is pointed
-at.
+Colours come from the page's style sheet, so that the same drawing suits both: by the classes s0,
+s1, ... of the series, top0, top1, ... of those that stand out, and rest of all others.
+A `<title>` on every point is what a browser shows when it is pointed at.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from html import escape
 from typing import NamedTuple
 
 from ..metrics import Estimate
-from ..metrics.estimate import badness
+from .series import PALETTE, pareto
 
 _WIDTH, _HEIGHT = 560, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 44
-_SHAPES = ("circle", "square", "triangle", "diamond")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 16, 14, 48
+_SHAPES = ("circle", "square", "triangle", "diamond", "wedge")  # as MARKERS of the PNG
 
 
 class Point(NamedTuple):
-    """One mark.
+    """One mark of a plot.
 
     Attributes:
         x: cost.
         y: metric.
-        label: what is shown when it is pointed at.
+        label: text of its tooltip.
     """
 
     x: float
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """An axis: logarithmic where `bend` is 0, else linear within +-bend and logarithmic beyond."""
+    """An axis: logarithmic if `bend` is 0, else linear within +-bend and logarithmic beyond."""
 
     low: float
     high: float
@@ -44,13 +44,13 @@ class Scale(NamedTuple):
     last: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value, kept within the axis."""
+        """The pixel of a value; values beyond the axis are clamped to its ends."""
         value = min(max(value, self.low), self.high)
         low, high = self._bent(self.low), self._bent(self.high)
         return self.first + (self.last - self.first) * (self._bent(value) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: powers of ten, with 2 and 5 where there is room."""
+        """Round values within the axis: powers of ten, and 2 and 5 times these on a short axis."""
         top = max(abs(self.low), abs(self.high))
         least = self.bend or self.low
         decades = range(math.floor(math.log10(least)), math.ceil(math.log10(top)) + 1)
@@ -70,24 +70,33 @@ def plot(
     *,
     x_label: str,
     y_label: str,
+    bright: Sequence[str] = (),
     floor: float | None = None,
     front: str | None = None,
 ) -> str:
-    """An `<svg>` of the series, a class and a marker each, by their place in the mapping.
+    """An `<svg>` of the series, each with the class of its place in the mapping.
+
+    The axes hold every value and every interval. A note stands where there is nothing to draw.
 
     Args:
+        bright: names of the series that stand out, in the order of their colours.
         floor: a level drawn across.
         front: what is better, "lower", "higher" or "zero", to underlay the points that no cheaper
             one surpasses.
     """
+    series = {name: [p for p in marks if _drawable(p)] for name, marks in series.items()}
     points = [p for marks in series.values() for p in marks]
     if not points:
-        return "<p>No cell has this metric.</p>"
+        said = f"Nothing to draw: no run has {y_label} and {x_label}."
+        return f'<p class="note">{escape(said)}</p>'
     values = [p.y.value for p in points] + ([floor] if floor is not None else [])
     widths = sorted(p.y.high - p.y.low for p in points if math.isfinite(p.y.high - p.y.low))
     noise = widths[len(widths) // 2] if widths else 0.0
     across = _scale([p.x for p in points], 0.0, _LEFT, _WIDTH - _RIGHT)
-    up = _scale(values, noise, _HEIGHT - _BOTTOM, _TOP)
+    ends = [end for p in points for end in (p.y.low, p.y.high)]
+    if min(v for v in values if math.isfinite(v)) > 0:
+        ends = [end for end in ends if end > 0]  # what reaches 0 goes down to the edge
+    up = _scale([*values, *ends], noise, _HEIGHT - _BOTTOM, _TOP)
     out = [
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(y_label)} against '
         f'{escape(x_label)}">',
@@ -100,14 +109,24 @@ def plot(
                    'text-anchor="end">true samples</text>')  # fmt: skip
     if front is not None:
         out.append(_front(points, front, across, up))
-    for k, marks in enumerate(series.values()):
-        if marks:
-            out += _series(k, marks, across, up)
+    places = {name: k for k, name in enumerate(series)}
+    for name in sorted(series, key=lambda name: -_rank(name, bright)):  # what stands out on top
+        if series[name]:
+            out += _series(places[name], _rank(name, bright), series[name], across, up)
     return "\n".join([*out, "</svg>"])
 
 
+def _drawable(p: Point) -> bool:
+    return math.isfinite(p.x) and p.x > 0 and math.isfinite(p.y.value)
+
+
+def _rank(name: str, bright: Sequence[str]) -> int:
+    """The place of a series among those that stand out; one beyond the last colour for others."""
+    return bright.index(name) if name in bright else len(PALETTE)
+
+
 def _scale(values: Sequence[float], noise: float, first: float, last: float) -> Scale:
-    """The axis for these values; where some are not positive, `noise` is what counts as small."""
+    """The axis for these values; if some are not positive, it is linear below about `noise`."""
     finite = [v for v in values if math.isfinite(v)]
     low, high = min(finite, default=0.1), max(finite, default=1.0)
     if low > 0:
@@ -133,25 +152,25 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[str]:
             f'<text class="small" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}'
             "</text>"
         )
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    out.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">'
-               f'{escape(x_label)}</text>')  # fmt: skip
+    middle, centre = (_LEFT + right) / 2, (_TOP + bottom) / 2
+    out.append(
+        f'<text x="{middle:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text class="y" transform="translate(15 {centre:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text>"
+    )
     return out
 
 
 def _front(points: Sequence[Point], better: str, across: Scale, up: Scale) -> str:
     """A stroke below the Pareto front: points that are better than all that cost no more."""
-    best, kept = math.inf, []
-    for p in sorted(points, key=lambda p: (p.x, badness(p.y.value, better))):
-        if badness(p.y.value, better) < best:
-            best = badness(p.y.value, better)
-            kept.append(f"{across(p.x):.1f},{up(p.y.value):.1f}")
-    return f'<polyline class="front" points="{" ".join(kept)}"/>'
+    kept = pareto([p.x for p in points], [p.y.value for p in points], better)
+    line = " ".join(f"{across(points[k].x):.1f},{up(points[k].y.value):.1f}" for k in kept)
+    return f'<polyline class="front" points="{line}"/>'
 
 
-def _series(k: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[str]:
+def _series(k: int, rank: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[str]:
     line = " ".join(f"{across(p.x):.1f},{up(p.y.value):.1f}" for p in marks)
-    out = [f'<g class="s{k}"><polyline points="{line}"/>']
+    out = [f'<g class="s{k} {look(rank)}"><polyline points="{line}"/>']
     for p in marks:
         x, y = across(p.x), up(p.y.value)
         if math.isfinite(p.y.low) and math.isfinite(p.y.high):
@@ -159,24 +178,34 @@ def _series(k: int, marks: Sequence[Point], across: Scale, up: Scale) -> list[st
                 f'<line class="bar" x1="{x:.1f}" x2="{x:.1f}" y1="{up(p.y.low):.1f}" '
                 f'y2="{up(p.y.high):.1f}"/>'
             )
-        out.append(_shape(k, x, y, f"<title>{escape(p.label)}</title>"))
+        out.append(_shape(rank, x, y, f"<title>{escape(p.label)}</title>"))
     return [*out, "</g>"]
 
 
-def swatch(k: int) -> str:
-    """The mark of series k, for a legend."""
-    return f'<svg class="swatch" viewBox="-7 -7 14 14" aria-hidden="true">{_shape(k, 0, 0)}</svg>'
+def look(rank: int) -> str:
+    """The class of a series that stands out, or of all others."""
+    return f"top{rank}" if rank < len(PALETTE) else "rest"
 
 
-def _shape(k: int, x: float, y: float, inside: str = "") -> str:
-    """The mark of series k; a colour that comes again has another shape."""
-    shape = _SHAPES[(k + k // 6) % len(_SHAPES)]
-    if shape == "circle":
-        return f'<circle class="mark mark{k}" cx="{x:.1f}" cy="{y:.1f}" r="4.2">{inside}</circle>'
+def swatch(rank: int) -> str:
+    """The mark of a series, for a legend."""
+    return (
+        f'<svg class="swatch {look(rank)}" viewBox="-7 -7 14 14" aria-hidden="true">'
+        f"{_shape(rank, 0, 0)}</svg>"
+    )
+
+
+def _shape(rank: int, x: float, y: float, inside: str = "") -> str:
+    """The mark of a series: a shape for each that stands out, a small dot for all others."""
+    shape = _SHAPES[rank] if rank < len(_SHAPES) else "dot"
+    if shape in ("circle", "dot"):
+        r = 4.2 if shape == "circle" else 2.6
+        return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{r}">{inside}</circle>'
     corners = {
         "square": ((-4, -4), (4, -4), (4, 4), (-4, 4)),
         "triangle": ((0, -5), (5, 4), (-5, 4)),
         "diamond": ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
+        "wedge": ((0, 5), (5, -4), (-5, -4)),
     }[shape]
     path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon class="mark mark{k}" points="{path}">{inside}</polygon>'
+    return f'<polygon class="mark" points="{path}">{inside}</polygon>'

@@ -1,4 +1,4 @@
-"""What a comparison found, and how it is read."""
+"""The result of a comparison: cells, settings, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from .._internal.labels import of_rows
 from ..errors import unknown_name
 from ..metrics import Estimate, difference
 from ..metrics.estimate import badness
 
 OWN_GRID = "its own"
-"""The grid of a row that came with one."""
+"""Written in the column of grids for a row that has its own grid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +26,19 @@ class Cell:
     """One solver on one grid at one budget.
 
     Attributes:
-        solver, grid: as they are written; `grid` is empty for a solver that chooses its steps.
-        budget: evaluations asked for; None where the solver decides.
-        process: which of several processes; empty where there is one.
-        nfe: evaluations taken, per sample, on average.
+        solver, grid: names; `grid` is empty for a solver that chooses its steps.
+        budget: network evaluations asked for; None if the solver chooses its steps.
+        process: name of the process; empty if the table has only one.
+        nfe: network evaluations taken, per sample, on average.
         steps: steps of the grid.
         seconds: wall-clock time of the run.
-        memory: bytes held at most beyond those held before.
-        scores: metrics by name.
-        path_error: (sigma / alpha, RMS distance from the exact path in units of the state) at each
-            knot, of a few starts.
-        failed: why there are no scores, or empty.
+        memory: peak memory above that before the run, in bytes.
+        scores: values of the metrics by name.
+        path_error: pairs (sigma / alpha, RMS distance of the normalised state from the exact path),
+            one for each knot, from a few starts.
+        failed: the reason why there are no scores; empty if there is none.
         shown: the first few samples, for pictures.
-        trajectory: the way of a few samples, shape (steps + 1, k, *), divided by
+        trajectory: states of a few samples, shape (steps + 1, k, *), divided by
             sqrt(alpha^2 + sigma^2).
     """
 
@@ -56,7 +57,7 @@ class Cell:
     trajectory: torch.Tensor | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able data, without samples; a number that is not known is None."""
+        """The cell as JSON-able data, without samples; an unknown number is None."""
         data = {k: v for k, v in vars(self).items() if k not in ("shown", "trajectory")}
         for name in ("nfe", "seconds", "memory"):
             data[name] = _known(data[name])
@@ -67,25 +68,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all cells of a table share.
+    """Settings that all cells of a table share.
 
     Attributes:
-        models: by process (empty where there is one): the model's fingerprint, its process, and
-            accuracy and cost of its reference endpoints.
-        samples: samples a cell.
+        models: for each process (the key is empty if there is only one): the model's name
+            and fingerprint, its process, and accuracy and cost of its reference endpoints.
+        samples: number of samples in a cell.
         seed: sample k has the seed `seed + k`.
-        dtype: of the state.
-        truth: true samples compared with; 0 where there are none.
-        better: "lower", "higher" or "zero" by metric.
-        floor: metrics of true samples against others, by name.
-        absent: peers that are not installed, each with how to get it.
+        dtype: dtype of the state.
+        truth: number of true samples; 0 if there are none.
+        better: "lower", "higher" or "zero", by metric.
+        floor: value of each metric for other true samples, by name.
+        absent: peers that are not installed, and how to install each.
         environment: versions and hardware.
-        command: what was typed, where a command line made the table.
+        command: the command line that made the table; empty if it was made in Python.
         truth_digest: fingerprint of the true samples.
         event_shape: shape of one sample.
-        tolerance: asked for of reference endpoints; None for the default.
+        tolerance: tolerance of reference endpoints; None for the default.
         date: when the table was made, UTC.
-        given: names as they were given: the model, its true samples, features.
+        given: names given on the command line: the model, its true samples, features.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -118,7 +119,8 @@ class Setup:
         )
         for process, model in self.models.items():
             of = f" of {process}" if process else ""
-            out.append(f"Model{of}: {model.get('model', 'unknown')}, {_plain(model.get('sde'))}")
+            named = [str(model[what]) for what in ("name", "model") if model.get(what)]
+            out.append(f"Model{of}: {', '.join([*named, _plain(model.get('sde'))])}")
         if self.environment:
             out.append(", ".join(f"{what} {value}" for what, value in self.environment.items()))
         return out
@@ -126,14 +128,14 @@ class Setup:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The cells of a comparison. It prints as Markdown."""
+    """The result of a comparison: its cells and settings. It prints as Markdown."""
 
     cells: tuple[Cell, ...]
     setup: Setup
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics, in the order in which they were asked for."""
+        """Names of the metrics, in the order in which they were given."""
         found = {name for cell in self.cells for name in cell.scores}
         known = [name for name in self.setup.better if name in found]
         return known + sorted(found - set(known))
@@ -144,27 +146,34 @@ class Table:
         return sorted({cell.budget for cell in self.cells if cell.budget is not None})
 
     def label(self, cell: Cell) -> str:
-        """The solver of a cell, with its process and its grid where the table has several."""
+        """The solver of a cell, with its process and grid if the table has several of them."""
         several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
         label = f"{cell.solver}, {cell.grid}" if several and cell.grid else cell.solver
         return f"{cell.process}: {label}" if cell.process else label
 
+    def short_labels(self) -> dict[str, str]:
+        """Labels of pictures by those of `label`: brief, and still all different."""
+        several = len({c.grid for c in self.cells} - {"", OWN_GRID}) > 1
+        return of_rows(
+            (self.label(c), c.process, c.solver, c.grid if several else "") for c in self.cells
+        )
+
     def ranked(self, budget: int | None, metric: str | None = None) -> list[Cell]:
-        """The cells that have a metric (the first by default) at a budget, the best first."""
+        """The cells at a budget, sorted by a metric (the first by default), best first."""
         name = self._metric(metric)
         found = [c for c in self.cells if c.budget == budget and name in c.scores]
         better = self.setup.better.get(name, "lower")
         return sorted(found, key=lambda c: badness(c.scores[name].value, better))
 
     def best(self, budget: int | None, metric: str | None = None) -> Cell | None:
-        """The first of `ranked`."""
+        """The best cell at a budget; None if no cell there has the metric."""
         return next(iter(self.ranked(budget, metric)), None)
 
     def tied(self, cell: Cell, metric: str | None = None) -> bool:
         """Whether a cell is not clearly worse than the best at its budget.
 
-        By the paired bootstrap at 95 % where both have resamples, else by whether their intervals
-        overlap.
+        The test is a paired bootstrap at 95 % if both cells have resamples; else it asks whether
+        their intervals overlap.
         """
         name = self._metric(metric)
         best = self.best(cell.budget, name)
@@ -177,11 +186,12 @@ class Table:
         return a.low <= b.high and b.low <= a.high
 
     def markdown(self, metric: str | None = None, *, intervals: bool = False) -> str:
-        """One metric (the first by default): a row for each solver and grid, a column a budget.
+        """A Markdown table of one metric (the first by default).
 
-        The best value of a column is bold, and those not clearly worse are marked with an
-        asterisk. Where the cost is not the budget, it stands beside the value; solvers that
-        choose their own steps are listed below with their cost.
+        It has a row for each solver and grid, and a column for each budget. The best value of a
+        column is bold. An asterisk marks values that are not clearly worse. If the cost differs
+        from the budget, it stands in brackets after the value. Solvers that choose their own steps
+        are listed below with their cost.
         """
         name = self._metric(metric)
         rows: dict[str, dict[int, Cell]] = {}
@@ -208,21 +218,21 @@ class Table:
         return "\n\n".join([*parts, *self.notes()])
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers must know: marks, the reference's accuracy, what failed."""
+        """Notes below the tables: marks, accuracy of the reference, and cells that failed."""
         out = []
         if self.metrics:
             out.append("Bold: the best of a column. *: not clearly worse (paired bootstrap, 95 %).")
         if any(c.scores and c.budget not in (None, c.nfe) for c in self.cells):
             out.append(
-                "In brackets: the evaluations taken, where they are not those of the column."
+                "In brackets: network evaluations taken, if they differ from the column's budget."
             )
         if silent := dict.fromkeys(
             self.label(c) for c in self.cells if not c.scores and not c.failed
         ):
             out.append(
-                f"Not measured: {', '.join(silent)}. Endpoints are those of solvers that start at "
-                "t_max and draw no noise; others are judged by distribution, which takes true "
-                "samples (truth=..., or --truth) and a metric of them."
+                f"Not measured: {', '.join(silent)}. Endpoint errors are only for solvers that "
+                "start at t_max and draw no noise. For others, give true samples (truth=..., or "
+                "--truth) and a metric of distributions."
             )
         for process, model in self.setup.models.items():
             if reference := model.get("reference"):
@@ -236,11 +246,11 @@ class Table:
             out.append(f"Failed: {'; '.join(failures)}.")
         if self.setup.absent:
             names = ", ".join(self.setup.absent)
-            out.append(f"Absent, since not installed: {names}; report.json has how to get each.")
+            out.append(f"Not installed: {names}; report.json says how to install each.")
         return out
 
     def _failures(self) -> list[str]:
-        """Cells that failed, row by row, each reason once, whatever numbers are in it."""
+        """Cells that failed, by reason; reasons that differ only in numbers count as one."""
         alike: dict[str, list[Cell]] = {}
         for cell in self.cells:
             if cell.failed:
@@ -256,7 +266,7 @@ class Table:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, as JSON-able data."""
+        """The table as JSON-able data, without the samples."""
         setup = asdict(self.setup)
         setup["floor"] = {k: [*map(_known, v[:3])] for k, v in self.setup.floor.items()}
         cells = [
@@ -266,7 +276,7 @@ class Table:
         return {"setup": setup, "cells": cells}
 
     def csv(self) -> str:
-        """One line for each cell and metric."""
+        """The table as CSV, one line for each cell and metric."""
         out = io.StringIO()
         writer = csv.writer(out)
         head = ["solver", "grid", "process", "budget", "nfe", "steps", "seconds", "memory"]
@@ -290,7 +300,7 @@ class Table:
         own = [c for c in self.cells if c.budget is None and name in c.scores]
         if not own:
             return []
-        lines = ["", _line([f"{name}, steps of its own choice", "NFE", "value"])]
+        lines = ["", _line([f"{name}, solvers that choose their steps", "NFE", "value"])]
         lines.append(_line(["---", "---:", "---:"]))
         return lines + [
             _line([self.label(c), f"{c.nfe:.0f}", _value(c, name, intervals)]) for c in own
@@ -308,10 +318,10 @@ class Table:
 
 
 def missing(count: int, samples: int, of: str = "") -> str:
-    """That samples are left out, since their reference is not finite."""
+    """Message: how many samples are excluded because their reference is not finite."""
     return (
-        f"The reference{of} of {count} of {samples} samples is not finite: they are left out of "
-        "endpoint errors"
+        f"The reference endpoint{of} of {count} of {samples} samples is not finite: endpoint "
+        "errors exclude these samples"
     )
 
 
@@ -326,13 +336,13 @@ def _value(cell: Cell, name: str, intervals: bool) -> str:
 
 
 def _plain(sde: Any) -> str:
-    """A process of `SDE.to_dict`, without its tables."""
+    """A process in the form of `SDE.to_dict`, without lists and tables."""
     shown = {k: v for k, v in (sde or {}).items() if not isinstance(v, list | tuple | dict)}
     return ", ".join(f"{k} {v}" for k, v in shown.items())
 
 
 def _known(value: float) -> float | None:
-    """JSON has no NaN."""
+    """The value, or None if it is not finite, since JSON has no NaN."""
     return value if math.isfinite(value) else None
 
 

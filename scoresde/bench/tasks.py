@@ -1,4 +1,4 @@
-"""What a comparison runs: solvers on grids, choices of both by name, and samplers of others."""
+"""The cells that a comparison computes, made from its rows, grids and budgets."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from ..sampling.choose import GridMaker, grid_for
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..wrapper import evals_per_call
 from .table import OWN_GRID, Cell
 
 
 @runtime_checkable
 class Peer(Protocol):
-    """A sampler of another library, which brings its own grid; see `benchmarks/peers`.
+    """A sampler of another library, with its own grid; see `benchmarks/peers`.
 
     Attributes:
-        name: as it is called in the table.
-        package, version: where it comes from.
-        kind: "deterministic", "stochastic" or "adaptive"; the last is run once, without a budget.
+        name: its name in the table.
+        package, version: the library.
+        kind: "deterministic", "stochastic" or "adaptive"; an adaptive one runs once, without a
+            budget.
     """
 
     name: str
@@ -35,11 +37,11 @@ class Peer(Protocol):
     kind: str
 
     def run(self, model: Predictor, nfe: int, x: Tensor, seed: int = 0) -> tuple[Tensor, int]:
-        """Samples from the start x, shape (B, *), at t_max; and the evaluations that it took."""
+        """Sample from the start x, shape (B, *), at t_max; returns samples and evaluations."""
 
 
 class Fixed(NamedTuple):
-    """A solver with one grid, such as a tuned one, as a row of one cell."""
+    """A solver with a fixed grid, such as a tuned one: a row with one cell."""
 
     name: str
     solver: Solver
@@ -47,11 +49,11 @@ class Fixed(NamedTuple):
 
 
 Row = Solver | str | Peer | Fixed
-"""What a comparison takes as a row."""
+"""A row of a comparison: a solver, its name, a `Peer`, or a `Fixed` solver and grid."""
 
 
 class Task(NamedTuple):
-    """One cell to be filled: a solver with its grid, or a peer; neither where there is no grid."""
+    """One cell to compute: a solver with its grid, or a peer; neither if the grid failed."""
 
     cell: Cell
     solver: Solver | None = None
@@ -61,7 +63,7 @@ class Task(NamedTuple):
 
     @property
     def stochastic(self) -> bool:
-        """Whether noise is drawn along the way."""
+        """Whether the sampler draws noise after the start."""
         if self.peer is not None:
             return self.peer.kind == "stochastic"
         return self.solver is not None and self.solver.stochastic
@@ -74,23 +76,24 @@ def tasks(
     nfe: Sequence[int],
     process: str = "",
 ) -> Iterator[Task]:
-    """The cells of one model, row by row; a cell whose grid cannot be made has failed already.
+    """The cells of one model, row by row. If a grid cannot be made, its cell has failed.
 
     Raises:
         ConfigError: for a row that is neither a solver, nor a name of one, nor a peer.
     """
-    sde = model.sde
+    sde, each_call = model.sde, evals_per_call(model)  # budgets are network evaluations
     for row in rows:
         if isinstance(row, str) and specs.is_pair(row):
             choose = specs.pair(row)
             for budget in nfe:
                 # All cells share their starts, which are drawn at the end of the process.
-                solver, grid = choose(model, budget, start="end")
+                solver, grid = choose(model, budget // each_call, start="end")
                 cell = Cell(row, OWN_GRID, budget, process=process, steps=grid.steps)
                 yield Task(cell, solver, grid)
             continue
         if isinstance(row, Fixed):
-            cost = evaluations(row.solver, row.grid)
+            calls = evaluations(row.solver, row.grid)
+            cost = None if calls is None else calls * each_call
             cell = Cell(row.name, OWN_GRID, cost, process=process, steps=row.grid.steps)
             yield Task(cell, row.solver, row.grid)
             continue
@@ -112,7 +115,7 @@ def tasks(
             for budget in nfe:
                 cell = Cell(label, maker.__name__, budget, process=process)
                 try:
-                    grid = grid_for(solver, maker, sde, budget)
+                    grid = grid_for(solver, maker, sde, budget // each_call)
                     yield Task(replace(cell, steps=grid.steps), solver, grid)
                 except ScoreSDEError as error:
                     yield Task(replace(cell, failed=str(error)))
@@ -129,7 +132,7 @@ def takes_budget(row: Row, sde: SDE) -> bool:
 
 
 def _solver(row: Solver | str) -> tuple[Solver, str]:
-    """What is run, and what it is called in the table."""
+    """The solver, and its name in the table."""
     if isinstance(row, str):
         return specs.solver(row), row
     return row, specs.describe(row)

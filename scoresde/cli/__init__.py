@@ -10,8 +10,10 @@ from ..errors import ScoreSDEError, require
 
 
 def main() -> None:
-    """Run the command line. An error made on purpose, or of the network on what it was given, is
-    one line and exit code 2; a warning is a line without the place in the code.
+    """Run the command line.
+
+    An error of the library, of a file, or of the network prints one line and gives exit code 2. A
+    warning prints one line without the place in the code.
     """
     with warnings.catch_warnings(), without_current_directory():
         warnings.showwarning = _say
@@ -19,7 +21,7 @@ def main() -> None:
 
 
 def _say(message: Warning | str, *place: object, **named: object) -> None:
-    """A warning, on a line of its own where a progress bar is shown."""
+    """Print a warning on a line of its own, even while a progress bar is shown."""
     require("tqdm", "cli").tqdm.write(f"scoresde: {message}", file=sys.stderr)
 
 
@@ -37,7 +39,7 @@ def _run() -> None:
         if error.filename is None:
             raise
         print(
-            f"scoresde: cannot use {str(error.filename)!r}: {error.strerror}; choose another place",
+            f"scoresde: cannot use {str(error.filename)!r}: {error.strerror}; choose another path",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

@@ -1,4 +1,4 @@
-"""What `scoresde bench` does."""
+"""The command `scoresde bench`."""
 
 from __future__ import annotations
 
@@ -75,12 +75,14 @@ def bench(
     rows += others
     if nfe and not any(takes_budget(row, found.model.sde) for row in rows):
         raise ConfigError(
-            f"--nfe {nfe}: each of these solvers brings its grid or chooses its steps; leave it out"
+            f"--nfe {nfe} has no effect: each of these solvers has its own grid or chooses its "
+            "steps; leave --nfe out"
         )
     truth, features = measuring.at_hand(model, truth, features, metrics)
     if truths is not None and not truth:
         raise ConfigError(
-            f"--truths {truths} is how many of --truth are taken; write --truth images.npy"
+            f"--truths {truths} limits the samples of --truth, which is not given; write --truth "
+            "images.npy as well"
         )
     extract = measuring.extractor(features, device) if features else None
     true = measuring.images(truth, (truths or measuring.TRUTHS) + samples, seed) if truth else None
@@ -113,21 +115,21 @@ def bench(
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ctrl-C is one line and exit code 130."""
+    """Ctrl-C prints one line and gives exit code 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
         done = "".join(f", {note}" for note in getattr(stop, "__notes__", ()))
-        hint = "run the same command again to go on"
+        hint = "run the same command again to resume"
         print(f"\nscoresde: stopped{done}; {hint}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def _rows(names: Sequence[str], model: Predictor) -> list[Row]:
-    """Solvers by name, and solvers with grids of files that `tune` wrote.
+    """The rows: solvers by name, and solvers with grids from files that `tune` wrote.
 
-    Files of different budgets are one row, "tuned"; where two are of the same budget, each is a row
-    with the name of its file.
+    If all files have different costs, they make one row, "tuned". If two have the same cost, each
+    file makes a row with its own name.
     """
     files = {spec: tuning.load(spec, model) for spec in names if spec.endswith(".json")}
     costs = [evaluations(solver, grid) for solver, grid in files.values()]
@@ -143,9 +145,9 @@ def _rows(names: Sequence[str], model: Predictor) -> list[Row]:
 
 
 def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str]]:
-    """Samplers of other libraries by name, or all of them; and the libraries that are absent.
+    """Samplers of other libraries by name, or all of them; and the libraries not installed.
 
-    One that is asked for by name, of a library that is absent, is left out.
+    A sampler is omitted if its library is not installed.
     """
     if not wanted:
         return [], {}
@@ -156,7 +158,7 @@ def _peers(wanted: Sequence[str], module: str) -> tuple[list[Row], dict[str, str
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"cannot find peers in {module!r} ({error}); they are in the repository, not in the "
-            "package: run the command in its root"
+            "package: run the command in the root of the repository"
         ) from error
     absent = source.absent()
     if _ALL in wanted:

@@ -1,11 +1,11 @@
-"""The demonstration: digits from noise, their exact likelihood, and what each solver costs.
+"""The demonstration: samples of digits, exact likelihoods, and a comparison of solvers.
 
-One call, `run(folder)`, with the network that the package ships. It writes
+`run(folder)` uses the network that the package ships. It writes
 
-    samples.png          the same seeds through three solvers
-    trajectories.png     from noise to digit
+    samples.png          samples of three solvers from the same seeds
+    trajectories.png     states from noise to digits
     steps_quality.png    error and distance against network evaluations
-    report.json          every number, with configuration, versions and seeds
+    report.json          all numbers, with configuration, versions and seeds
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .. import __version__
 from .._internal import specs
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
+from .._internal.labels import short
 from ..bench import Against, Cell, Starts, Table, compare, environment, figures, grid_for
 from ..bench.table import number
 from ..errors import require
@@ -45,20 +46,20 @@ _LEVELS = (10.0, 3.0, 1.5, 0.8, 0.4, 0.2, 0.05)
 
 @dataclass(frozen=True)
 class Plan:
-    """How much the demonstration does. The default takes about two minutes on two cores.
+    """Settings of the demonstration. The default takes about two minutes on two cores.
 
     Attributes:
-        digits: samples in the picture, drawn by each of `samplers`.
-        samplers: title, solver and evaluations (None: as many as its tolerance asks for).
-        likelihoods: held-out digits whose likelihood is computed.
-        draws: dequantizations of each, whose log-probabilities are averaged.
+        digits: number of samples that each of `samplers` draws for the picture.
+        samplers: title, solver and number of evaluations (None: the solver's tolerance decides).
+        likelihoods: number of held-out digits whose likelihood is computed.
+        draws: dequantizations of each digit; their log-probabilities are averaged.
         probes: probes of the trace estimator.
         nodes: evaluations of a likelihood, on a grid fitted to two other digits.
-        compared: samples a cell of the comparison.
-        tolerance: of the reference endpoints; what is reached is in the table.
-        nfe: its budgets.
-        solvers: its solvers.
-        seed: first of all seeds.
+        compared: number of samples in each cell of the comparison.
+        tolerance: tolerance of the reference endpoints; the table states their accuracy.
+        nfe: budgets of the comparison.
+        solvers: solvers of the comparison.
+        seed: the first seed.
     """
 
     digits: int = 25
@@ -102,14 +103,14 @@ class Plan:
 
 @dataclass
 class Report:
-    """What the demonstration found.
+    """The results of the demonstration.
 
     Attributes:
-        sampling: one entry a sampler.
-        likelihood: the mean over digits, its standard error, and where that comes from.
+        sampling: one entry for each sampler.
+        likelihood: the mean over digits, its standard error, and the parts of that error.
         table: the comparison.
         seconds: time of each part.
-        data: everything, as it is written to report.json.
+        data: the content of report.json.
     """
 
     sampling: list[dict[str, Any]] = field(default_factory=list)
@@ -120,7 +121,7 @@ class Report:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Keep how long a part took."""
+        """Measure and store the time of a part."""
         began = time.perf_counter()
         yield
         self.seconds[part] = round(time.perf_counter() - began, 2)
@@ -130,7 +131,7 @@ def run(folder: str | Path = "out", plan: Plan | None = None, *, progress: bool 
     """Run the demonstration and write its files to a folder.
 
     Raises:
-        MissingExtraError: if `pip install 'scoresde[demo]'` is still to be done.
+        MissingExtraError: if an extra is missing; run `pip install 'scoresde[demo]'`.
     """
     plan = plan or Plan()
     console = require("rich.console", "cli").Console()
@@ -210,7 +211,7 @@ def _draw(model: Predictor, plan: Plan, folder: Path, report: Report, progress: 
 
 
 def _grid(solver: Solver, model: Predictor, nfe: int | None) -> Grid:
-    """A solver that chooses its own steps stops only where its states are shown."""
+    """The grid of a solver; if it chooses its own steps, only the knots that are shown."""
     if nfe is None:
         first = float(model.sde.at(model.sde.t_max).lam)
         return from_lambdas(model.sde, [first, *(-math.log(level) for level in _LEVELS)])
@@ -220,7 +221,7 @@ def _grid(solver: Solver, model: Predictor, nfe: int | None) -> Grid:
 def _sample(
     model: Predictor, solver: Solver, grid: Grid, plan: Plan, progress: bool
 ) -> SampleResult:
-    """Samples, with the states at the noise levels where a digit takes shape."""
+    """Samples, with the states at the noise levels `_LEVELS`."""
     rhos = [float(knot.rho) for knot in grid.knots]
     keep = {min(range(len(rhos)), key=lambda k: abs(rhos[k] - level)) for level in _LEVELS}
     return sample(
@@ -235,7 +236,7 @@ def _sample(
 
 
 def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) -> dict[str, Any]:
-    """The first images; the others are what frame and grid are fitted to."""
+    """Likelihoods of the first images. Frame and grid are fitted to the other images."""
     asked, others = images[: plan.likelihoods], images[plan.likelihoods :]
     began = time.perf_counter()
     with _Ticking(model, progress, total=plan.nodes * (plan.draws + 5) + 1) as ticking:
@@ -273,7 +274,7 @@ def _likelihood(model: Predictor, images: Tensor, plan: Plan, progress: bool) ->
 
 
 class _Ticking(Observer):
-    """A predictor that moves a progress bar at every call."""
+    """A predictor that advances a progress bar at every call."""
 
     def __init__(self, model: Predictor, progress: bool, total: int) -> None:
         super().__init__(model)
@@ -282,7 +283,7 @@ class _Ticking(Observer):
     def __enter__(self) -> _Ticking:
         if self._progress:
             bar = require("tqdm.auto", "cli").tqdm
-            self._bar = bar(desc="log-likelihood", unit=" evaluations", total=self._total)
+            self._bar = bar(desc="log-likelihood", unit=" network evaluations", total=self._total)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -298,13 +299,14 @@ class _Ticking(Observer):
 
 
 def _first_table(report: Report) -> Any:
-    """What was drawn, and how likely real digits are."""
-    table = _table("Digits from the same seeds, and the exact likelihood of held-out ones")
+    """The table of samplers and of the likelihood."""
+    table = _table("Digits from the same seeds, and the exact likelihood of held-out digits")
     for head in ("", "solver", "NFE a sample", "seconds"):
         table.add_column(head, justify="left" if head in ("", "solver") else "right")
     for row in report.sampling:
-        solver = str(row["solver"]).partition("(")[0]
-        table.add_row(row["title"], solver, f"{row['nfe']:.0f}", f"{row['seconds']:.1f}")
+        table.add_row(
+            row["title"], short(row["solver"]), f"{row['nfe']:.0f}", f"{row['seconds']:.1f}"
+        )
     found = report.likelihood
     table.add_section()
     table.add_row(
@@ -316,7 +318,7 @@ def _first_table(report: Report) -> Any:
     )
     for title, parts in (
         ("  its standard error", found["standard_errors"]),
-        ("  what else it may be off by", found["systematic"]),
+        ("  its systematic errors, estimated", found["systematic"]),
     ):
         known = [f"{name} {value:.4f}" for name, value in parts.items() if value == value]
         table.add_row(title, ", ".join(known))
@@ -324,15 +326,16 @@ def _first_table(report: Report) -> Any:
 
 
 def _second_table(found: Table) -> Any:
-    """Steps against quality: errors of deterministic solvers, distances of all."""
+    """The comparison: endpoint errors of deterministic solvers, distances of all solvers."""
     error, distance = "rms endpoint error", "energy distance"
-    table = _table("Steps against quality (solvers with steps of their own: last column)")
+    table = _table("Quality against evaluations, lower is better (last column: own steps)")
     table.add_column("solver")
     for budget in found.budgets:
         table.add_column(f"{budget} NFE", justify="right")
-    table.add_column("own choice", justify="right")
+    table.add_column("own steps", justify="right")
     table.caption = (
-        f"Reference endpoints are known to {found.setup.models['']['reference']['accuracy']:.0e}. "
+        "Reference endpoints are accurate to "
+        f"{found.setup.models['']['reference']['accuracy']:.0e}. "
         "Distances are to held-out digits."
     )
     for metric in (error, distance):
@@ -343,7 +346,7 @@ def _second_table(found: Table) -> Any:
                 rows.setdefault(cell.solver, {})[cell.budget] = cell
         for label, cells in rows.items():
             shown = [_shown(cells.get(b), metric, found) for b in (*found.budgets, None)]
-            table.add_row(f"  {label.partition('(backend')[0]}", *shown)
+            table.add_row(f"  {short(label)}", *shown)
         if floor := found.setup.floor.get(metric):
             table.add_row("  held-out digits", *[number(floor.value)] * len(found.budgets))
         table.add_section()

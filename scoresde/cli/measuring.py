@@ -1,4 +1,4 @@
-"""What samples are compared with, and where: true samples and features by name."""
+"""True samples, features and metrics by their names on the command line."""
 
 from __future__ import annotations
 
@@ -19,29 +19,36 @@ from ..training.data import dequantize
 from .work import read_images
 
 DISTANCES = ("frechet", "kernel", "energy", "mmd", "sliced_w2", "w2")
-"""Metrics of which less is better and 0 perfect, to true samples."""
+"""Metrics that are distances to true samples: lower is better, 0 is perfect."""
 
 
 TRUTHS = 4000
-"""True samples that are taken, at most, unless --truths says otherwise."""
+"""Largest number of true samples used, unless --truths is given."""
 
 
 def at_hand(model: str, truth: str, features: str, metrics: Sequence[str] = ()) -> tuple[str, str]:
-    """Names of true samples and features; for the shipped network, those that its metrics take.
+    """Names of true samples and features; for `mnist` with defaults that its metrics need.
 
     Args:
-        model, truth, features: as they were given.
-        metrics: names; none for the default ones, which take both.
+        model, truth, features: names as given on the command line.
+        metrics: names of metrics; empty for the default ones, which use both.
 
     Raises:
-        ConfigError: for true samples or features that no metric takes.
+        ConfigError: for true samples or features that no metric uses.
     """
-    compared = [name for name in metrics if name not in ENDPOINTS]
-    mapped = [name for name in metrics if name in FEATURES]
+    named = [ALIASES.get(name.lower(), name.lower()) for name in metrics]
+    compared = [name for name in named if name not in ENDPOINTS]
+    mapped = [name for name in named if name in FEATURES]
     if truth and metrics and not compared:
-        raise ConfigError(f"--truth {truth} is not compared with in {', '.join(metrics)}")
+        raise ConfigError(
+            f"--truth {truth} is not used by the metric {', '.join(metrics)}; leave it out, or add "
+            "--metric energy"
+        )
     if features and metrics and not mapped:
-        raise ConfigError(f"--features {features} are not taken by {', '.join(metrics)}")
+        raise ConfigError(
+            f"--features {features} is not used by the metric {', '.join(metrics)}; leave it out, "
+            "or add --metric frechet"
+        )
     if model == "mnist":
         truth = truth or ("heldout" if compared or not metrics else "")
         features = features or ("digits" if mapped or not metrics else "")
@@ -63,20 +70,20 @@ def extractor(spec: str, device: str) -> Features:
 
 
 def metric(spec: str) -> Wanted:
-    """A metric by name; one of your own, or what makes one, as `module:name` or `file.py:name`."""
+    """A metric by name, or your own metric or maker of one: `module:name` or `file.py:name`."""
     found: Wanted = specs.lookup("metric", spec, {}, own=True) if ":" in spec else spec
     return found
 
 
 def images(spec: str, most: int | None, seed: int) -> Tensor:
-    """True samples by name, at most so many; integers are dequantized."""
+    """True samples by name, the first `most` of them; integers are dequantized."""
     found = read_images(spec)[:most]
     if found.is_floating_point():
         return found.to(torch.float32)
     if found.numel() and not 0 <= int(found.min()) <= int(found.max()) <= 255:
         raise ConfigError(
-            f"whole numbers are read as images of 0..255, and {spec!r} has {int(found.min())}.."
-            f"{int(found.max())}; save floats"
+            f"integers are read as images with levels 0..255, but {spec!r} has {int(found.min())}.."
+            f"{int(found.max())}; save other data as floats"
         )
     return dequantize(found, generator(seed))
 
@@ -93,12 +100,14 @@ def distance(
     seed: int,
     device: str,
 ) -> Metric:
-    """A distance by name or of your own, to at most `truths` true samples. They are taken at random
-    from a file without its first `skipped`; a closed form draws them itself.
+    """A distance by name, or your own, to at most `truths` true samples.
+
+    True samples are a random subset of a file, without its first `skipped` samples. A closed-form
+    model draws its own.
 
     Raises:
-        ConfigError: for a name that is none, or takes what is not given; for true samples of
-            another shape than the model's.
+        ConfigError: for an unknown name, for a distance whose data are not given, and for true
+            samples of another shape than the model's.
     """
     wanted = metric(name)
     if isinstance(wanted, str) and ALIASES.get(name.lower(), name.lower()) not in DISTANCES:
@@ -108,7 +117,8 @@ def distance(
         true = images(truth, None, seed)[skipped:]
         if true.shape[1:] != shape:
             raise ConfigError(
-                f"samples have shape {shape}, those of --truth {truth} {tuple(true.shape[1:])}"
+                f"samples of the model have shape {shape}, those of --truth {truth} have shape "
+                f"{tuple(true.shape[1:])}; both must be the same"
             )
         order = torch.randperm(len(true), generator=generator(seed))
         true = true[order[:truths]]

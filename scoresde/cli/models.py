@@ -1,4 +1,4 @@
-"""What a model may be called on the command line."""
+"""Load models by their names on the command line."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PROBLEMS: specs.Table = MappingProxyType(
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """A model with what is known of its data.
+    """A model with a description of its data.
 
     Attributes:
         model: the model.
-        event_shape: shape of one sample, without the batch; None where it is not known.
-        description: what its file says of it.
+        event_shape: shape of one sample, without the batch; None if it is not known.
+        description: the description in its file.
     """
 
     model: Predictor
@@ -44,17 +44,17 @@ class Named:
 
 
 def load(spec: str, *, process: str = "", device: str = "cpu") -> Named:
-    """The model that a specification names.
+    """Load a model by its name.
 
     Args:
-        spec: a shipped network ("mnist"), a checkpoint (`run/model.safetensors`), a folder of
-            diffusers, a closed-form problem ("ring8", "ring8(seed=3)"), or a model of your own, or
-            a function that makes one, as `package.module:name` or `path/to/file.py:name`.
-        process: of a closed-form problem; `PROCESS` by default.
-        device: where a network is put.
+        spec: a shipped network ("mnist"), a checkpoint (`run/model.safetensors`), a folder written
+            by diffusers, a closed-form problem ("ring8", "ring8(seed=3)"), or your own model or
+            function that makes one, `package.module:name` or `path/to/file.py:name`.
+        process: process of a closed-form problem; `PROCESS` by default.
+        device: device of the model.
 
     Raises:
-        ConfigError: for a name that is none of these, or a process for a model that has one.
+        ConfigError: for a name of no model, or a process for a model that has its own.
     """
     if spec.partition("(")[0] in PROBLEMS:
         make = specs.partial("problem", spec, PROBLEMS, given=1)
@@ -63,7 +63,8 @@ def load(spec: str, *, process: str = "", device: str = "cpu") -> Named:
     found = _other(spec, device)
     if process:
         raise ConfigError(
-            f"--process is for closed-form problems; {spec} has the process {found.model.sde!r}"
+            f"--process is only for closed-form problems; {spec} has its own process, "
+            f"{found.model.sde!r}; leave --process out"
         )
     return found
 
@@ -112,12 +113,12 @@ def _of_network(model: Any) -> Named:
 
 
 def _own(spec: str, device: str) -> Any:
-    """A user's model, or what their function returns."""
+    """A user's model, or the result of a user's function."""
     found = specs.lookup("model", spec, {}, own=True)
     if isinstance(found, type) or not isinstance(found, Predictor):
         if not callable(found):
             raise ConfigError(
-                f"{spec!r} is {found!r}, neither a model nor a function that makes one"
+                f"{spec!r} is {found!r}; it must be a model, or a function that returns one"
             )
         found = found()
     return found.to(device).eval() if isinstance(found, ScoreModel) else found

@@ -1,4 +1,4 @@
-"""What `scoresde tune` does."""
+"""The command `scoresde tune`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from . import measuring, models
 from .work import check_device, shape_of_event
 
-_BENCHED = 4000  # held-out digits, the first, that `scoresde bench mnist` measures distances to
+_BENCHED = 4000  # the first held-out digits, which `scoresde bench mnist` compares with
 
 
 def tune(
@@ -37,7 +37,7 @@ def tune(
     """`scoresde tune`."""
     if out.is_dir():
         raise ConfigError(f"{str(out)!r} is a folder; write --out {out / 'grid.json'}")
-    out.parent.mkdir(parents=True, exist_ok=True)  # not after the work
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     found = models.load(model, process=process, device=check_device(device))
     event = shape_of_event(event_shape, found)
     distance = None
@@ -50,9 +50,7 @@ def tune(
             features=features, seed=seed, device=device,
         )  # fmt: skip
     elif truth or truths is not None or features:
-        raise ConfigError(
-            "--truth, --truths and --features are of a --metric; write --metric energy"
-        )
+        raise ConfigError("--truth, --truths and --features need a --metric; write --metric energy")
     tuned = tuning.tune(
         found.model,
         solver if specs.is_pair(solver) else specs.solver(solver, own=True),
@@ -68,4 +66,4 @@ def tune(
     )
     tuned.save(out)
     print(tuned)
-    print(f"it took {tuned.cost:,} evaluations of one sample; wrote {out}")
+    print(f"the search took {tuned.cost:,} evaluations of one sample; wrote {out}")

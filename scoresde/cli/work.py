@@ -1,11 +1,13 @@
-"""What the commands do."""
+"""The commands `scoresde sample`, `nll` and `info`."""
 
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +19,8 @@ from torch import Tensor
 from .. import tune as tuning
 from .._internal import specs
 from .._internal.fingerprint import fingerprint
+from .._internal.integers import tensor_of
+from .._internal.labels import short
 from ..bench import METRICS, environment
 from ..bench.named_metrics import ALIASES
 from ..errors import ConfigError, ShapeError, require
@@ -32,7 +36,8 @@ from ..training.checkpoint import pretrained_names
 from ..training.data import heldout_digits
 from . import models
 
-_PREVIEW = 64
+_PREVIEW = 64  # images
+_POINTS = 4096  # of the plane
 
 
 def sample(
@@ -68,13 +73,26 @@ def sample(
     )
     cost = np.mean([np.mean(job.info(k)["nfe"]) for k in range(job.shards)])
     failed = sum(len(job.info(k)["failures"]) for k in range(job.shards))
-    said = f"{n} samples of {specs.describe(rule)}, {cost:.0f} evaluations each, in {out}"
+    said = f"{n} samples of {specs.describe(rule)}, {cost:.0f} network evaluations each, in {out}"
+    name = solver if not solver.endswith(".json") else Path(solver).stem
+    title = f"{short(name)}, {cost:.0f} NFE"
     first = next(iter(job))[:_PREVIEW]
     if first.ndim == 4 and first.shape[1] in (1, 3):
         from ..bench import figures
 
-        figures.sample_grids({specs.describe(rule): first}, out / "samples.png")
+        figures.sample_grids({title: first}, out / "samples.png")
         said += ", with samples.png"
+    if first.shape[1:] == (2,):
+        from ..bench import figures
+
+        drawn = torch.cat(list(islice(job, math.ceil(_POINTS / batch_size))))[:_POINTS]
+        figures.scatter(drawn, out / "samples.png", title=title)
+        said += ", with samples.png"
+        if hasattr(found.model, "log_prob"):
+            figures.log_density_map(
+                found.model, out / "density.png", samples=drawn, title="samples on log-density"
+            )
+            said += " and density.png"
     print(said + (f"; {failed} are not finite (see the .json files)" if failed else ""))
 
 
@@ -101,11 +119,11 @@ def nll(
     """`scoresde nll`."""
     if method and nodes is not None:
         raise ConfigError(
-            f"--nodes {nodes} is of the default method, and --method {method} is given; leave one "
-            f"out, or write --method 'FixedGrid(nodes={nodes})'"
+            f"--nodes {nodes} is only for the default method, and --method {method} is given; "
+            f"leave one out, or write --method 'FixedGrid(nodes={nodes})'"
         )
     if table is not None and out is None:
-        raise ConfigError(f"--table {table} is kept in --out; write --out FOLDER as well")
+        raise ConfigError(f"--table {table} is written to --out; write --out FOLDER as well")
     rule, table = check_method(method, own=True) if method else None, table or "npz"
     found = models.load(model, process=process, device=check_device(device))
     trained = found.description.get("pixels")
@@ -117,11 +135,11 @@ def nll(
     images = read_images(data)[:n]
     if found.event_shape is not None and tuple(images.shape[1:]) != found.event_shape:
         raise ShapeError(
-            f"the images have shape {tuple(images.shape[1:])}, the model takes {found.event_shape}"
+            f"the images have shape {tuple(images.shape[1:])}, the model needs {found.event_shape}"
         )
     low = found.model.sde.t_min if t_min is None else t_min
     with TemporaryDirectory() as spare, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)  # told below, as options
+        warnings.simplefilter("ignore", AccuracyWarning)  # printed below, with options to write
         bits = nll_dataset(
             found.model,
             images.to(device),
@@ -162,7 +180,7 @@ def info(model: str, process: str) -> None:
     console = require("rich.console", "cli").Console()
     if process and not model:
         raise ConfigError(
-            f"--process {process} is of a closed-form problem; write scoresde info ring8 "
+            f"--process {process} needs a closed-form problem; write scoresde info ring8 "
             f"--process {process!r}"
         )
     if about := _about(model):
@@ -195,9 +213,7 @@ def info(model: str, process: str) -> None:
 
 
 def _about(name: str) -> str:
-    """A solver, grid, process or method with its arguments and what its docstring says; "" for
-    what is none of these.
-    """
+    """A solver, grid, process or method with its arguments and docstring; "" for other names."""
     tables = {
         "solver": specs.SOLVERS, "grid": specs.GRIDS, "process": specs.PROCESSES,
         "method": methods(),
@@ -213,7 +229,7 @@ def _about(name: str) -> str:
 
 
 def _arguments(found: Callable[..., Any], what: str) -> str:
-    """The arguments that may be written, with their defaults."""
+    """The arguments that can be written on the command line, with their defaults."""
     given = 2 if what == "grid" else 0
     parameters = list(inspect.signature(found).parameters.values())[given:]
     plain = [p.replace(annotation=p.empty, kind=p.KEYWORD_ONLY) for p in parameters]
@@ -224,13 +240,13 @@ def _arguments(found: Callable[..., Any], what: str) -> str:
 
 
 def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[Solver, Grid]:
-    """A solver with its grid: of a file written by `tune`, or made for the budget.
+    """A solver with its grid: from a file written by `tune`, or made for the budget.
 
-    The file may be given as either; as a grid, another solver may follow it.
+    The file can be given as solver or as grid. As a grid, it can be used with another solver.
     """
     if solver.endswith(".json"):
         if grid:
-            raise ConfigError(f"{solver} brings its grid along; leave --grid {grid} out")
+            raise ConfigError(f"{solver} contains its own grid; leave --grid {grid} out")
         solver, grid = "recommended", solver
     sde, both = model.sde, specs.is_pair(solver)
     if grid.endswith(".json"):
@@ -247,19 +263,19 @@ def _choose(solver: str, grid: str, model: Predictor, nfe: int | None) -> tuple[
         return rule, knots
     if grid.endswith(".json"):
         raise ConfigError(
-            f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or write "
-            f"scoresde tune MODEL --solver {solver!r} --nfe {nfe} --out FILE for one of {nfe}"
+            f"{grid} has a grid of {cost} evaluations, not {nfe}; leave --nfe out, or tune another "
+            f"grid: scoresde tune MODEL --solver {solver!r} --nfe {nfe} --out FILE"
         )
-    print(f"{solver} takes {cost} evaluations on this grid, the most within {nfe}")
+    print(f"{solver} takes {cost} evaluations on this grid, the largest number within {nfe}")
     return rule, knots
 
 
 def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
-    """The shape given, or the model's own.
+    """The shape of one sample: as given, or the model's own.
 
     Raises:
-        ConfigError: if there is neither, or it is no list of whole numbers.
-        ShapeError: for another than the model's own.
+        ConfigError: if neither is known, or the text is not a list of whole numbers.
+        ShapeError: if the given shape differs from the model's own.
     """
     if not text:
         if found.event_shape is None:
@@ -271,7 +287,9 @@ def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"a shape is written as 3,32,32, got {text!r}") from None
+        raise ConfigError(
+            f"--event-shape must be whole numbers such as 3,32,32, got {text!r}"
+        ) from None
     if min(shape) < 1 or found.event_shape not in (None, shape):
         known = found.event_shape or (3, 32, 32)
         raise ShapeError(
@@ -282,10 +300,10 @@ def shape_of_event(text: str, found: models.Named) -> tuple[int, ...]:
 
 
 def read_images(spec: str) -> Tensor:
-    """Integer images of a file, shape (N, C, H, W), or other integer data (N, *).
+    """Read an array from a file: images (N, C, H, W), or other data (N, *).
 
     Raises:
-        ConfigError: for a file that cannot be read, or a field that it does not have.
+        ConfigError: for a file that cannot be read, or a field that is not in it.
     """
     if spec == "heldout":
         return heldout_digits()[0]
@@ -300,7 +318,7 @@ def read_images(spec: str) -> Tensor:
         if name not in loaded:
             raise ConfigError(f"{file} has the fields {sorted(loaded)}; write {file}:FIELD")
         loaded = loaded[name]
-    images = torch.from_numpy(np.ascontiguousarray(loaded))
+    images = tensor_of(loaded)
     return images.unsqueeze(1) if images.ndim == 3 else images
 
 
@@ -310,10 +328,10 @@ def _listed(parts: dict[str, float]) -> str:
 
 
 def check_device(device: str) -> str:
-    """The device, if this torch can use it.
+    """The device, if this build of torch can use it.
 
     Raises:
-        ConfigError: otherwise, with what there is.
+        ConfigError: if it cannot; the message lists the devices.
     """
     try:
         torch.empty(1, device=device)

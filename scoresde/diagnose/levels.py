@@ -106,9 +106,12 @@ def _from_noise(
         answers.append(model(knot.sigma * eps, knot).x0.double())
     scatter = [float(answer.var(0).mean().sqrt()) for answer in answers]
     if std is None:
-        # From the top down, the scatter falls as long as it is the network's own error.
-        best = len(rhos) - 1
-        while best > 0 and scatter[best - 1] < scatter[best]:
+        # Where the scatter is the network's own error it is a floor times rho. Samples start at
+        # the lowest of these levels.
+        floors = [spread / rho for spread, rho in zip(scatter, rhos, strict=True)]
+        best = min(range(len(rhos)), key=floors.__getitem__)
+        least = floors[best]
+        while best > 0 and floors[best - 1] < 1.5 * least:
             best -= 1
         start = sample(model, nfe=20, shape=shape, seeds=seed, start=rhos[best]).x.double()
         std = float((start - start.mean(0)).square().mean().sqrt())

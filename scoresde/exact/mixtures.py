@@ -1,15 +1,15 @@
-r"""Models whose score, density and flow are known in closed form: the truth for every test.
+r"""Gaussian mixtures and Gaussians as models: score and density in closed form, for tests.
 
-Data distributed as a Gaussian mixture stay one under a linear Gaussian diffusion: component k
-has mean alpha mu_k and covariance P_k = alpha^2 C_k + sigma^2 I at every time, so that with
-responsibilities w_k(x)
+Under a linear Gaussian diffusion a Gaussian mixture stays a Gaussian mixture: at every time
+component k has mean alpha mu_k and covariance P_k = alpha^2 C_k + sigma^2 I. With
+responsibilities w_k(x),
 
     score = -sum_k w_k P_k^-1 (x - alpha mu_k)
     div score = sum_k w_k (|P_k^-1 (x - alpha mu_k)|^2 - tr P_k^-1) - |score|^2
 
-A covariance is diagonal, or U diag(e) U^T + ridge I with orthonormal columns U, which covers
-isotropic (no columns), low rank and full ones without ever forming a D x D matrix where there
-is none. All arithmetic is float64 on the model's device, whatever the dtype of the state.
+A covariance is diagonal, or U diag(e) U^T + ridge I with orthonormal columns U. The second form
+includes isotropic (no columns), low-rank and full covariances; only a full one stores a D x D
+matrix. All arithmetic is float64 on the model's device, whatever the dtype of the state.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ class Covariance:
 
     @staticmethod
     def isotropic(variance: float | Sequence[float] | Tensor) -> Spectral:
-        """variance I: one number, or one a component."""
+        """The covariance variance I: one number for all components, or one per component."""
         ridge = torch.as_tensor(variance, dtype=torch.float64).reshape(-1)
         empty = ridge.new_zeros(1, 1, 0)
         return Spectral(empty, empty[:, 0], ridge)
 
     @staticmethod
     def diagonal(variances: Tensor) -> Diagonal:
-        """diag(variances), shape (K or 1, *event)."""
+        """Diagonal covariances diag(variances), with variances of shape (K or 1, *event)."""
         return Diagonal(torch.as_tensor(variances, dtype=torch.float64))
 
     @staticmethod
     def full(matrices: Tensor) -> Spectral:
-        """Any symmetric positive covariance matrices, shape (K or 1, D, D)."""
+        """Full covariance matrices, symmetric and positive, shape (K or 1, D, D)."""
         matrices = torch.as_tensor(matrices, dtype=torch.float64)
         e, u = torch.linalg.eigh(matrices)
         return Spectral(u, e, e.new_zeros(len(e)))
 
     @staticmethod
     def low_rank(factors: Tensor, ridge: float | Sequence[float] | Tensor) -> Spectral:
-        """W W^T + ridge I with factors W of shape (K or 1, D, r)."""
+        """Low-rank covariances W W^T + ridge I, with factors W of shape (K or 1, D, r)."""
         factors = torch.as_tensor(factors, dtype=torch.float64)
         u, root, _ = torch.linalg.svd(factors, full_matrices=False)
         values = torch.as_tensor(ridge, dtype=torch.float64).reshape(-1)
@@ -71,7 +71,7 @@ class Spectral(Covariance):
     """Covariances U_k diag(e_k) U_k^T + ridge_k I of K components.
 
     Attributes:
-        u: orthonormal columns, shape (K or 1, D, r); D = 1 stands for any dimension where r = 0.
+        u: orthonormal columns, shape (K or 1, D, r). With r = 0, D = 1 stands for any dimension.
         e: variance along each column beyond the ridge, shape (K or 1, r).
         ridge: variance in every direction, shape (K or 1,).
     """
@@ -89,15 +89,15 @@ class Diagonal(Covariance):
 
 
 class GaussianMixture:
-    """The model of data distributed as a mixture of Gaussians, exact at every time.
+    """The exact model of data from a Gaussian mixture.
 
-    A `Predictor`: any solver and any likelihood takes it.
+    It is a `Predictor`, so every solver and every likelihood accepts it.
 
     Args:
         sde: the process.
         means: shape (K, *event).
         covariance: such as `Covariance.isotropic(0.05)` or `Covariance.full(matrices)`.
-        weights: shape (K,), positive; normalised here. Equal by default.
+        weights: shape (K,), positive; they are normalised. Equal by default.
 
     Raises:
         ShapeError: if covariances or weights do not fit the means.
@@ -132,7 +132,7 @@ class GaussianMixture:
         )
         probs = torch.as_tensor([1.0] * k if weights is None else weights, dtype=torch.float64)
         if probs.shape != (k,):
-            raise ShapeError(f"expected {k} weights, one a mean, got shape {tuple(probs.shape)}")
+            raise ShapeError(f"expected {k} weights, one per mean, got shape {tuple(probs.shape)}")
         if not bool((probs > 0).all()):
             raise ConfigError(f"weights must be positive, got {probs.tolist()}")
         self._log_weights = (probs / probs.sum()).log().to(means.device)
@@ -144,7 +144,7 @@ class GaussianMixture:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which it computes."""
         return self._log_weights.device
 
     @property
@@ -159,7 +159,7 @@ class GaussianMixture:
 
     @property
     def covariance(self) -> Spectral | Diagonal:
-        """Covariances of the components, flat: D is the number of coordinates."""
+        """Covariances of the components for flattened samples of D coordinates."""
         return self._family.covariance
 
     @property
@@ -168,7 +168,7 @@ class GaussianMixture:
         return self._log_weights.exp()
 
     def rows(self, index: Tensor) -> GaussianMixture:
-        """See `Predictor`: there are no conditions."""
+        """See `Predictor`: the model itself, since it has no conditions."""
         return self
 
     def to(self, device: torch.device | str) -> GaussianMixture:
@@ -182,7 +182,7 @@ class GaussianMixture:
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
         """The exact prediction at x, shape (B, *event)."""
         at = self._at(x, knot)
-        if knot.is_zero_snr:  # x says nothing: the clean data's mean is the best guess
+        if knot.is_zero_snr:  # x is pure noise, so E[x0 | x] is the mean of the data
             mean = self._log_weights.exp() @ self._family.means
             return Prediction(x, knot, self._state(mean.expand(len(x), -1), x), X0)
         score = self._score(at)
@@ -205,7 +205,7 @@ class GaussianMixture:
         return self._responsibilities(self._at(x, t))
 
     def log_prob(self, x: Tensor, t: Scalar | Knot = CLEAN) -> Tensor:
-        """log p_t(x) in nats, shape (B,); that of the data by default."""
+        """log p_t(x) in nats, shape (B,); by default the log-density of the data."""
         return torch.logsumexp(self._log_joint(self._at(x, t)), 1).to(x.dtype)
 
     def sample(
@@ -216,7 +216,7 @@ class GaussianMixture:
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """n exact draws from p_t (from the data where t is None), shape (n, *event)."""
+        """n exact draws from p_t, or from the data if t is None, shape (n, *event)."""
         device = self._log_weights.device
         generator = noise.generator(seed, device=device)
         which = torch.multinomial(self._log_weights.exp(), n, replacement=True, generator=generator)
@@ -279,9 +279,9 @@ class Gaussian(GaussianMixture):
         super().__init__(sde, torch.as_tensor(mean)[None], covariance)
 
     def flow(self, x: Tensor, t: Knot, s: Knot) -> Tensor:
-        """Where the probability flow takes x, shape (B, *event), from knot t to knot s.
+        """The exact solution of the probability flow at knot s, from x, shape (B, *event), at t.
 
-        x_s = alpha_s mu + P_s^(1/2) P_t^(-1/2) (x - alpha_t mu); the two commute.
+        x_s = alpha_s mu + P_s^(1/2) P_t^(-1/2) (x - alpha_t mu); P_s and P_t commute.
         """
         at = self._at(x, t)
         alpha, sigma = (at.alpha.new_tensor([[float(v)]]) for v in (s.alpha, s.sigma))
@@ -290,7 +290,7 @@ class Gaussian(GaussianMixture):
 
 
 class _At(NamedTuple):
-    """A flat state with its time, and what every formula needs of the two.
+    """A flattened state at a time, with the values that every formula uses.
 
     Attributes:
         x: shape (B, D).
@@ -331,7 +331,7 @@ class _Family(ABC):
 
     @abstractmethod
     def rescale(self, at: _At, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The offset of a single component, carried to another time by the flow, (B, D)."""
+        """The offset of a single component after the flow to another time, shape (B, D)."""
 
     @abstractmethod
     def draw(self, which: Tensor, generator: torch.Generator) -> Tensor: ...
@@ -340,7 +340,7 @@ class _Family(ABC):
     def mean_covariance(self, weights: Tensor) -> Tensor: ...
 
     def _outside(self) -> int:
-        """How many directions the coordinates leave out."""
+        """The number of directions orthogonal to all columns."""
         return 0
 
     def square(self, at: _At) -> Tensor:
@@ -420,7 +420,7 @@ class _SpectralFamily(_Family):
             )
         self.e, self.ridge = e.expand(k, r), ridge.expand(k)
         _check_variances(self.e + self.ridge[:, None] if r == d else self.ridge[:, None])
-        # One matrix of all columns: projections onto every component are a single product.
+        # One matrix of all columns, so one product projects onto every component.
         self.u = u.expand(k, d, r)
         self.columns = rearrange(self.u, "k d r -> d (k r)")
         self.mean_offset = torch.einsum("kd,kdr->kr", means, self.u)
@@ -474,7 +474,7 @@ class _SpectralFamily(_Family):
         k, r = self.e.shape
         x = self.means[which]
         z = _randn((len(which), r), generator)
-        # The ridge covers every direction, the columns add to it.
+        # The ridge adds noise in every direction, the columns add more.
         x = x + self.ridge[which, None].sqrt() * _randn(x.shape, generator)
         for component in range(k):
             rows = which == component

@@ -1,7 +1,7 @@
-"""Closed-form problems of several sizes, on which errors of solvers and likelihoods are exact.
+"""Test problems of several sizes with closed-form scores, so errors can be computed exactly.
 
-Each is a family: the seed changes its parameters, so that nothing can be tuned to one instance.
-All are of unit scale, about as wide as images in (-1, 1).
+Each function makes a family of problems: the seed changes the parameters, so that a solver is not
+tuned to a single instance. The data have unit scale, like images in (-1, 1).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .mixtures import Covariance, Gaussian, GaussianMixture, Spectral
 
 
 def ring8(sde: SDE, *, deviation: float | None = None, seed: int = 0) -> GaussianMixture:
-    """Eight narrow Gaussians on a circle in the plane, of unequal weights.
+    """Eight narrow Gaussians on a circle in the plane, with unequal weights.
 
-    Their standard deviation is between 0.06 and 0.1 by the seed, unless it is given.
+    Without `deviation`, the seed chooses their standard deviation between 0.06 and 0.1.
     """
     generator = torch.Generator().manual_seed(seed)
     turn, spread, radius = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
@@ -30,10 +30,10 @@ def ring8(sde: SDE, *, deviation: float | None = None, seed: int = 0) -> Gaussia
 
 
 def checkerboard(sde: SDE, *, per_side: int = 8, seed: int = 0) -> GaussianMixture:
-    """The dark squares of a 4 x 4 board over [-1, 1]^2, each of per_side^2 equal Gaussians.
+    """The dark squares of a 4 x 4 checkerboard over [-1, 1]^2, each of per_side^2 equal Gaussians.
 
-    Their standard deviation is 0.6 of their distance, so that they overlap to a nearly even square.
-    The seed turns the board.
+    Their standard deviation is 0.6 of their distance, so the density in a square is nearly
+    uniform. The seed chooses the rotation of the board.
     """
     generator = torch.Generator().manual_seed(seed)
     turn = float(torch.rand(1, generator=generator, dtype=torch.float64)) * math.pi / 2
@@ -53,8 +53,8 @@ def checkerboard(sde: SDE, *, per_side: int = 8, seed: int = 0) -> GaussianMixtu
 def spiral(sde: SDE, *, components: int = 150, seed: int = 0) -> GaussianMixture:
     """The swiss roll of `scoresde.training.data` as a mixture: Gaussians along one spiral.
 
-    They stand at equal steps of the angle, in which that set is uniform, with its noise of 0.03.
-    The seed turns the spiral.
+    The data set is uniform in the angle, with noise of 0.03, so the Gaussians have equal steps in
+    the angle and that standard deviation. The seed chooses the rotation of the spiral.
     """
     generator = torch.Generator().manual_seed(seed)
     start = float(torch.rand(1, generator=generator, dtype=torch.float64)) * 2 * math.pi
@@ -85,7 +85,7 @@ def lowrank3072(
     generator = torch.Generator().manual_seed(seed)
     shape = (components, 3 * 32 * 32, rank)
     columns = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64))[0]
-    # Together with the means, a variance of about 0.25 a pixel.
+    # Together with the means this gives a variance of about 0.25 per pixel.
     spectrum = torch.arange(1, rank + 1, dtype=torch.float64).pow(-1.0)
     spectrum = spectrum * (0.15 * 3072 / float(spectrum.sum()))
     means = torch.randn(components, 3072, generator=generator, dtype=torch.float64)

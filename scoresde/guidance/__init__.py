@@ -1,4 +1,4 @@
-"""Wrappers that take a predictor and are one: they compose with every solver."""
+"""Guidance: wrappers of models, which work with every solver and likelihood."""
 
 from .cfg import CFG
 

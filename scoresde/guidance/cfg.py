@@ -1,11 +1,12 @@
 r"""Classifier-free guidance.
 
-The guided score is score_u + scale (score_c - score_u), of a model with a condition (c) and
-without it (u): scale 0 ignores the condition, 1 is the conditional model, and more goes beyond
-it. It is 1 + w for the w of Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, eq. 6.
+The guided score is score_u + scale (score_c - score_u), for a model with a condition (c) and
+without it (u). Scale 0 ignores the condition, 1 is the conditional model, larger values strengthen
+the condition. scale = 1 + w with the w of Ho & Salimans, "Classifier-Free Diffusion Guidance",
+2022, eq. 6.
 
-eps, x0, v and every other output are affine in the score with the same x, and the two weights
-sum to one, so that the raw outputs may be combined, whatever the network predicts.
+At a given x, eps, x0, v and every other output are affine in the score, and the two weights sum to
+one. So the raw outputs may be combined in the same way, whatever the network predicts.
 """
 
 from __future__ import annotations
@@ -36,32 +37,33 @@ class Bindable(Predictor, Protocol):
 
 
 class CFG(Wrapper):
-    """A model under classifier-free guidance; itself a `Predictor`.
+    """A model under classifier-free guidance, which is itself a `Predictor`.
 
-    Any solver takes it, and so does any likelihood: what they then follow is the *guided flow*,
-    the probability-flow ODE with the guided score in it, and a density computed under guidance
-    is that of the guided flow. For a scale other than 0 and 1 the guided score is not the score
-    of noised data, so this is neither the density of the conditional model nor that of the
-    distribution proportional to p_u (p_c / p_u)^scale.
+    Every solver and every likelihood accepts it. They then follow the *guided flow*: the
+    probability-flow ODE with the guided score. A likelihood is the density of the guided flow. For
+    a scale other than 0 and 1 the guided score is not the score of noisy data, so this is neither
+    the density of the conditional model nor that of the distribution proportional to
+    p_u (p_c / p_u)^scale.
 
-    Costs 2 network evaluations a call, also where they are one call with 2 B samples.
+    A call costs 2 network evaluations per sample, also if it is one call with 2 B samples: `nfe=40`
+    of `sample`, `compare` and `tune` is 20 guided calls.
 
     Args:
-        model: what takes the conditions by `bind`, such as a `ScoreModel`; conditions that both
-            sides share may be bound before.
+        model: a model with a method `bind`, such as a `ScoreModel`. Conditions that both sides
+            share may be bound to it before.
         cond: conditions of the guided side, as in `ScoreModel.bind`: a tensor or array has one
-            row a sample, a whole number is the label of all samples, and `Shared(tensor)` belongs
-            to the whole batch.
-        uncond: conditions of the side without. A number that faces a tensor in `cond` stands
-            for a tensor full of it: `cond=dict(y=labels), uncond=dict(y=10)`.
-        scale: how far to go from `uncond` (0) to `cond` (1) and beyond.
-        batched: one call with the batch twice over, or two calls. The results are the same to
-            round-off, as long as the network treats its samples one by one.
+            row per sample, a whole number is the label of all samples, and `Shared(tensor)`
+            belongs to the whole batch.
+        uncond: conditions of the other side. A number here stands for a tensor filled with it, if
+            `cond` has a tensor at the same place: `cond=dict(y=labels), uncond=dict(y=10)`.
+        scale: 0 for `uncond`, 1 for `cond`, larger values for stronger guidance.
+        batched: evaluate both sides in one call with 2 B samples, or in two calls. The results
+            agree to round-off if the network treats each sample independently.
 
     Raises:
-        ConfigError: if the two sides cannot go through one call.
+        ConfigError: if the conditions of the two sides do not fit into one call.
         DtypeError: for a list of numbers, see `ScoreModel.bind`.
-        ShapeError: if their rows differ.
+        ShapeError: if the two sides have different numbers of rows.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class CFG(Wrapper):
         cond, uncond = ({k: checked(k, v) for k, v in side.items()} for side in (cond, uncond))
         cond, uncond = _filled(cond, uncond), _filled(uncond, cond)
         self.scale, self._one_call = float(scale), batched
-        # Samples that the conditions of one call are for; None where they fit any number.
+        # The number of samples for which conditions are given; None if they fit any number.
         self._batch: int | None = None
         if not batched:
             super().__init__(model.bind(**cond), model.bind(**uncond))
@@ -92,7 +94,7 @@ class CFG(Wrapper):
         """Guidance between any two predictors of one process, in two calls.
 
         The second may be a network without conditions, or a weaker one (Karras et al., "Guiding a
-        Diffusion Model with a Bad Version of Itself", 2024). They need not predict the same.
+        Diffusion Model with a Bad Version of Itself", 2024). Their parametrizations may differ.
 
         Raises:
             ConfigError: if their processes differ.
@@ -102,11 +104,16 @@ class CFG(Wrapper):
         guided.scale, guided._one_call, guided._batch = float(scale), False, None
         return guided
 
+    @property
+    def evals_per_call(self) -> int:
+        """Network evaluations of one call: those of both sides, also where they are one call."""
+        return (2 if self._one_call else 1) * super().evals_per_call
+
     def rows(self, index: Tensor) -> Self:
-        """See `Predictor`; the conditions of both sides follow."""
+        """See `Predictor`; rows of the conditions of both sides are selected."""
         if not self._one_call:
             return super().rows(index)
-        if self._batch is None:  # nothing in it belongs to a sample
+        if self._batch is None:  # no condition has one row per sample
             return self
         part = super().rows(torch.cat([index, index + self._batch]))
         part._batch = len(index)
@@ -116,7 +123,7 @@ class CFG(Wrapper):
         """The guided prediction at x, shape (B, *), and a knot.
 
         Raises:
-            ShapeError: if the conditions are of another batch than x.
+            ShapeError: if the conditions do not have as many rows as x.
         """
         if not self._one_call:
             cond, uncond = (model(x, knot) for model in self.models)
@@ -131,25 +138,25 @@ class CFG(Wrapper):
             )  # fmt: skip
         else:
             raise ShapeError(
-                f"the conditions under guidance are {self._batch} rows, the state has {len(x)}; "
-                "give cond and uncond one row a sample"
+                f"the conditions under guidance have {self._batch} rows, the state has {len(x)}; "
+                "give cond and uncond one row per sample"
             )
         raw = cond.raw
         if cond.predicts != uncond.predicts:
             raw = uncond.predicts.target(cond.x0, cond.eps, knot)
         mixed = affine(self.scale, raw, 1.0 - self.scale, uncond.raw)
-        # A variance is the conditional network's, as in GLIDE and DiT: it is no score to be mixed.
+        # The variance is that of the conditional side, as in GLIDE and DiT: it must not be mixed.
         cost = cond.cost + uncond.cost
         return Prediction(x, knot, mixed, uncond.predicts, cost, cond.share)
 
 
 def _twice(value: Any) -> Any:
-    """A field of a knot for the batch twice over: shape (B, 1, ...) to (2 B, 1, ...)."""
+    """A field of a knot for two copies of the batch: shape (B, 1, ...) to (2 B, 1, ...)."""
     return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value
 
 
 def _filled(mine: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Conditions in which numbers that face a tensor are tensors full of them."""
+    """`mine`, with a number replaced by a tensor filled with it if `other` has a tensor there."""
 
     def leaf(path: str, value: Any, facing: Any) -> Any:
         if isinstance(facing, Tensor) and isinstance(value, _kinds(facing)):
@@ -171,7 +178,7 @@ def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> dict[str, Any]:
             if c.shape != u.shape:
                 raise ShapeError(
                     f"condition {path!r} has shape {tuple(c.shape)} in cond and {tuple(u.shape)} "
-                    "in uncond; give both one row a sample, such as null.expand_as(labels)"
+                    "in uncond; give both one row per sample, such as null.expand_as(labels)"
                 )
             return torch.cat([c, u])
         if _same(c, u):
@@ -193,22 +200,22 @@ def _joined(cond: dict[str, Any], uncond: dict[str, Any]) -> dict[str, Any]:
 
 def _apart(path: str, cond: str, uncond: str) -> ConfigError:
     return ConfigError(
-        f"condition {path!r} is {cond} in cond and {uncond} in uncond, which cannot go through one "
-        "call; give both one row a sample, or write batched=False"
+        f"condition {path!r} is {cond} in cond and {uncond} in uncond, which does not fit into one "
+        "call; give both one row per sample, or write batched=False"
     )
 
 
 def _batch(*sides: Mapping[str, Any]) -> int | None:
-    """The number of samples that conditions are for; None if they are for any number.
+    """The number of samples for which conditions are given; None if they fit any number.
 
     Raises:
-        ShapeError: if they differ.
+        ShapeError: if conditions have different numbers of rows.
     """
     sizes = set().union(*map(batch_of, sides))
     if len(sizes) > 1:
         raise ShapeError(
-            f"conditions under guidance have one row a sample, got batches of {sorted(sizes)}; "
-            "write Shared(tensor) for one that all samples share"
+            f"conditions under guidance have one row per sample, got batches of {sorted(sizes)}; "
+            "write Shared(tensor) for a condition that all samples share"
         )
     return next(iter(sizes), None)
 

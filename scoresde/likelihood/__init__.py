@@ -19,7 +19,7 @@ from .fallback import Fallback
 from .fixed_grid import FixedGrid
 from .frame import Frame, NoFrame, Whitened
 from .frame_estimate import estimate_frame
-from .log_density import LogLikelihood, TimeRangeWarning, log_likelihood
+from .log_density import LogLikelihood, PrecisionWarning, TimeRangeWarning, log_likelihood
 from .method import Method
 from .method_choice import Choice, choose_method, round_off
 from .per_sample import PerSample
@@ -46,6 +46,7 @@ __all__ = [
     "NoFrame",
     "PerSample",
     "Pixels",
+    "PrecisionWarning",
     "Prior",
     "Reconstruction",
     "TimeRangeWarning",

@@ -1,4 +1,4 @@
-"""Nodes where a model needs them: a fixed grid fitted to a pilot batch."""
+"""Fit the nodes of a fixed grid to a model, by the local errors of a pilot batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .inputs import check_divergence
 from .log_density import density_flow
 
 _FLOOR = 0.2
-"""Share of the nodes that stays even, whatever the pilot says: other samples may differ."""
+"""Share of the nodes that is evenly spaced, since other samples may differ from the pilot."""
 
 
 def calibrated_grid(
@@ -36,18 +36,18 @@ def calibrated_grid(
     end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> FixedGrid:
-    """A `FixedGrid` whose nodes make every step's share of the log-density's error alike.
+    """Fit a `FixedGrid` to a model, so that every step has an equal error of the log-density.
 
-    The pilot follows a dense even grid once, which gives the local errors, and the grid found
-    once, which gives `pilot_error`; probes are fixed, so that chance plays no part. It costs
+    The pilot follows a dense even grid once, which gives local errors. Then it follows the fitted
+    grid once, which gives `pilot_error`. Probes are fixed, so the result is not random. The cost is
     `dense + nodes` evaluations for each pilot sample.
 
     Args:
-        model: what predicts.
+        model: the model.
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
-        nodes, order: of the grid wanted.
+        nodes, order: nodes and order of the fitted grid.
         dense: nodes of the even grid; 4 times `nodes` by default.
-        t_min, divergence, frame, end, seeds: as in `log_likelihood`, for which the grid is meant.
+        t_min, divergence, frame, end, seeds: the same as in the later call of `log_likelihood`.
 
     Raises:
         NonFiniteError: if a pilot sample fails.
@@ -74,12 +74,12 @@ class Fitted(NamedTuple):
 
 
 class Pilot:
-    """A pilot batch on a dense even grid, from which coarser ones are made.
+    """A pilot batch solved on a dense even grid, from which coarser grids are made.
 
     Args:
         model, pilot: see `calibrated_grid`.
-        dense: nodes.
-        order: of all grids.
+        dense: number of nodes of the dense grid.
+        order: order of all grids.
         settings: t_min, divergence, frame, end, seeds.
 
     Raises:
@@ -109,7 +109,7 @@ class Pilot:
         grid = FixedGrid(nodes, order, _places(self.dense, self.local, nodes, order))
         with torch.no_grad():
             found = grid.run(self.flow, self.start)
-        # A density error of the state moves the end prior too, so the two go together.
+        # An error of the state changes the prior's log-density too, so both are added.
         off = (found.log_det - self.truth.log_det) + _end(found.z) - _end(self.truth.z)
         off = off.abs() / self.size
         stated = float(found.error.quantile(0.75)) / self.size
@@ -121,11 +121,11 @@ def _end(z: Tensor) -> Tensor:
 
 
 def _places(dense: FixedGrid, errors: np.ndarray, nodes: int, order: int) -> tuple[float, ...]:
-    """Fractions between which (local error)^(1/(order + 1)) has equal shares."""
-    # A local error grows as the step to the power order + 1, so its root is a share of nodes.
+    """Fractions such that (local error)^(1/(order + 1)) is equal over all intervals."""
+    # A local error grows like step^(order + 1), so this root is proportional to the nodes needed.
     at = np.asarray(dense.taus(0.0, 1.0))
     share = np.maximum(errors, 0.0) ** (1 / (order + 1)) / np.diff(at)
-    share[: order - 1] = share[order - 1]  # the start is of lower order, and graded
+    share[: order - 1] = share[order - 1]  # the first steps have lower order and are graded
     padded = np.pad(share, 1, mode="edge")
     share = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:]) * np.diff(at)
     share = (1 - _FLOOR) * share / max(share.sum(), 1e-300) + _FLOOR * np.diff(at)

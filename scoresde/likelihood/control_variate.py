@@ -19,7 +19,7 @@ from .frame import Frame
 from .log_density import density_flow
 
 _PROBES = 4
-_WORTH = 0.05  # share of the variance that a control has to take away
+_WORTH = 0.05  # share of the variance that a control must remove to be used
 
 
 def chosen_control(
@@ -33,19 +33,19 @@ def chosen_control(
     end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> Hutchinson:
-    """The estimator with the control that gives it the smallest variance on the pilot.
+    """Hutchinson's estimator with the control variate that minimises its variance on a pilot.
 
-    The flow of Gaussian data has a known Jacobian A, so v^T A v less its mean, tr A, can be taken
-    from v^T J v, as often as the two vary together: control = Cov / Var, pooled over the path. It
-    helps where the data are nearly Gaussian, and is 0 where it saves less than 5% of the
+    The flow of Gaussian data has a known Jacobian A. So `control` times v^T A v - tr A, whose mean
+    is 0, can be subtracted from v^T J v. The best factor is control = Cov / Var, pooled over the
+    path. It helps if the data are nearly Gaussian. It is set to 0 if it removes less than 5% of the
     variance. The pilot costs `nodes` evaluations with 4 probes for each of its samples.
 
     Args:
-        model: what predicts.
+        model: the model.
         pilot: a few typical samples, shape (B, *).
         divergence: the estimator; `Hutchinson()` by default.
-        nodes: levels of noise at which the two are compared.
-        t_min, frame, end, seeds: as in `log_likelihood`, for which the estimator is meant.
+        nodes: number of noise levels at which the two are compared.
+        t_min, frame, end, seeds: the same as in the later call of `log_likelihood`.
     """
     rule = divergence if divergence is not None else Hutchinson()
     settings: dict[str, Any] = {"t_min": t_min, "frame": frame, "end": end, "seeds": seeds}
@@ -57,7 +57,7 @@ def chosen_control(
     both = own = whole = 0.0
     with torch.no_grad():
         for tau in np.linspace(first, last, nodes).tolist():
-            # Noised data have the distribution of the states on the way.
+            # States on the path have the distribution of noised data.
             spread = math.sqrt(max(math.exp(2 * tau) - math.exp(2 * first), 0.0))
             z = flow.frame.enter(clean + spread * noise, tau)
             probes = flow.stream.draw()

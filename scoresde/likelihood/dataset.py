@@ -1,13 +1,13 @@
-"""Bits per dimension of a whole data set, in a folder that survives interruptions.
+"""Bits per dimension of a whole data set, in a folder from which an interrupted job resumes.
 
-    config.json        what the job is; written first, never changed
-    method.json        the grid, where the job calibrated one
+    config.json        settings of the job; written first, never changed
+    method.json        the grid, if the job calibrated one
     shard-00000.json   estimates for images 0 .. batch_size - 1, and so on
-    per_image.npz      bits/dim, standard error and evaluations of each image, when all are done
-    summary.json       mean, standard error, parts, configuration, when all are done
+    per_image.npz      bits/dim, standard error and evaluations of each image, written at the end
+    summary.json       mean, standard error, parts, configuration, written at the end
 
-A shard is always computed as the same batch from the same seeds, so the result does not depend
-on how often the job was interrupted; at most one batch is computed again.
+A shard is always the same batch with the same seeds, so the result does not depend on
+interruptions. After one, at most one batch is computed again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.folder import JobFolder, read_sealed
+from .._internal.integers import whole_numbers
 from .._internal.witness import disagree, identity
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..model import Predictor, dtype_of
@@ -45,23 +46,23 @@ from .method import Method
 from .pixels import EDGES, Pixels
 
 _NODES = (41, 55, 75, 101)
-_FOR_FRAME = 10_000  # images that a frame is estimated from, at most
+_FOR_FRAME = 10_000  # largest number of images used to estimate the frame
 
 
 @dataclass(frozen=True)
 class _Shards:
-    """The finished parts of a job.
+    """The finished shards of a job.
 
     Attributes:
-        folder: where they are.
-        nodes: of the grid that the job calibrates; None where a pilot chooses.
+        folder: the folder of the job.
+        nodes: number of nodes of the grid that the job calibrates; None if a pilot chooses.
     """
 
     folder: JobFolder
     nodes: int | None
 
     def load(self, shard: int, count: int, draws: int, method: str) -> Estimates | None:
-        """One shard, or None where it is missing, damaged, or computed by another method."""
+        """Read one shard; None if it is missing, damaged, or computed by another method."""
         data = read_sealed(self.folder.path / _name(shard))
         if data is None or data.get("method") != method:
             return None
@@ -90,7 +91,7 @@ class _Shards:
         self.folder.write_json(_name(shard), data)
 
     def method(self) -> FixedGrid | None:
-        """The grid that the job calibrated; None where there is none, or no such one."""
+        """The grid that the job calibrated; None if there is none with this number of nodes."""
         data = read_sealed(self.folder.path / "method.json")
         try:
             grid = data and FixedGrid(
@@ -138,47 +139,47 @@ def nll_dataset(
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> BitsPerDim:
-    """Bits per dimension of many images, written to a folder; run again, it goes on.
+    """Bits per dimension of many images, as a job in a folder that can be resumed.
 
-    Image k has the seed `seed + k`. Kill it at any time: at most one batch is computed again, and
-    nothing counts twice.
+    Image k has the seed `seed + k`. The job can be stopped at any time; the same call resumes it.
+    Then at most one batch is computed again, and no image counts twice.
 
     Args:
-        model: what predicts. Conditions bound to it are one row an image.
+        model: the model. Conditions that are bound to it have one row for each image.
         images: integers 0 .. levels-1, shape (N, *).
         folder: an empty or new folder, or that of the same job.
         pixels, dequantize: see `bits_per_dim`.
         t_min, divergence, prior, end: see `log_likelihood`.
-        method: what integrates; by default a `FixedGrid` fitted to a pilot of the first images
-            (2 to 8), once, at some 400 evaluations for each of them. Images whose error estimate
-            on it exceeds 0.002 bits/dim are integrated again by `PerSample()` (see `Fallback`).
-        frame: by default `estimate_frame` of the images, up to 10,000 of them. The result does
-            not depend on it, only its accuracy does.
-        nodes: of the grid, which then serves all images; by default the least of 41 to 101 with
-            which the error estimates of the pilot lie within that tolerance.
-        batch_size: images a shard; part of the job.
-        seed: of pixels and probes.
-        target: stop as soon as the standard error of the mean, in bits/dim, is this small (not
-            before 30 images); the summary says how many images it took.
-        table: of the values of each image, "npz" or "parquet" (which needs pyarrow).
-        key: a name for the model, which you change whenever the model changes. It takes the place
-            of the model's fingerprint, where that cannot be known or is slow to find.
-        notes: JSON-able data to keep in the summary.
+        method: the integrator. By default `calibrated_grid` fits a `FixedGrid` once to a pilot of
+            the first 2 to 8 images, at about 400 evaluations for each of them. Images whose error
+            estimate exceeds 0.002 bits/dim are integrated again by `PerSample()`, see `Fallback`.
+        frame: by default `estimate_frame` of the first images, at most 10,000. It affects only the
+            accuracy of the result, not its expected value.
+        nodes: number of nodes of the grid, which then serves all images. By default the least of
+            41 to 101 for which the error estimates of the pilot are below that tolerance.
+        batch_size: number of images in a shard. To resume a job, it must be the same.
+        seed: seed of dequantization and probes.
+        target: stop when the standard error of the mean, in bits/dim, is this small, but not
+            before 30 images. The summary states the number of images.
+        table: file format of the values of each image, "npz" or "parquet" (which needs pyarrow).
+        key: a name for the model. Change it whenever the model changes. It replaces the model's
+            fingerprint, if that cannot be computed or is slow to compute.
+        notes: JSON-able data to store in the summary.
         progress: show a bar with the running mean and its standard error (needs tqdm).
 
     Returns:
-        The result for the images done.
+        The result for the images that are done.
 
     Raises:
-        CheckpointError: if the folder holds something else, or a job that differs in model,
-            images or settings. Nothing in it is touched.
-        FingerprintError: where the content of the model cannot be known, or changes as it is
+        CheckpointError: if the folder contains other files, or a job with another model, images or
+            settings. Nothing in it is changed.
+        FingerprintError: if the model has no fingerprint, or one that changes when the model is
             called; write `key=`.
     """
     if method is not None and nodes is not None:
         raise ConfigError(
-            f"nodes={nodes!r} is of the default method, and method={method!r} is given; leave "
-            "nodes out, or write method=FixedGrid(nodes=...)"
+            f"nodes={nodes!r} is only for the default method, and method={method!r} is given; "
+            "leave nodes out, or write method=FixedGrid(nodes=...)"
         )
     rule = dequantize if dequantize is not None else Uniform()
     if batch_size < 1:
@@ -186,9 +187,10 @@ def nll_dataset(
     if table not in ("npz", "parquet"):
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
-        require("pyarrow.parquet", "parquet")  # now, and not when all is computed
+        require("pyarrow.parquet", "parquet")  # fails now rather than after the work
     given = LikelihoodSettings(t_min, method, divergence, prior, frame, end)
-    Evaluation.of(model, images, pixels, rule, given)  # refuses what cannot be
+    Evaluation.of(model, images, pixels, rule, given)  # checks the arguments
+    images = whole_numbers(images)
     if len(images) == 0:
         raise ShapeError(f"images must have shape (N, *) with N > 0, got {tuple(images.shape)}")
     middle = model.sde.at(0.5 * (model.sde.t_min + model.sde.t_max))
@@ -248,14 +250,14 @@ def nll_dataset(
                 break
     everything = Estimates.join(done)
     result = summarize(everything, pixels, size, **known)
-    told = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
+    about = {"method": repr(chosen), "dequantize": repr(rule), **(notes or {})}
     _write(
         job.path,
         result,
         everything,
         size,
         table,
-        {**told, "config": {key: value for key, value in config.items() if key != "witness"}},
+        {**about, "config": {key: value for key, value in config.items() if key != "witness"}},
     )
     result.warn()
     return result
@@ -268,7 +270,7 @@ def _calibrated(
     nodes: int | None,
     settings: LikelihoodSettings,
 ) -> FixedGrid:
-    """A grid for these images; even where the pilot fails, which must not stop the others."""
+    """A grid fitted to the first images, or an even grid if a pilot sample fails."""
     pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
     given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame", "end")}
@@ -320,5 +322,5 @@ def _write(
 
 
 def _known(value: float) -> float | None:
-    """JSON has no NaN."""
+    """The value, or None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""The ODE of state and log-density together."""
+"""The ODE of the state together with the log-density."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from .probes import ProbeStream
 
 @dataclass(frozen=True, eq=False)
 class DensityFlow:
-    """State z in a frame, and the trace that the frame leaves over, along tau = log rho.
+    """The ODE, along tau = log rho, of the state z in a frame and of the rest of the trace.
+
+    The frame knows a part of the trace in closed form; the rest is integrated numerically.
 
     Attributes:
-        model: what predicts.
-        divergence: how the trace is found.
+        model: the model.
+        divergence: the rule that computes the trace.
         frame: the variables.
         low, high: the ends, knots of floats.
-        stream: where probes come from.
-        probes: fixed probes, shape (P, B, *), for solvers that need a field without chance.
+        stream: the source of probes.
+        probes: fixed probes, shape (P, B, *), for solvers that need a deterministic field.
         closed: a model with a closed-form divergence, or None.
         grad: keep graphs.
     """
@@ -56,22 +58,22 @@ class DensityFlow:
         return float(LOG_RHO.read(self.low)), float(LOG_RHO.read(self.high))
 
     def start(self, x: Tensor) -> Tensor:
-        """z at the clean end from x there."""
+        """z at the clean end, from x at the clean end."""
         return self.frame.enter(self.field.to_state(x, self.low), self.ends[0])
 
     def finish(self, z: Tensor) -> Tensor:
-        """x at the noisy end from z there, in float64."""
+        """x at the noisy end, from z at the noisy end, in float64."""
         return self.field.to_x(self.frame.leave(z, self.ends[1]), self.high)
 
     def velocity(self, tau: Scalar, z: Tensor) -> Tensor:
-        """dz/dtau, shape (B, *), by a plain forward."""
+        """dz/dtau, shape (B, *), by a forward pass without divergence."""
         dy = self.field.velocity(tau, self.frame.leave(z, tau))
         return self.frame.velocity(dy, z, tau)
 
     def velocity_and_traces(
         self, tau: Scalar, z: Tensor, probes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """dz/dtau and what the frame leaves of the trace, shape (B, columns)."""
+        """dz/dtau, and the trace without the part that the frame knows, shape (B, columns)."""
         y, field = self.frame.leave(z, tau), self.field
         if self.closed is not None and self.divergence.exact:
             prediction = field.predict(tau, y)
@@ -94,7 +96,7 @@ class DensityFlow:
         return self.frame.velocity(dy, z, tau), traces - known
 
     def gaussian_traces(self, tau: Scalar, probes: Tensor) -> Tensor:
-        """v^T A v for A = rho^2 S^(-1), the frame's Gaussian in place of the model; (B, P)."""
+        """v^T A v, shape (B, P), with the Jacobian A = rho^2 S^(-1) of the frame's Gaussian."""
         columns = [(self.frame.pull(v, tau) * v).flatten(1).sum(1) for v in probes]
         return torch.stack(columns, 1)
 
@@ -106,7 +108,7 @@ class DensityFlow:
         return -scale(variance.reshape(-1) if isinstance(variance, Tensor) else variance, trace)
 
     def __call__(self, tau: float, parts: Parts) -> Parts:
-        """As a `Field` for a backend: parts are z and the integral of the traces."""
+        """The `Field` of a backend; its parts are z and the integral of the traces."""
         return self.velocity_and_traces(tau, parts[0], self.probes)
 
     def parameters(self) -> tuple[Tensor, ...]:
@@ -114,7 +116,7 @@ class DensityFlow:
         return self.field.parameters()
 
     def fixed(self) -> DensityFlow:
-        """The same flow with probes drawn once and kept; itself, if they are already."""
+        """The same flow with fixed probes, drawn now; the flow itself if it has fixed probes."""
         if self.probes is not None:
             return self
         return replace(self, probes=self.stream.draw())
@@ -131,7 +133,7 @@ class DensityFlow:
 
 
 def closed_form(model: Predictor) -> Predictor | None:
-    """The model itself if it has a closed-form divergence."""
+    """The model if it has a closed-form divergence, else None."""
     return model if callable(getattr(model, "divergence", None)) else None
 
 

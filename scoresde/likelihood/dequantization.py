@@ -6,13 +6,13 @@ density q on it
     log P(k) >= E_{x ~ q} [log p(x) - log q(x)]
 
 (Theis et al., "A note on the evaluation of generative models", 2016, section 3.1, for uniform q;
-Ho et al., "Flow++", 2019, section 3.1, for any). Draws are averaged in log space, which keeps the
-bound a bound and an average of unbiased estimates.
+Ho et al., "Flow++", 2019, section 3.1, for any q). Draws are averaged in log space. So each draw is
+an unbiased estimate of the bound, and so is their mean.
 
-The model's density is that of the state at t_min, which has noise of its own: sigma/alpha in the
-units of x. `Uniform` and `Variational` take x for that state. `TruncatedNormal` and
-`Reconstruction` draw the state itself, x_t = alpha m + sigma eps around the middle m of the bin,
-and leave no gap between data and state.
+The model's density is that of the state at t_min, which contains noise: sigma/alpha in the units
+of x. `Uniform` and `Variational` treat x as that state. `TruncatedNormal` and `Reconstruction` draw
+the state itself, x_t = alpha m + sigma eps around the middle m of the bin. So they have no error
+from the difference between data and state.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ from torch import Tensor
 
 from ..errors import ConfigError, ShapeError
 from ..noise import NoiseStream
+from ..scalar import widest
 from ..sde.knot import Knot
 from .pixels import Pixels
 
 
 @dataclass(frozen=True)
 class Dequantization(ABC):
-    """A rule for the state within its bin, as a frozen value.
+    """A rule that draws a state within the bins of an image, as a frozen value.
 
     Attributes:
-        draws: how many states are drawn for each image.
+        draws: number of states drawn for each image.
     """
 
     draws: int = 1
 
     state_at_t_min: ClassVar[bool] = False
-    """Whether what is drawn is the state at t_min with its noise, and not clean data."""
+    """Whether the rule draws the state at t_min, with its noise, rather than clean data."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.draws, int) or self.draws < 1:
@@ -62,14 +63,14 @@ class Dequantization(ABC):
             stream: normals of the images' shape.
 
         Returns:
-            The state at t_min, shape (B, *), float64; and what the bound adds to its log-density
-            to give log P, less D log(width), shape (B,): 0 for uniform noise.
+            The state at t_min, shape (B, *), float64; and a term, shape (B,), such that log P is
+            the state's log-density + D log(width) + this term. It is 0 for uniform noise.
         """
 
 
 @dataclass(frozen=True)
 class Uniform(Dequantization):
-    """Evenly over the bin: q is 1 / width in every coordinate."""
+    """Uniform noise over the bin: q = 1 / width in every coordinate."""
 
     def draw(
         self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
@@ -82,16 +83,16 @@ class Uniform(Dequantization):
 
 @dataclass(frozen=True)
 class NoDequantization(Dequantization):
-    """x in the middle of its bin: a density times a volume, not a probability.
+    """No noise, x in the middle of its bin. The result is not a probability and not a bound.
 
-    Not a bound. It is here because some papers report it, and lies below the bits/dim of the same
-    model with noise.
+    It is the density at the middle times the volume of the bins. Some papers report it. It is lower
+    than the bits/dim of the same model with noise.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.draws != 1:
-            raise ConfigError("without noise every draw is the same; drop draws")
+            raise ConfigError("without noise all draws are equal; leave draws out")
 
     def draw(
         self, images: Tensor, pixels: Pixels, low: Knot, stream: NoiseStream
@@ -103,11 +104,12 @@ class NoDequantization(Dequantization):
 
 @dataclass(frozen=True)
 class TruncatedNormal(Dequantization):
-    """The state at t_min itself, with its noise cut off at the edges of the bin.
+    """The state at t_min, with normal noise truncated at the edges of the bin.
 
     Zheng et al., "Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs"
-    (i-DODE), 2023, section 3.2. A bound for any t_min; tight where the noise at t_min is about a
-    quarter of the bin wide, since much narrower noise leaves most of the bin out.
+    (i-DODE), 2023, section 3.2. It gives a bound for any t_min. The bound is tight if the noise at
+    t_min has a standard deviation of about a quarter of the bin; much narrower noise does not cover
+    the bin.
     """
 
     state_at_t_min = True
@@ -120,7 +122,7 @@ class TruncatedNormal(Dequantization):
         reach = 0.5 * pixels.width * alpha / sigma  # half a bin in units of sigma
         inside = math.erf(reach / math.sqrt(2))
         u = torch.special.ndtr(stream.normal())
-        # The quantile of u between the two cuts, by the inverse error function.
+        # The quantile of u of the truncated normal, by the inverse error function.
         eps = (torch.erfinv((2 * u - 1) * inside) * math.sqrt(2)).clamp(-reach, reach)
         x = alpha * _middle(images, pixels) + sigma * eps
         log_q = -0.5 * eps.square() - math.log(sigma * math.sqrt(2 * math.pi) * inside)
@@ -129,11 +131,11 @@ class TruncatedNormal(Dequantization):
 
 @dataclass(frozen=True)
 class Reconstruction(Dequantization):
-    """The state at t_min with all its noise, and the integers read back from it.
+    """The state at t_min with its full noise, and a decoder that gives the integers from it.
 
     log P(k) >= E_q [log p(x_t) + log P(k | x_t) - log q(x_t | k)], with P(k | x_t) proportional to
     N(x_t; alpha m_k, sigma^2) over the levels k: the reconstruction term of Kingma et al.,
-    "Variational Diffusion Models", 2021, section 3.3, before an exact density.
+    "Variational Diffusion Models", 2021, section 3.3, together with an exact density.
     """
 
     state_at_t_min = True
@@ -152,15 +154,16 @@ class Reconstruction(Dequantization):
 
 @dataclass(frozen=True, kw_only=True)
 class Variational(Dequantization):
-    """A place within the bin from a density of your own: variational dequantization.
+    """Variational dequantization: you give the density of the place within the bin.
 
-    Ho et al., "Flow++", 2019, section 3.1. The closer the density is to the model's own within the
-    bin, the smaller the gap of the bound.
+    Ho et al., "Flow++", 2019, section 3.1. The closer this density is to the model's own density
+    within the bin, the tighter the bound.
 
     Attributes:
-        sample: a function `sample(images, noise) -> (u, log_q)`: from integers (B, *) and standard
-            normals (B, *), float64, places u in (0, 1) of the same shape and their log-density
-            with respect to u, in nats, shape (B,). It gets its randomness from the noise alone.
+        sample: a function `sample(images, noise) -> (u, log_q)`. It maps integers (B, *) and
+            standard normals (B, *), float64, to places u in (0, 1) of the same shape and their
+            log-density with respect to u, in nats, shape (B,). `noise` must be its only source of
+            randomness.
     """
 
     sample: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -172,32 +175,33 @@ class Variational(Dequantization):
 
         Raises:
             ShapeError: if u or log_q have another shape.
-            ConfigError: if u leaves the bin.
+            ConfigError: if u is outside the bin.
         """
         with torch.no_grad():
             u, log_q = self.sample(images, stream.normal())
         if u.shape != images.shape or log_q.shape != images.shape[:1]:
             raise ShapeError(
-                f"a dequantizer returns u of shape {tuple(images.shape)} and log_q of shape "
-                f"{tuple(images.shape[:1])}, one number an image, got {tuple(u.shape)} and "
+                f"a dequantizer must return u of shape {tuple(images.shape)} and log_q of shape "
+                f"{tuple(images.shape[:1])}, one number for each image, got {tuple(u.shape)} and "
                 f"{tuple(log_q.shape)}; write log_q.flatten(1).sum(1)"
             )
-        u, log_q = u.to(torch.float64), log_q.to(torch.float64)
+        u, log_q = (value.to(widest(images.device)) for value in (u, log_q))
         if not bool(((u >= 0) & (u <= 1)).all()):
             raise ConfigError(
-                f"u is the place within the bin, in (0, 1), got values from {float(u.min()):g} to "
-                f"{float(u.max()):g}; write torch.sigmoid(u), with its log-derivative in log_q"
+                f"u must be the place within the bin, in (0, 1), got values from "
+                f"{float(u.min()):g} to {float(u.max()):g}; write torch.sigmoid(u), and include "
+                "its log-derivative in log_q"
             )
         return pixels.lower_edge(images) + pixels.width * u, -log_q
 
 
 def read_back(images: Tensor, pixels: Pixels, low: Knot, eps: Tensor) -> Tensor:
-    """log P(k | x_t) in nats, shape (B,), where x_t is that of the integers and the noise eps."""
+    """log P(k | x_t) in nats, shape (B,), for the state x_t = alpha m_k + sigma eps."""
     step = float(low.alpha) * pixels.width / float(low.sigma)
     own = -0.5 * eps.square()
     total = torch.full_like(eps, -math.inf)
     for level in range(pixels.levels):
-        gap = (images.to(torch.float64) - level) * step
+        gap = (images.to(eps.dtype) - level) * step
         total = torch.logaddexp(total, -0.5 * (eps + gap).square())
     return (own - total).flatten(1).sum(1)
 

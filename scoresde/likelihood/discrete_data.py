@@ -1,4 +1,4 @@
-"""Bits per dimension of integer data, with what its error is made of."""
+"""Bits per dimension of integer data, with the parts of its error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from .._internal.checks import check_kind, check_model
+from .._internal.integers import whole_numbers
 from ..errors import ConfigError, DtypeError, ScoreSDEError, ShapeError
 from ..model import Predictor, event_shape_of
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
+from ..scalar import widest
 from ..sde.knot import Knot
 from .dequantization import Dequantization, Uniform
 from .divergence import Divergence
@@ -30,7 +32,7 @@ from .pixels import EDGES, Pixels
 from .streams import PIXELS, PROBES, derived, per_sample
 from .truncation import truncation
 
-_PILOT = 16  # images that tell what the noise at t_min costs
+_PILOT = 16  # images from which the effect of the noise at t_min is estimated
 
 
 def bits_per_dim(
@@ -50,32 +52,33 @@ def bits_per_dim(
 ) -> BitsPerDim:
     """Bits per dimension, -log2 P(image) / D.
 
-    It is NLL / (D ln 2) - log2(width of a bin), with nothing added: `scoresde.likelihood.pixels`
-    has the bin, `docs/bits_per_dim.md` what papers add.
+    It is NLL / (D ln 2) - log2(width of a bin), without corrections. `scoresde.likelihood.pixels`
+    defines the bins; `docs/bits_per_dim.md` lists the corrections that papers add.
 
     Args:
-        model: what predicts.
+        model: the model.
         images: integers 0 .. levels-1, shape (B, *).
-        pixels: how the model was shown integers; 256 levels in (-1, 1) by default.
+        pixels: the convention with which the model was trained; 256 levels in (-1, 1) by default.
         dequantize: `Uniform(draws=1)` by default.
         t_min, method, divergence, prior, end, frame: see `log_likelihood`.
-        batch_size: images at a time; all by default.
-        seeds: of pixels and probes, one an image; a number s stands for s, s + 1, ...
+        batch_size: number of images in one batch; all by default.
+        seeds: seeds of dequantization and probes, one for each image; a number s means
+            s, s + 1, ...
 
     Warns:
-        AccuracyWarning: where the integration's error exceeds the standard error, or an image
-            lies below 0 bits/dim.
-        NonFiniteWarning: where images failed.
+        AccuracyWarning: if the integration's error exceeds the standard error, or an image has
+            less than 0 bits/dim.
+        NonFiniteWarning: if images failed.
 
     Raises:
-        DtypeError, ConfigError, ShapeError: for images that fit neither the stated levels nor the
-            model.
+        DtypeError, ConfigError, ShapeError: for images that do not fit the levels or the model.
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
     settings = LikelihoodSettings(t_min, method, divergence, prior, frame, end)
     rule = Uniform() if dequantize is None else dequantize
     asked = Evaluation.of(model, images, pixels, rule, settings)
+    images = whole_numbers(images)
     own = per_sample(seeds, len(images))
     known = asked.systematic(model, images, own)
     size = batch_size or max(len(images), 1)
@@ -91,9 +94,7 @@ def bits_per_dim(
 
 @dataclass(frozen=True, eq=False)
 class LikelihoodSettings:
-    """How `log_likelihood` integrates: its arguments of the same names; a method is no name here,
-    but the method itself.
-    """
+    """Arguments of `log_likelihood` that have the same names; `method` is never a name here."""
 
     t_min: float | None = None
     method: Method | Backend | str | None = None
@@ -103,10 +104,10 @@ class LikelihoodSettings:
     end: EndLike = None
 
     def __post_init__(self) -> None:
-        """The method of a name, and the end that goes with a prior.
+        """Replace the name of a method by the method, and set the end that goes with a prior.
 
         Raises:
-            ConfigError: for a method or a frame that is none.
+            ConfigError: for a method or a frame of the wrong kind.
         """
         if self.method is not None:
             object.__setattr__(self, "method", check_method(self.method))
@@ -116,13 +117,13 @@ class LikelihoodSettings:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What is asked of a batch of images, whichever they are.
+    """Settings of an evaluation of bits per dimension, the same for all batches of images.
 
     Attributes:
-        layout: where the integers lie.
-        rule: what draws states within the bins.
+        layout: the pixel convention.
+        rule: the dequantization.
         low: the knot of t_min.
-        settings: for `log_likelihood`.
+        settings: arguments of `log_likelihood`.
     """
 
     layout: Pixels
@@ -139,7 +140,7 @@ class Evaluation:
         rule: Dequantization,
         settings: LikelihoodSettings,
     ) -> Evaluation:
-        """The evaluation, or an error that says what to write if it cannot be."""
+        """Check the arguments and make the evaluation."""
         check_model(model)
         hint = 'pixels=Pixels(levels=256, convention="edges", value_range=(-1, 1))'
         check_kind(layout, Pixels, "pixels", hint)
@@ -155,7 +156,7 @@ class Evaluation:
         if event is not None and images.shape[1:] != event:
             wanted = ", ".join(map(str, event))
             raise _misshapen(images, f"the model takes (B, {wanted})", event)
-        layout.check(images)
+        layout.check(images)  # of every integer dtype
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
             raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
@@ -165,10 +166,10 @@ class Evaluation:
     def systematic(
         self, model: Predictor, images: Tensor, seeds: Sequence[int]
     ) -> dict[str, float]:
-        """What no number of draws averages out, in nats, for `summarize`; by a pilot.
+        """Systematic errors in nats, for `summarize`; more draws do not reduce them.
 
-        The pilot is the first that the network sees of the images, and tells if it cannot take
-        them.
+        They are estimated from a pilot of the first images. This is the first call of the network,
+        so it raises a `ShapeError` if the network cannot use the images.
         """
         few, seeds = images[:_PILOT], seeds[:_PILOT]
         size = images[0:1].numel()
@@ -189,17 +190,17 @@ class Evaluation:
             if images.ndim > 3:
                 raise
             reason = str(error).partition("\n")[0]
-            raise _misshapen(images, f"the network does not take them ({reason})") from error
+            raise _misshapen(images, f"the network fails on them ({reason})") from error
         mean = 0.0 if self.rule.state_at_t_min else float(cost.mean())
         end = end_gap(part, x, seeds=own, **given) if how.prior is None else math.nan
         return {"truncation": mean, "prior_gap": gap, "end_gap": end}
 
     def estimate(self, model: Predictor, images: Tensor, seeds: Sequence[int]) -> Estimates:
-        """All draws for one batch of images."""
+        """Estimates from all draws, for one batch of images."""
         runs, nats = [], []
         for k in range(self.rule.draws):
             x, gain = self._draw(images, seeds, k)
-            with warnings.catch_warnings():  # both are told once, for all batches
+            with warnings.catch_warnings():  # both warnings are given once for all batches
                 warnings.simplefilter("ignore", TimeRangeWarning)
                 warnings.simplefilter("ignore", NonFiniteWarning)
                 probes = derived(seeds, PROBES, k).seeds
@@ -218,12 +219,12 @@ class Evaluation:
         )
 
     def _draw(self, images: Tensor, seeds: Sequence[int], k: int) -> tuple[Tensor, Tensor]:
-        stream = derived(seeds, PIXELS, k).open(images.shape, torch.float64, images.device)
+        stream = derived(seeds, PIXELS, k).open(images.shape, widest(images.device), images.device)
         return self.rule.draw(images, self.layout, self.low, stream)
 
 
 def _misshapen(images: Tensor, why: str, event: Sequence[int] = ()) -> ShapeError:
-    """The error, with what to write: pixels in a row, without channels, or without a batch."""
+    """A `ShapeError` for flat images, or images without channels or batch, with what to write."""
     shape, side = tuple(images.shape), math.isqrt(images.shape[-1])
     if not event and images.ndim == 2 and side**2 == shape[1] != shape[0]:
         event = (1, side, side)

@@ -22,28 +22,28 @@ from .end import end_of
 
 
 class ScoreDistribution(Distribution):
-    """The density that a model's probability flow has at the process's t_min.
+    """The density of a model's probability flow at the process's t_min, as a torch distribution.
 
-    Where the model has a noise range, both begin and end at its highest level, see `end` of
-    `log_likelihood`.
+    If the model has a noise range, both use its highest level as the noisy end (see `end` of
+    `log_likelihood`).
 
-    `sample` and `log_prob` follow the same flow, so the one draws from the density that the other
-    computes. Randomness is its own: successive calls of `sample` differ, and two distributions
-    built with the same seed give the same draws.
+    `sample` and `log_prob` follow the same flow, so `sample` draws from the density that `log_prob`
+    computes. The distribution has its own seeds: successive calls of `sample` differ, and two
+    distributions with the same seed give the same draws.
 
     Args:
-        model: what predicts.
-        event_shape: of one sample.
-        solver: for samples; the probability flow by dopri5 at 1e-5 by default.
-        method, divergence, frame: for `log_prob`, see `log_likelihood`; the exact divergence by
-            default, since a noisy log-density is no log-density.
-        seed: of the samples.
-        dtype: of the samples.
-        validate_args: check the shape of values.
+        model: the model.
+        event_shape: shape of one sample, without the batch.
+        solver: solver of `sample`; the probability flow by dopri5 at 1e-5 by default.
+        method, divergence, frame: settings of `log_prob`, see `log_likelihood`. The divergence is
+            exact by default, so that the log-density has no random error.
+        seed: first seed of the samples.
+        dtype: dtype of the samples.
+        validate_args: whether to check the shape of values.
 
     Raises:
-        ConfigError: for a solver that does not run both ways.
-        ShapeError: for an event_shape that is no list of whole numbers.
+        ConfigError: for a solver that cannot run in both directions of time.
+        ShapeError: for an event_shape that is not a list of whole numbers.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's protocol
@@ -80,13 +80,13 @@ class ScoreDistribution(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All real events."""
+        """The set of all real arrays of the event's shape."""
         return constraints.independent(  # type: ignore[no-untyped-call]
             constraints.real, len(self.event_shape)
         )
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws of shape (*sample_shape, *event_shape)."""
+        """Draw samples, shape (*sample_shape, *event_shape)."""
         shape = torch.Size(sample_shape)
         count = shape.numel()
         seeds = range(self._next, self._next + count)
@@ -106,11 +106,11 @@ class ScoreDistribution(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value) in nats, shape (*sample_shape,).
 
-        As with every distribution of PyTorch, gradients reach the value and the model's parameters
-        unless it is called under `torch.no_grad()`, which saves the memory of the graph.
+        As in all distributions of PyTorch, gradients flow to the value and the model's parameters.
+        Call it under `torch.no_grad()` to save the memory of the graph.
 
         Raises:
-            ShapeError: for a value that does not end in the event's shape.
+            ShapeError: for a value whose last dimensions are not the event's shape.
             NonFiniteError: if the integration failed for some values, with the reason.
         """
         check_tensor(value, "the value")
@@ -124,7 +124,7 @@ class ScoreDistribution(Distribution):
         learns = value.requires_grad or any(p.requires_grad for p in parameters_of(self.model))
         grad = torch.is_grad_enabled() and learns
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NonFiniteWarning)  # an error here
+            warnings.simplefilter("ignore", NonFiniteWarning)  # it is an error here
             found = log_likelihood(self.model, flat, grad=grad, **self.settings)
         if found.failures:
             place, reason = next(iter(found.failures.items()))

@@ -1,8 +1,8 @@
-r"""The trace of a vector field's Jacobian, which the log-density needs along the flow.
+r"""The divergence of a vector field, that is the trace of its Jacobian, for log-densities.
 
-One forward pass gives the field; the trace comes from its graph:
+One forward pass gives the field. Backward passes through its graph give the trace:
 
-| | cost beyond the forward | error |
+| | cost besides the forward pass | error |
 | --- | --- | --- |
 | `Exact()` | D vector-Jacobian products | none |
 | `Hutchinson(probes=P)` | P products | v^T J v is unbiased for E[v v^T] = I |
@@ -30,18 +30,18 @@ Function = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Divergence(ABC):
-    """A rule for the trace, as a frozen value."""
+    """A rule that computes or estimates the trace of the Jacobian, as a frozen value."""
 
     exact = False
 
     @property
     def columns(self) -> int:
-        """Traces it gives for each sample."""
+        """Number of traces for each sample."""
         return 1
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
-        """One sample's probes, of shape (P, *event) and like's dtype."""
-        raise NotImplementedError  # an exact rule needs none
+        """Probes of one sample, shape (P, *event), in like's dtype."""
+        raise NotImplementedError  # an exact rule needs no probes
 
     @abstractmethod
     def traces(self, value: Tensor, x: Tensor, probes: Tensor | None, *, grad: bool) -> Tensor:
@@ -49,21 +49,21 @@ class Divergence(ABC):
 
         Args:
             value: the field at x, shape (B, *), with a graph that ends in x.
-            x: shape (B, *); sample k of value depends on sample k of x alone.
+            x: shape (B, *); sample k of value depends only on sample k of x.
             probes: from `draw`.
-            grad: keep the graph of the result, and that of value.
+            grad: keep the graphs of the result and of value.
         """
 
 
 @dataclass(frozen=True)
 class Exact(Divergence):
-    """The trace itself, one Jacobian row at a time.
+    """The exact trace, from all rows of the Jacobian.
 
-    A model with a closed form (a `divergence(x, knot)` method, as in `scoresde.exact`) is asked
-    for that instead.
+    If the model has a closed-form divergence, a method `divergence(x, knot)` as in
+    `scoresde.exact`, that is used instead.
 
     Attributes:
-        chunk: rows taken together by one vectorised backward pass; memory grows with it.
+        chunk: number of rows in one vectorised backward pass; memory grows with it.
     """
 
     chunk: int = 16
@@ -84,7 +84,7 @@ class Exact(Divergence):
         return total[:, None]
 
     def _rows(self, value: Tensor, x: Tensor, places: Tensor, grad: bool) -> Tensor:
-        """Sum of the diagonal entries at these places, shape (B,)."""
+        """Sum of the Jacobian's diagonal entries at these places, shape (B,)."""
         basis = value.new_zeros(len(places), len(x), value[0].numel())
         basis[torch.arange(len(places)), :, places] = 1.0
         basis = basis.reshape(len(places), *value.shape)
@@ -102,20 +102,21 @@ class Exact(Divergence):
 
 @dataclass(frozen=True)
 class Hutchinson(Divergence):
-    """v^T J v with random v.
+    """Hutchinson's estimate of the trace, v^T J v with random v.
 
     Attributes:
-        probes: probes a sample; two or more give a standard error. Where they are fixed, two leave
-            it one degree of freedom, and in few dimensions two signs often agree by chance: take
-            8 or more there, or the exact divergence. Fresh ones are pooled over the nodes.
+        probes: number of probes of each sample; two or more give a standard error. With two fixed
+            probes, this standard error has one degree of freedom. In few dimensions, two vectors of
+            signs are also often equal by chance. In both cases use 8 or more, or `Exact()`. Fresh
+            probes are pooled over the nodes.
         distribution: "rademacher" or "gaussian".
-        fresh: new probes as the integration goes on, whose errors average out along the way;
-            methods of other libraries need a field without chance and always keep the first.
-        control: how much of the Gaussian part is taken out as a control variate, in frames that
-            know one: v^T J v - control (v^T A v - tr A), with A the Jacobian of Gaussian data's
-            flow. `chosen_control` finds what serves a model.
-        forward: J v by forward mode in place of v^T J by a backward pass. It costs about twice as
-            much on a U-Net, and no memory for a graph.
+        fresh: draw new probes during the integration, so that their errors average out. Methods of
+            other libraries need a deterministic field and always keep the first probes.
+        control: factor of the control variate, in frames with a Gaussian: the estimate is
+            v^T J v - control (v^T A v - tr A), with A the Jacobian of the flow of Gaussian data.
+            `chosen_control` finds the best factor for a model.
+        forward: compute J v by forward mode instead of v^T J by a backward pass. On a U-Net it
+            takes about twice the time, but no memory for a graph.
     """
 
     probes: int = 2
@@ -134,7 +135,7 @@ class Hutchinson(Divergence):
 
     @property
     def columns(self) -> int:
-        """One a probe."""
+        """One trace for each probe."""
         return self.probes
 
     def draw(self, shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
@@ -158,10 +159,10 @@ class Hutchinson(Divergence):
 def value_and_traces(
     fn: Function, x: Tensor, divergence: Divergence, probes: Tensor | None, *, grad: bool
 ) -> tuple[Tensor, Tensor]:
-    """fn(x), shape (B, *), and the traces of its Jacobian, shape (B, columns), in one forward.
+    """fn(x), shape (B, *), and traces of its Jacobian, shape (B, columns), by one forward pass.
 
     Args:
-        fn: the field; each sample on its own.
+        fn: the field; each sample of its value depends only on the same sample of x.
         x: shape (B, *).
         divergence: the rule.
         probes: from `divergence.draw`.
@@ -170,7 +171,7 @@ def value_and_traces(
     Raises:
         GraphError: where a field has no graph that leads to x.
     """
-    grad = grad and torch.is_grad_enabled()  # not on the adjoint's way forward
+    grad = grad and torch.is_grad_enabled()  # False in the forward pass of the adjoint method
     if isinstance(divergence, Hutchinson) and divergence.forward:
         return with_graph(lambda: _forward(fn, x, probes), reverse=grad)
 
@@ -185,7 +186,7 @@ def value_and_traces(
 
 
 def _forward(fn: Function, x: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same by forward mode: one evaluation carries the tangents of all probes."""
+    """`value_and_traces` by forward mode: one evaluation has the tangents of all probes."""
     assert probes is not None  # for the type checker
     x, probes = (part.clone() if part.is_inference() else part for part in (x, probes))
 

@@ -80,7 +80,9 @@ def end_gap(
         model, state, t_min=float(half.t), method=FixedGrid(_NODES), divergence=divergence,
         end=float(high.rho), seeds=seeds,
     )  # fmt: skip
-    gaussian = prior_log_prob(prior_for(model, end, None), model.sde, half, state.double())
+    gaussian = prior_log_prob(
+        prior_for(model, end, None), model.sde, half, state.to(found.nats.dtype)
+    )
     gaps = (found.nats - gaussian).detach()
     chance = float(gaps.std()) / math.sqrt(len(gaps)) if len(gaps) > 1 else 0.0
     return abs(float(gaps.mean())) + chance

@@ -1,4 +1,4 @@
-"""What estimates of log-probabilities add up to: bits per dimension with their error budget."""
+"""Bits per dimension with their error budget, from estimates of log-probabilities."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ import torch
 from torch import Tensor
 
 from .._internal.counted import mean_nfe
+from ..errors import ScoreSDEWarning
 from ..sampling.run import NonFiniteWarning
 from .pixels import Pixels
 
 _CHANCE = ("images", "trace", "draws")
 
 
-class AccuracyWarning(UserWarning):
-    """A likelihood that is less accurate than its standard error makes it look."""
+class AccuracyWarning(ScoreSDEWarning):
+    """A likelihood is less accurate than its standard error suggests."""
 
 
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
     """Negative log-probability of integer data, in bits per dimension.
 
-    `parts`, all in bits/dim and for the mean. The first three are standard errors, which add up
-    in squares to `stderr`; the others are what the number may be off by, 0 at best. A part is NaN
-    where nothing is known of it.
+    `parts` are the parts of its error, in bits/dim, for the mean. The first three are standard
+    errors; the sum of their squares is the square of `stderr`. The others estimate systematic
+    errors, 0 at best. A part is NaN if it is unknown.
 
-    | part | what | known with |
+    | part | meaning | known with |
     | --- | --- | --- |
     | "images" | standard error from the spread between images | two images |
     | "trace" | standard error from the probes | two probes, or the exact divergence (0) |
-    | "draws" | standard error from the dequantization's draws; else within "images" | two draws |
+    | "draws" | standard error from the draws of the dequantization; with one draw, "images" \
+includes it | two draws |
     | "ode" | mean of the integration's error estimates | a method that estimates its error |
-    | "dequantization" | gap of the bound from -log2 P: half the variance between draws, its \
-second-order term, and too large rather than too small | two draws and two probes, or the exact \
-divergence |
-    | "prior" | what the library's prior costs against the Gaussian with the data's moments | a \
+    | "dequantization" | gap between the bound and -log2 P, to second order: half the variance \
+between draws, an overestimate | two draws and two probes, or the exact divergence |
+    | "prior" | cost of the library's prior relative to the Gaussian with the data's moments | a \
 frame of the data |
-    | "end" | what that Gaussian costs at a trusted end, from half its noise level on | a noise \
-range |
-    | "truncation" | what the noise at t_min costs, to first order in its variance | always |
+    | "end" | cost of that Gaussian at a trusted end, from half its noise level on | a noise range |
+    | "truncation" | effect of the noise at t_min, to first order in its variance | always |
 
     "end" is measured on the first 16 images at half the noise level of the end, where the data are
     less Gaussian, and holds what the network errs between the two. What it errs below half the
     level is in no part.
 
     Attributes:
-        mean: over the images; NaN if any of them failed.
-        stderr: standard error of `mean` as an estimate for the population of images: their
-            spread, which holds the estimator's own noise too.
-        per_image: shape (B,), float64.
+        mean: mean over the images; NaN if any image failed.
+        stderr: standard error of `mean` as an estimate for the population of images. It comes from
+            the spread between images, which includes the estimator's own noise.
+        per_image: bits/dim of each image, shape (B,), float64.
         parts: see above.
         nfe: network evaluations of each image, all draws together, shape (B,), int64, on the
-            CPU. The pilots for "truncation" and "end", 1 and 9 evaluations for each of the first 16
-            images, are not in it.
+            CPU. It does not count the pilots for "truncation" and "end", 1 and 9 evaluations for
+            each of the first 16 images.
         pixels: the convention.
-        importance_weighted: another, tighter bound, for each image, shape (B,): the log of the
-            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), for
-            the exact divergence and two draws or more. Not comparable with published bits/dim,
-            which average in log space.
-        failures: reasons, by place in the batch.
+        importance_weighted: another, tighter bound for each image, shape (B,): the log of the
+            mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), if the
+            divergence is exact and there are two draws or more. It is not comparable with published
+            bits/dim, which average in log space.
+        failures: reason of each failure, by index in the batch.
     """
 
     mean: float
@@ -76,18 +76,20 @@ range |
 
     @property
     def standard_errors(self) -> dict[str, float]:
-        """The parts that more images, probes or draws make smaller."""
+        """The random parts, which more images, probes or draws reduce."""
         return {name: value for name, value in self.parts.items() if name in _CHANCE}
 
     @property
     def systematic(self) -> dict[str, float]:
-        """The parts that they do not."""
+        """The systematic parts, which more images, probes or draws do not reduce."""
         return {name: value for name, value in self.parts.items() if name not in _CHANCE}
 
     @property
     def stderr_of_this_set(self) -> float:
-        """Standard error of the mean for this fixed set of images, whose spread is no error: from
-        the probes and the draws alone, NaN where one of the two is not known.
+        """Standard error of the mean of this fixed set of images.
+
+        It comes from probes and draws only, since the spread between the images is not an error
+        here. It is NaN if one of the two parts is unknown.
         """
         return math.hypot(self.parts["trace"], self.parts["draws"])
 
@@ -118,7 +120,7 @@ range |
 
     @property
     def doubts(self) -> list[str]:
-        """Why the number cannot be as accurate as it looks, a sentence each."""
+        """Reasons why the result is less accurate than it looks, one sentence each."""
         error, below = self.parts["ode"], int((self.per_image < 0).sum())
         found = []
         if error > self.stderr:
@@ -128,31 +130,33 @@ range |
             )
         if below:
             found.append(
-                f"{below} of {len(self.per_image)} images lie below 0 bits/dim, which a "
-                "probability cannot (a density without dequantization can, and a single noisy "
-                f"draw): check that the model was trained with {self.pixels}"
+                f"{below} of {len(self.per_image)} images have less than 0 bits/dim, which is "
+                "impossible for a probability (but not for a density without dequantization, nor "
+                f"for a single noisy draw): check that the model was trained with {self.pixels}"
             )
         return found
 
     def warn(self) -> None:
-        """Tell of failures, and of a number that cannot be as accurate as it looks."""
+        """Warn of failures, or of a result that is less accurate than it looks."""
         if self.failures:
             warnings.warn(str(self), NonFiniteWarning, stacklevel=3)
             return
-        advice = "write method=FixedGrid(...) with more nodes, or PerSample(tol=...) with less tol"
+        advice = (
+            "write method=FixedGrid(...) with more nodes, or PerSample(tol=...) with a smaller tol"
+        )
         for doubt in self.doubts:
             warnings.warn(f"{doubt}; {advice}", AccuracyWarning, stacklevel=3)
 
 
 @dataclass(eq=False)
 class Estimates:
-    """What the draws for some images gave, in nats less the volume of the bins.
+    """Estimates of log-probabilities from all draws, in nats, without the volume of the bins.
 
     Attributes:
         nats: log p - log q - D log(width), shape (B, draws).
-        stderr, error: of each, shape (B, draws), see `LogLikelihood`.
+        stderr, error: errors of each estimate, shape (B, draws), see `LogLikelihood`.
         nfe: evaluations of all draws, shape (B,).
-        failures: reasons, by place.
+        failures: reason of each failure, by index.
     """
 
     nats: Tensor
@@ -163,7 +167,7 @@ class Estimates:
 
     @staticmethod
     def join(parts: Sequence[Estimates]) -> Estimates:
-        """Those of several batches, one after another, on the CPU."""
+        """Concatenate the estimates of several batches, on the CPU."""
         failures: dict[int, str] = {}
         first = 0
         for part in parts:
@@ -190,18 +194,19 @@ def summarize(
     """Bits per dimension, its error and parts.
 
     Args:
-        found: estimates in nats, of images of `size` numbers each.
-        layout: where the integers lie.
-        truncation: what the noise at t_min costs, in nats.
-        prior_gap: what the prior costs against the moment-matched one, in nats.
-        end_gap: what the Gaussian at a trusted end may cost beyond that, in nats.
+        found: estimates in nats.
+        layout: the pixel convention.
+        size: number of dimensions of an image.
+        truncation: effect of the noise at t_min, in nats.
+        prior_gap: cost of the prior relative to the moment-matched one, in nats.
+        end_gap: cost of the Gaussian at a trusted end, in nats.
     """
     count, draws = found.nats.shape
     size = max(size, 1)
     unit = 1.0 / (size * math.log(2))
     per_image = layout.bits_per_dim(found.nats.mean(1), size)
     total = float(per_image.std()) / math.sqrt(count) if count > 1 else math.nan
-    # Variances of a draw: of its probes, and between draws, which has the probes' in it.
+    # Variances of a draw: from its probes, and between draws, which includes that of the probes.
     trace = found.stderr.square().mean(1)
     between = found.nats.var(1) if draws > 1 else torch.full_like(trace, math.nan)
     own = {
@@ -239,5 +244,5 @@ def _at_least_zero(value: float) -> float:
 
 def _root_sum(variances: Tensor) -> float:
     """Standard error of the mean from those of its terms."""
-    # Estimated variances may fall below 0: each on its own is noise, only their sum is not.
+    # Single estimates of variances can be negative; only their sum is clamped.
     return math.sqrt(max(float(variances.sum()), 0.0)) / max(len(variances), 1)

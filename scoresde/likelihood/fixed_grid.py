@@ -1,10 +1,10 @@
-r"""Integration on a fixed grid with one evaluation a node.
+r"""Integration on a fixed grid with one evaluation at each node.
 
-A predictor-corrector multistep method in the mode PEC (Hairer, Norsett & Wanner, "Solving Ordinary
-Differential Equations I", 1993, III.1): the Adams-Bashforth polynomial through the last p slopes
-predicts the state at the next node, the network is asked there once, and the Adams-Moulton
-polynomial through that slope and p - 1 before it corrects. The traces at all nodes are integrated
-in the end, by piecewise polynomials through the p nearest nodes on both sides.
+It is a predictor-corrector multistep method in the mode PEC (Hairer, Norsett & Wanner, "Solving
+Ordinary Differential Equations I", 1993, III.1). The Adams-Bashforth polynomial through the last p
+slopes predicts the state at the next node. The network is evaluated there once. The Adams-Moulton
+polynomial through the new slope and p - 1 earlier ones corrects the state. At the end, the traces
+at all nodes are integrated, by piecewise polynomials through the p nearest nodes on both sides.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from .density_flow import DensityFlow
 from .method import Method, Path, variance_of_mean
 
 _CAUTION = 2.0
-"""Of the error that comes from the states: what Milne's device misses on coarse grids."""
+"""Safety factor on the state error; Milne's estimate is too small on coarse grids."""
 
 
 @dataclass(frozen=True)
 class FixedGrid(Method):
-    """Predictor-corrector on the same nodes for every sample: the workhorse for images.
+    """Predictor-corrector method on the same nodes for every sample; a good choice for images.
 
     Attributes:
-        nodes: evaluations, the two ends included.
+        nodes: number of nodes, which is the number of evaluations; it includes both ends.
         order: p, from 1 to 5.
-        places: where the nodes are, as fractions of the interval in log rho, ascending from 0 to
-            1; where None even, but for a graded start. `calibrated_grid` finds good ones on a
-            pilot.
-        pilot_error: error found on the pilot, in nats per dimension; the error estimate is not
-            allowed below it.
+        places: the nodes, as fractions of the interval in log rho, ascending from 0 to 1. None
+            means evenly spaced, with shorter first steps. `calibrated_grid` fits them to a model.
+        pilot_error: error on a pilot, in nats per dimension; the error estimate is at least this
+            large.
     """
 
     nodes: int = 41
@@ -46,8 +45,8 @@ class FixedGrid(Method):
     def __post_init__(self) -> None:
         if not isinstance(self.nodes, int) or self.nodes < 2 or self.order not in range(1, 6):
             raise ConfigError(
-                f"need 2 nodes or more and an order from 1 to 5, got nodes={self.nodes!r}, "
-                f"order={self.order!r}"
+                f"FixedGrid needs 2 nodes or more and an order from 1 to 5, got "
+                f"nodes={self.nodes!r}, order={self.order!r}"
             )
         at = self.places
         if at is not None and (
@@ -68,7 +67,7 @@ class FixedGrid(Method):
         return self.follow(flow, z)[0]
 
     def follow(self, flow: DensityFlow, z: Tensor) -> tuple[Path, Tensor]:
-        """`run`, and local errors of the log-density on each interval, shape (nodes - 1, B)."""
+        """`run`, with local errors of the log-density on each interval, shape (nodes - 1, B)."""
         if not getattr(flow.divergence, "fresh", False):
             flow = flow.fixed()
         taus, p = self.taus(*flow.ends), self.order
@@ -106,18 +105,18 @@ class FixedGrid(Method):
         if fresh:
             each = torch.stack([variance_of_mean(t, exact=False) for t in traces])
             variance = full.sum(0).square() @ each
-            # What chance alone would make of the gaps between the two orders.
+            # Subtract the part of the gap between the two orders that comes from random probes.
             square = square - ((full - less).square().sum(0) @ each).nan_to_num()
         else:
             variance = variance_of_mean(columns, exact=exact)
         size = z[0].numel() if len(z) else 1
-        # Signs are as good as random: local errors add up in the square.
+        # Local errors have effectively random signs, so their squares add up.
         error = square.clamp_min(0.0).sqrt() + _CAUTION * drifts.square().sum(0).sqrt()
         error = error.clamp_min(self.pilot_error * size)
         return _with_failures(Path(z, columns.mean(1), variance, error)), gaps.abs() + drifts
 
     def with_nodes(self, nodes: int) -> FixedGrid:
-        """The same density of nodes, more or fewer of them."""
+        """A grid with another number of nodes and the same density of nodes."""
         if self.places is None:
             return replace(self, nodes=nodes)
         at = np.interp(np.linspace(0, 1, nodes), np.linspace(0, 1, self.nodes), self.places)
@@ -125,11 +124,11 @@ class FixedGrid(Method):
 
 
 def _error_share(taus: list[float], n: int, order: int) -> float:
-    """Error of the corrected state at node n in units of corrected less predicted.
+    """Error of the corrected state at node n, divided by (corrected - predicted).
 
-    Both are integrals of polynomials through as many slopes, whose errors are the same divided
-    difference times an integral of the node polynomial (Milne's device, on any grid). At the
-    start, where the corrector has one slope more, the whole difference stands for the error.
+    Both states are integrals of polynomials through equally many slopes. Their errors are the same
+    divided difference times an integral of a node polynomial (Milne's device, on any grid). At the
+    start, the corrector has one slope more, and the whole difference is the error estimate.
     """
     if n < order:
         return 1.0
@@ -140,14 +139,15 @@ def _error_share(taus: list[float], n: int, order: int) -> float:
 
 
 def _node_integral(nodes: list[float], start: float, end: float) -> float:
-    """The integral of the product of (tau - node)."""
+    """The integral from start to end of the product of (tau - node) over the nodes."""
     power = np.poly1d(np.asarray(nodes), r=True).integ()
     return float(power(end) - power(start))
 
 
 def quadrature(taus: list[float], order: int) -> np.ndarray:
-    """Weights of the integral over each interval of the polynomial through the `order` nodes
-    nearest to it, shape (nodes - 1, nodes).
+    """Quadrature weights of each interval, shape (nodes - 1, nodes).
+
+    They integrate the polynomial through the `order` nodes nearest to the interval.
     """
     weights = np.zeros((len(taus) - 1, len(taus)))
     count = min(order, len(taus))
@@ -160,7 +160,7 @@ def quadrature(taus: list[float], order: int) -> np.ndarray:
 
 def _weights(nodes: list[float], start: float, end: float) -> list[float]:
     """Weights of the integral from start to end of the polynomial through `nodes`."""
-    # In units of the interval, so that the powers stay of order one.
+    # In units of the interval, so that the powers are of order one.
     at = (np.asarray(nodes) - start) / (end - start)
     powers = np.arange(len(nodes))
     moments = 1.0 / (powers + 1)
@@ -170,8 +170,10 @@ def _weights(nodes: list[float], start: float, end: float) -> list[float]:
 
 
 def graded(nodes: int, order: int, places: np.ndarray | None = None) -> tuple[float, ...]:
-    """`nodes` fractions, the first step halved order - 1 times towards the start, where the
-    formulas are still of low order; the others as `places` has them, even by default.
+    """`nodes` fractions from 0 to 1 with shorter first steps.
+
+    The first step of `places` (evenly spaced by default) is halved order - 1 times towards 0, since
+    the formulas have lower order there. The other places do not change.
     """
     extra = order - 1 if nodes > 2 * order else 0
     if places is None:
@@ -188,7 +190,7 @@ def _along(weights: list[float], slopes: list[Tensor]) -> Tensor:
 
 
 def _with_failures(path: Path) -> Path:
-    """Samples that are not finite become NaN throughout, with a reason."""
+    """Set all values of samples that are not finite to NaN, and store a reason."""
     whole = torch.isfinite(path.z.flatten(1)).all(1) & torch.isfinite(path.log_det)
     for place in (~whole).nonzero().flatten().tolist():
         path.failures[place] = "not finite on the way"

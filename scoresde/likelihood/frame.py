@@ -1,16 +1,16 @@
 r"""The frame in which the log-density is integrated.
 
-With y = x/alpha and tau = log rho the flow of data with mean mu and covariance C is linear, and
-the whitened state
+Let y = x/alpha and tau = log rho. The flow of Gaussian data with mean mu and covariance C is
+linear. The whitened state
 
     z = S^(-1/2) (y - mu),   S = C + rho^2 I,   dz/dtau = S^(-1/2) rho eps - rho^2 S^(-1) z
 
-stands still where the data are Gaussian. The trace is the same in any linear frame, so what is
-left to integrate numerically is
+is constant if the data are Gaussian. The change of variables is linear, so it changes the trace
+only by the known part rho^2 tr S^(-1). What is integrated numerically is
 
-    tr(d(rho eps)/dy) - rho^2 tr S^(-1),
+    tr(d(rho eps)/dy) - rho^2 tr S^(-1).
 
-and the Gaussian part is half the change of log det S.
+The integral of the known part is half the change of log det S.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from ..sde.knot import Knot
 
 
 class Frame(ABC):
-    """A linear change of variables that moves with rho.
+    """A linear change of variables that depends on rho.
 
-    States are (B, *) of `size` numbers each; times are tau, a float or of shape (B,).
+    States have shape (B, *), with `size` numbers each. The time is tau = log rho, a float or of
+    shape (B,).
     """
 
     @abstractmethod
@@ -53,11 +54,11 @@ class Frame(ABC):
 
     @abstractmethod
     def pull(self, v: Tensor, tau: Scalar) -> Tensor:
-        """rho^2 S^(-1) v, the Jacobian of dy/dtau for the frame's Gaussian times v."""
+        """rho^2 S^(-1) v: the Jacobian of dy/dtau of the frame's Gaussian, times v."""
 
     @abstractmethod
     def trace(self, tau: Scalar, size: int) -> Scalar:
-        """rho^2 tr S^(-1), the part of the trace that is known: a number, or shape (B,)."""
+        """rho^2 tr S^(-1), the known part of the trace: a number, or shape (B,)."""
 
     @abstractmethod
     def half_log_det(self, tau: float, size: int) -> float:
@@ -66,15 +67,16 @@ class Frame(ABC):
     def prior_gap(
         self, high: Knot, size: int, mean: float | Tensor = 0.0, variance: float = 0.0
     ) -> float:
-        """KL from the Gaussian with the data's moments to the one of this mean and one variance,
-        both noised to the noisy end, in nats: what such a prior costs, N(0, sigma^2) by default.
-        NaN where the frame knows no moments.
+        """Cost of a prior in nats; NaN if the frame does not know the data's moments.
+
+        It is the KL divergence from the Gaussian with the data's moments to the one of this mean
+        and one variance, both noised to the noisy end: N(0, sigma^2) by default.
         """
         return math.nan
 
 
 class NoFrame(Frame):
-    """z = y."""
+    """No change of variables: z = y."""
 
     def enter(self, y: Tensor, tau: Scalar) -> Tensor:
         """See `Frame`."""
@@ -93,7 +95,7 @@ class NoFrame(Frame):
         return -_times(1.0 / _rho2(tau, z), dz)
 
     def pull(self, v: Tensor, tau: Scalar) -> Tensor:
-        """See `Frame`: there is no Gaussian."""
+        """See `Frame`; it is 0, since this frame has no Gaussian."""
         return torch.zeros_like(v)
 
     def trace(self, tau: Scalar, size: int) -> Scalar:
@@ -106,14 +108,14 @@ class NoFrame(Frame):
 
 
 class Whitened(Frame):
-    """The frame of a Gaussian with given mean and covariance.
+    """The frame that whitens Gaussian data of given mean and covariance.
 
     Args:
-        mean: of the data, shape (*event), or a number.
-        covariance: of the data: one variance (which takes the mean as a number), variances of
-            shape (*event), a matrix (D, D), or one of `scoresde.exact`'s covariances, such as
+        mean: mean of the data, shape (*event), or a number.
+        covariance: covariance of the data: one variance (the mean can then be a number), variances
+            of shape (*event), a matrix (D, D), or one of `scoresde.exact`'s covariances, such as
             `low_rank(factors, ridge)`.
-        assumed: whether the moments are a guess of the scale, and not those of the data.
+        assumed: whether the moments are only a guess of the scale rather than those of the data.
     """
 
     def __init__(
@@ -190,7 +192,7 @@ class Whitened(Frame):
         return self._apply(x, lambda v: (v + rho2) ** power)
 
     def _apply(self, x: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
-        """fn(C) x, for fn of the eigenvalues."""
+        """fn(C) x, where fn acts on the eigenvalues of C."""
         flat = x.reshape(len(x), math.prod(x.shape[1:]))
         inside = fn(self._values.to(x))
         if self._columns is None:
@@ -205,7 +207,7 @@ class Whitened(Frame):
     def _total(
         self, fn: Callable[[Tensor], Tensor], size: int, like: Tensor | None = None
     ) -> Tensor:
-        """tr fn(C), where `like` is."""
+        """tr fn(C), on the device and in the dtype of `like`."""
         values = self._values if like is None else self._values.to(like)
         inside = fn(values)
         if len(values) == 1 and self._columns is None:
@@ -234,7 +236,7 @@ def as_covariance(given: CovarianceLike, mean: Tensor) -> Spectral | Diagonal:
     """A covariance in one of `scoresde.exact`'s forms.
 
     Raises:
-        ShapeError: if it does not fit the mean.
+        ShapeError: if its shape does not fit that of the mean.
     """
     if isinstance(given, Spectral | Diagonal):
         return given

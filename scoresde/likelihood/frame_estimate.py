@@ -18,16 +18,17 @@ _FORMS = ("low rank", "diagonal", "dct", "one variance")
 def estimate_frame(
     data: Tensor, form: str = "low rank", *, rank: int = 256, seed: int = 0
 ) -> Whitened:
-    """The whitened frame of data, from their mean and covariance.
+    """Estimate a whitening frame from data, by their mean and covariance.
 
     Args:
-        data: clean samples as the model sees them, shape (N, *event), floating point.
-        form: "low rank": the leading directions and one variance (the ridge) for all others, by a
-            randomized SVD (Halko, Martinsson & Tropp, "Finding Structure with Randomness", 2011,
-            algorithm 4.4); "diagonal": one variance a coordinate; "dct": one for each coefficient
-            of the cosine transform over the last two axes, for images; "one variance".
-        rank: number of directions; all of them where the data have no more coordinates.
-        seed: of the randomized SVD.
+        data: clean samples on the scale of the model, shape (N, *event), floating point.
+        form: form of the covariance. "low rank": the leading directions and one variance (the
+            ridge) for all others, by a randomized SVD (Halko, Martinsson & Tropp, "Finding
+            Structure with Randomness", 2011, algorithm 4.4). "diagonal": one variance for each
+            coordinate. "dct": one variance for each coefficient of the cosine transform over the
+            last two axes, for images. "one variance": the same for all coordinates.
+        rank: number of directions of "low rank", at most the number of coordinates.
+        seed: seed of the randomized SVD.
 
     Raises:
         ShapeError: for fewer than two samples.
@@ -43,7 +44,9 @@ def estimate_frame(
     centred = flat - mean
     variances = centred.square().sum(0) / (count - 1)
     if not float(variances.sum()) > 0:
-        raise ConfigError("the data do not vary: they have no frame")
+        raise ConfigError(
+            "all samples are equal, so a frame cannot be estimated; give different samples"
+        )
     centre = mean.reshape(data.shape[1:])
     floor = 1e-8 * float(variances.mean())
     if form == "one variance":
@@ -53,7 +56,7 @@ def estimate_frame(
     if form == "dct":
         if data.ndim < 3:
             raise ShapeError(
-                f"the cosine transform is over two axes, data of shape {tuple(data.shape)} have "
+                f"the cosine transform needs two axes, data of shape {tuple(data.shape)} have "
                 "one; write form='diagonal'"
             )
         columns = _cosines(*data.shape[-2:], planes=size // math.prod(data.shape[-2:])).to(flat)
@@ -74,7 +77,7 @@ def _leading(centred: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
         values, columns = torch.linalg.eigh(centred.T @ centred / (count - 1))
         return columns, values
     random = generator(seed, device=centred.device)
-    sketch = centred.to(torch.float32)  # a subspace needs no more, and passes cost half
+    sketch = centred.to(torch.float32)  # accurate enough for a subspace, at half the cost
     width = min(rank + 10, size)
     basis = normal((size, width), random)
     for _ in range(3):
@@ -86,7 +89,7 @@ def _leading(centred: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _cosines(height: int, width: int, *, planes: int) -> Tensor:
-    """Orthonormal cosines over each plane as columns, shape (D, D): the DCT of type II."""
+    """Orthonormal cosines over each plane, as columns, shape (D, D): the DCT of type II."""
 
     def axis(n: int) -> Tensor:
         k = torch.arange(n, dtype=torch.float64)

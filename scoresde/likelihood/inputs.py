@@ -1,4 +1,4 @@
-"""Checks of what `log_likelihood` is given, and its defaults: each once, before anything runs."""
+"""Checks and defaults of the arguments of `log_likelihood`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ from .frame import Frame, Whitened
 from .method import Method
 
 SMALL = 64
-"""Dimensions up to which the exact divergence is the default: probes are few numbers there."""
+"""The exact divergence is the default up to this dimension, where probes are too noisy."""
 
 
 @functools.cache
 def methods() -> specs.Table:
-    """What integrates a likelihood, by name: the library's methods and backends."""
-    from .. import likelihood  # of which this module is a part
+    """The library's methods and backends that integrate likelihoods, by name."""
+    from .. import likelihood  # imported here, since that package imports this module
 
     return {**specs.members(likelihood, Method), **specs.members(ode, Backend)}
 
 
 def check_method(method: Any, *, own: bool = False) -> Method | Backend:
-    """The method, or that of a name such as "PerSample(tol=1e-4)"; ConfigError for neither.
+    """The method itself, or the method of a name such as "PerSample(tol=1e-4)".
 
     Args:
-        method: the method.
-        own: whether its name may be one of a user's module or file, which is then imported.
+        method: a method, or its name.
+        own: whether the name may be of a user's module or file, which is then imported.
+
+    Raises:
+        ConfigError: for anything else.
     """
     if isinstance(method, str):
         try:
@@ -43,7 +46,7 @@ def check_method(method: Any, *, own: bool = False) -> Method | Backend:
             if specs.is_named(method, methods()) or ":" in method:
                 raise
             hint = f"TorchDiffEq(method={method!r})"
-            raise ConfigError(f"{error}; torchdiffeq's are written as method={hint}") from None
+            raise ConfigError(f"{error}; for one of torchdiffeq, write method={hint}") from None
     if isinstance(method, Method | Backend):
         return method
     if inspect.isclass(method) and issubclass(method, Method | Backend):
@@ -58,7 +61,7 @@ def check_method(method: Any, *, own: bool = False) -> Method | Backend:
 
 
 def check_divergence(divergence: Any, size: int) -> Divergence:
-    """The divergence, or the default for events of this size, or ConfigError."""
+    """The divergence, or the default for `size` dimensions; ConfigError for another type."""
     if isinstance(divergence, Divergence):
         return divergence
     if divergence is None:
@@ -76,7 +79,7 @@ def check_divergence(divergence: Any, size: int) -> Divergence:
 
 
 def check_frame(frame: Any) -> Frame:
-    """The frame, or the default one, or ConfigError saying what to write."""
+    """The frame, or the default one; ConfigError for another type."""
     if isinstance(frame, Frame):
         return frame
     if frame is None:

@@ -5,7 +5,7 @@ Ordinary Differential Equations", 2018, theorem 1; Song et al. 2021, eq. 39)
 
     log p_y(y_0) = log p_y(y_1) + integral of tr(d(rho eps)/dy) dtau.
 
-The linear part of the drift has no numerical error: it is in the change from x to y.
+The change from x to y contains the linear part of the drift, which thus has no numerical error.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from .._internal.checked import Checked, crash
-from .._internal.checks import check_model, check_tensor
+from .._internal.checks import check_lockstep, check_model, check_tensor
 from .._internal.counted import Counted, format_nfe, mean_nfe
 from ..errors import (
     ConfigError,
     DtypeError,
     NonFiniteError,
+    ScoreSDEWarning,
     ShapeError,
     TimeRangeError,
     ZeroSNRError,
@@ -32,12 +33,14 @@ from ..errors import (
 from ..model import Predictor
 from ..ode import Backend
 from ..sampling.run import NonFiniteWarning
+from ..scalar import widest
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..wrapper import begin
 from .density_flow import DensityFlow, closed_form
 from .divergence import Divergence
 from .end import EndLike, end_of, prior_for, settled
+from .fixed_grid import FixedGrid
 from .frame import Frame
 from .inputs import check_divergence, check_frame, check_method
 from .method import BlackBox, Method
@@ -47,30 +50,34 @@ from .probes import ProbeStream
 from .streams import per_sample
 
 _EXPLAINED = 8
-"""Failed samples that are run again to find out why."""
+"""Number of failed samples that are run again to find the reason."""
 
 
-class TimeRangeWarning(UserWarning):
-    """A likelihood asked for below the times that the network was trained on."""
+class PrecisionWarning(ScoreSDEWarning):
+    """A likelihood in float32, on a device without float64: about 6 digits."""
+
+
+class TimeRangeWarning(ScoreSDEWarning):
+    """A likelihood is computed at a time below those on which the network was trained."""
 
 
 @dataclass(frozen=True, eq=False)
 class LogLikelihood:
-    """log p_{t_min}(x) for a batch.
+    """log p_{t_min}(x) of a batch, with its errors and cost.
 
     Attributes:
-        nats: shape (B,), float64; NaN for samples in `failures`.
-        z: the latent, x carried to `t_max`, shape (B, *), float64.
+        nats: log-density in nats, shape (B,), float64; NaN for samples in `failures`.
+        z: the latent, the state at t_max on the flow through x, shape (B, *), float64.
         stderr: standard error of `nats` from the trace estimator, shape (B,): 0 for the exact
-            divergence, NaN where a single probe says nothing about its own spread.
-        error: estimate of the integration's own error, in nats, shape (B,); NaN where the method
-            has none.
+            divergence, NaN for a single probe, which gives no spread.
+        error: estimate of the integration's own error, in nats, shape (B,); NaN if the method
+            gives none.
         nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
-        divergences: those of the evaluations with which the divergence was taken too, which cost
-            more than a plain forward, shape (B,), int64, on the CPU.
-        t_min: the time at which x has this density.
+        divergences: number of these evaluations that also computed the divergence, which costs
+            more than a forward pass, shape (B,), int64, on the CPU.
+        t_min: the time of this density.
         t_max: the time at which the flow met the prior.
-        failures: reasons, by place in the batch.
+        failures: reason of each failure, by index in the batch.
     """
 
     nats: Tensor
@@ -112,43 +119,48 @@ def log_likelihood(
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
 ) -> LogLikelihood:
-    """log p_{t_min}(x), where x itself is the state at t_min.
+    """Log-density log p_{t_min}(x) of the probability flow; x is the state at t_min.
 
-    Under guidance this is the density of the guided flow.
+    With guidance it is the density of the guided flow.
 
     Args:
-        model: what predicts; per-sample conditions follow their samples.
-        x: shape (B, *), on the scale that the network was trained on: images in (-1, 1), as a
-            rule, and not 0 .. 255, which nothing here can tell from data that are so wide.
-            Integrated in float64 whatever its dtype (the network keeps its own).
-        t_min: where x lives; the process's own by default. Sampling wants 1e-3, likelihoods of
-            data 1e-5, if the network was trained that far: below the process's t_min a
-            `TimeRangeWarning` says so.
-        method: what integrates; `PerSample()` by default, for networks in up to 64 dimensions with
-            a twentieth of their floor as tolerance, 1e-3 as a rule. Also `FixedGrid(...)`,
+        model: the model; conditions of each sample follow their samples.
+        x: states, shape (B, *), on the scale on which the network was trained: usually images in
+            (-1, 1), not 0 .. 255. A wrong scale cannot be detected here. The integration uses
+            float64; the network keeps its own dtype. On a device without float64, such as MPS, the
+            integration uses float32, and a `PrecisionWarning` says so.
+        t_min: the time of x; the process's own by default. Sampling usually uses 1e-3 and
+            likelihoods of data 1e-5, if the network was trained for such times. Below the process's
+            t_min, a `TimeRangeWarning` says so.
+        method: the integrator; `PerSample()` by default, for networks in up to 64 dimensions with
+            a twentieth of their floor as tolerance (usually 1e-3). Others are `FixedGrid(...)`,
             `TwoPhase(...)`, the `Backend`s of `scoresde.ode`, and names of these, such as
             "PerSample(tol=1e-4)".
         divergence: `Exact()` by default up to 64 dimensions, `Hutchinson()` beyond.
         prior: density at the end, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default, or,
-            where the model has a noise range, the Gaussian with the mean and variance of its data.
+            if the model has a noise range, the Gaussian with the mean and variance of its data.
         end: noise level rho = sigma / alpha at which the flow meets the prior, or "process" for
             t_max with N(0, sigma^2 I). By default the highest level that is trusted
-            (`model.with_range(found)`), or t_max where the model has no range or a prior is given.
-        frame: variables of the integration, see `scoresde.likelihood.frame`; whitening for one
-            variance, 1, by default. `estimate_frame(data)` serves data better.
-        seeds: of the probes, one a sample; a number s stands for s, s + 1, ...
+            (`model.with_range(found)`), or t_max if the model has no range or a prior is given.
+        frame: variables of the integration, see `scoresde.likelihood.frame`; by default they
+            whiten data of mean 0 and variance 1. `estimate_frame(data)` is better for real data.
+        seeds: seeds of the probes, one for each sample; a number s means s, s + 1, ...
         grad: keep the graph, for gradients with respect to x and the network's parameters.
 
     Returns:
-        Nats with their standard error. A sample that fails is NaN, with its reason.
+        Log-densities with their standard errors. A sample that fails is NaN and has a reason.
+
+    Warns:
+        NonFiniteWarning: if samples failed.
+        TimeRangeWarning: if t_min lies below the process's own.
 
     Raises:
         ZeroSNRError: if alpha = 0 at the end.
         TimeRangeError: for a t_min outside the process, or without noise.
-        DtypeError, ShapeError: for x that cannot be right.
         GraphError: for a network that cuts its graph (no_grad, detach, numpy inside), whose
             divergence would be taken as 0. Under `torch.inference_mode()` nothing changes.
         ConfigError: for grad=True under `torch.inference_mode()`.
+        DtypeError, ShapeError: for x of a wrong dtype or shape.
     """
     if grad and torch.is_inference_mode_enabled():
         raise ConfigError(
@@ -159,6 +171,16 @@ def log_likelihood(
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
     end = settled(end, prior)
+    fixed = rule.backend.evals_per_solve if isinstance(rule, BlackBox) else None
+    if fixed is None and not isinstance(rule, FixedGrid):
+        check_lockstep(model, "PerSample" if rule is None else type(rule).__name__, grad)
+    if isinstance(x, Tensor) and widest(x.device) != torch.float64:
+        warnings.warn(
+            f"{x.device.type} has no float64: the likelihood is integrated in float32 and has "
+            "about 6 digits; write x.cpu() and model.cpu() for all of them",
+            PrecisionWarning,
+            stacklevel=2,
+        )
     settings: dict[str, Any] = {
         "t_min": t_min, "divergence": divergence, "frame": frame, "end": end,
     }  # fmt: skip
@@ -177,7 +199,7 @@ def log_likelihood(
         first = min(failures)
         warnings.warn(
             f"{len(failures)} of {len(x)} likelihoods failed and are NaN; sample {first}: "
-            f"{failures[first]}; `failures` has the others",
+            f"{failures[first]}; see `failures` for the others",
             NonFiniteWarning,
             stacklevel=2,
         )
@@ -206,7 +228,7 @@ def density_flow(
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
 ) -> tuple[DensityFlow, Counted, Tensor]:
-    """What `log_likelihood` hands to its method: the ODE, the counter, and x in float64."""
+    """The ODE that a method integrates, a counter of evaluations, and x in float64."""
     check_model(model)
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise DtypeError(f"x must be floating point, got {x.dtype}; use bits_per_dim for integers")
@@ -216,8 +238,9 @@ def density_flow(
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
     divergence = check_divergence(divergence, x.shape[1:].numel())
     frame = check_frame(frame)
-    x = x.to(torch.float64)
-    model = begin(model)
+    x = x.to(widest(x.device))
+    with torch.set_grad_enabled(grad):
+        model = begin(model)
     counted = Counted(model)
     flow = DensityFlow(
         model=counted,
@@ -239,14 +262,14 @@ def likelihood_ends(sde: SDE, t_min: float | None, high: Knot | None = None) -> 
     if high.is_zero_snr:
         raise ZeroSNRError(
             f"a likelihood needs alpha > 0, but alpha = 0 at t_max = {sde.t_max:g}; give the model "
-            f"a process that stops before, dataclasses.replace(sde, t_max={0.999 * sde.t_max:g}), "
-            "best at the largest time that its network was trained on; or end it where the network "
-            "is trusted, model.with_range(noise_range(model, data))"
+            "a process that ends earlier, best at the largest time of the network's training: "
+            f"dataclasses.replace(sde, t_max={0.999 * sde.t_max:g}); or end it where the network "
+            "is trusted: model.with_range(noise_range(model, data))"
         )
     if low.is_clean:
         raise TimeRangeError(
-            f"there is no noise at t = {float(low.t):g}, and the network is never asked there; "
-            "write a t_min > 0, such as 1e-5"
+            f"there is no noise at t = {float(low.t):g}, and the network cannot be evaluated "
+            "there; write a t_min > 0, such as 1e-5"
         )
     if not low.lam > high.lam:
         raise TimeRangeError(
@@ -254,9 +277,9 @@ def likelihood_ends(sde: SDE, t_min: float | None, high: Knot | None = None) -> 
         )
     if float(low.t) < sde.t_min:
         warnings.warn(
-            f"t_min = {float(low.t):g} lies below {sde.t_min:g}, from where on the process says "
-            f"that networks are trained; write {type(sde).__name__}(t_min={float(low.t):g}) if "
-            "this one was trained further",
+            f"t_min = {float(low.t):g} lies below {sde.t_min:g}, the smallest time of the "
+            f"process; if the network was trained at smaller times, write "
+            f"{type(sde).__name__}(t_min={float(low.t):g})",
             TimeRangeWarning,
             stacklevel=4,
         )
@@ -271,7 +294,7 @@ def _name_the_times(
     seeds: Sequence[int],
     settings: dict[str, Any],
 ) -> None:
-    """Say what was not finite and at which t: samples are run again alone, with checks on."""
+    """Find what was not finite and at which t: run failed samples again alone, with checks."""
     for place in sorted(failures)[:_EXPLAINED]:
         if "not finite" not in failures[place] or not bool(torch.isfinite(x[place]).all()):
             continue
@@ -279,13 +302,13 @@ def _name_the_times(
         try:
             checked = Checked(model.rows(index))
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", TimeRangeWarning)  # told before
+                warnings.simplefilter("ignore", TimeRangeWarning)  # given before
                 flow, _, one = density_flow(checked, x[index], seeds=[seeds[place]], **settings)
                 rule.run(flow, flow.start(one))
         except NonFiniteError as error:
             failures[place] = str(error)
-        except Exception as error:  # whatever a network raises; it must not replace the warning
-            failures[place] += f"; run again to find out where, {crash(error)}"
+        except Exception as error:  # a network can raise anything; the warning is still given
+            failures[place] += f"; a second run to find the place failed: {crash(error)}"
 
 
 def _density(flow: DensityFlow, prior: Any, z: Tensor, log_det: Tensor) -> Tensor:

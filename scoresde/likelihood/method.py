@@ -1,4 +1,4 @@
-"""What integrates a `DensityFlow` from the clean to the noisy end."""
+"""The interface of integrators, which solve a `DensityFlow` from the clean to the noisy end."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from .density_flow import DensityFlow, no_traces
 
 @dataclass(eq=False)
 class Path:
-    """What a method returns, for a batch of B.
+    """The result of a method, for a batch of B samples.
 
     Attributes:
         z: the state at the noisy end, shape (B, *).
-        log_det: the integral of the traces, shape (B,): the mean over probes.
-        variance: of `log_det` from the choice of probes, shape (B,); NaN where unknown.
-        error: estimate of the integration's own error of the log-density, in nats, shape (B,),
-            meant to lie above a third of the true one for 95% of samples; NaN where the method
-            has none.
-        failures: reasons, by place in the batch; their values are NaN.
-        traced: evaluations with which the divergence was taken, shape (B,); None for all of them.
+        log_det: the integral of the traces, a mean over probes, shape (B,).
+        variance: variance of `log_det` from random probes, shape (B,); NaN if unknown.
+        error: estimate of the integration's own error of the log-density, in nats, shape (B,). For
+            95% of samples it should exceed a third of the true error. NaN if the method gives none.
+        failures: reason of each failure, by index in the batch; their values are NaN.
+        traced: evaluations that also computed the divergence, shape (B,); None means all.
     """
 
     z: Tensor
@@ -46,7 +45,7 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class BlackBox(Method):
-    """A `Backend` that knows nothing of samples or densities: fixed probes, one step size."""
+    """A general ODE solver (a `Backend`) as a method, with fixed probes and one step size."""
 
     backend: Backend
 

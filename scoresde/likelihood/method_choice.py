@@ -1,4 +1,4 @@
-"""Choosing an integrator for a model, by what a few pilot samples show."""
+"""Choose an integrator for a model, by its errors on a few pilot samples."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NODES = (17, 23, 31, 41, 55, 75)
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why.
+    """The result of `choose_method`: a method, its error and the cost of the choice.
 
     Attributes:
-        method: for `log_likelihood`.
-        error: what it errs on the pilot, in bits per dimension: the mean for a grid, what its
-            tolerance allows a step for the adaptive method.
-        floor: the error, in bits per dimension, below which the network's own round-off decides.
-        pilot_evals: network evaluations that the choice cost for each pilot sample.
+        method: the method, for `log_likelihood`.
+        error: its error in bits per dimension: for a grid the mean on the pilot, for the adaptive
+            method the tolerance of a step.
+        floor: the error from the network's round-off, in bits per dimension.
+        pilot_evals: network evaluations of the choice, for each pilot sample.
     """
 
     method: Method
@@ -44,7 +44,7 @@ class Choice:
 
     def __str__(self) -> str:
         return (
-            f"{_said(self.method)}: {self.error:.1e} bits/dim on the pilot, round-off "
+            f"{_described(self.method)}: {self.error:.1e} bits/dim on the pilot, round-off "
             f"{self.floor:.1e}, {self.pilot_evals} evaluations a pilot sample"
         )
 
@@ -60,17 +60,18 @@ def choose_method(
     end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> Choice:
-    """The cheapest integrator whose mean error on the pilot is small enough.
+    """Choose the cheapest integrator whose mean error on a pilot is small enough.
 
-    The pilot follows one dense grid, on which grids of 17 to 75 nodes are fitted and tried, the
-    smallest first. Where none will do, as with modes that part suddenly, at another place for each
-    sample, the adaptive method is chosen. An error below the network's round-off is not asked for.
+    The pilot follows one dense grid. From it, grids of 17 to 75 nodes are fitted and tested, the
+    smallest first. If none is accurate enough, the adaptive method is chosen. This happens if modes
+    separate suddenly, at a different time for each sample. The target is never below the network's
+    round-off.
 
     Args:
-        model: what predicts.
+        model: the model.
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
-        error: of the integration, in bits per dimension.
-        t_min, divergence, frame, end, seeds: as in `log_likelihood`, for which the method is meant.
+        error: the largest allowed error of the integration, in bits per dimension.
+        t_min, divergence, frame, end, seeds: the same as in the later call of `log_likelihood`.
 
     Raises:
         ConfigError: for an error that is not positive.
@@ -96,13 +97,13 @@ def choose_method(
 
 
 def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
-    """Error of the log-density, in bits per dimension, that the network's arithmetic makes.
+    """Error of the log-density from the network's round-off, in bits per dimension.
 
-    Its output is compared at states that differ in the last place of its own dtype's numbers, in
-    the middle of the path: what an error of the trace there does over one unit of log rho.
+    In the middle of the path, the trace is computed at two states that differ in the last digit of
+    the network's dtype. Their difference, over one unit of log rho, is the estimate.
 
     Args:
-        model: what predicts.
+        model: the model.
         pilot: a few typical samples, shape (B, *).
         **settings: t_min, divergence, frame, end and seeds, as in `log_likelihood`.
     """
@@ -121,7 +122,7 @@ def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     return float((a - b).mean(1).abs().mean()) / (size * math.log(2))
 
 
-def _said(method: Method) -> str:
+def _described(method: Method) -> str:
     if isinstance(method, FixedGrid):
         return f"a calibrated grid of {method.nodes} nodes"
     return repr(method)

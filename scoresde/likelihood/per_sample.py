@@ -1,8 +1,8 @@
-r"""Adaptive integration with a step size of its own for every sample.
+r"""Adaptive integration with separate step sizes for all samples.
 
 Dormand & Prince, "A family of embedded Runge-Kutta formulae", 1980 (table 2, order 5 with an
-embedded 4). Steps are accepted or rejected sample by sample, and samples that are done leave the
-batch (`_internal.step_control`), so that no result depends on the company.
+embedded 4). Each sample accepts or rejects its own steps, and samples that are done leave the batch
+(`_internal.step_control`). So the result of a sample does not depend on the others.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SMALL = 64
 """Dimensions up to which the tolerance follows the floor of a network."""
 
 _CAUTION = 5.0
-"""The error estimate is this many times the root of the sum of squares of local errors, each as
-large as what the control of the step made of it. An error of the state moves the log-density by
-its product with the score, whatever comes after, so that local errors add up with signs, which
-are as good as random; the factor allows for what an embedded formula misses."""
+"""Safety factor of the error estimate, which is this times the root of the sum of squares of local
+errors. The local error of a step is the one that step control used. An error of the state changes
+the log-density by its product with the score, independently of later steps. So local errors add up
+with effectively random signs. The factor covers errors that an embedded formula does not see."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ class PerSample(Method):
     """Dormand-Prince 5(4) with per-sample steps in log rho.
 
     Attributes:
-        tol: local error allowed in a step: root mean square over the coordinates of the state
-            (relative to 1 + its own size), and nats per dimension of the log-density. Where
-            probes are fresh the log-density has chance in it, and the state alone decides.
-        max_evals: evaluations after which a sample is given up.
-        max_step: longest step in log rho. What a mixture does as its modes part takes about one
-            unit, and the few stages of a longer step can miss it altogether.
+        tol: largest local error of a step: root mean square over the coordinates of the state
+            (relative to 1 + the state's RMS), and nats per dimension of the log-density. With fresh
+            probes, the error estimate of the trace is random and is not used; the state decides,
+            and its effect on the log-density.
+        max_evals: largest number of evaluations; a sample that needs more fails.
+        max_step: longest step in log rho. The modes of a mixture separate within about one unit;
+            the few stages of a longer step can miss that.
     """
 
     tol: float = 1e-4
@@ -62,7 +63,7 @@ class PerSample(Method):
     def __post_init__(self) -> None:
         if not (self.tol > 0 and self.max_evals > 6 and self.max_step > 0):
             raise ConfigError(
-                f"need tol > 0, max_evals > 6 and max_step > 0, got tol={self.tol!r}, "
+                f"PerSample needs tol > 0, max_evals > 6 and max_step > 0, got tol={self.tol!r}, "
                 f"max_evals={self.max_evals!r}, max_step={self.max_step!r}"
             )
 
@@ -92,9 +93,9 @@ class Step(NamedTuple):
     """An accepted step of some samples.
 
     Attributes:
-        places: which samples, shape (b,).
-        tau, h: where it starts and how long it is, shape (b,).
-        inside: states at the fractions asked for, each of shape (b, *).
+        places: indices of the samples, shape (b,).
+        tau, h: start and length of the step, shape (b,).
+        inside: states at the fractions of `Run`, each of shape (b, *).
     """
 
     places: Tensor
@@ -104,13 +105,13 @@ class Step(NamedTuple):
 
 
 class Run:
-    """One batch on its way: tensors have a row for each active sample, of shape (b,) or (b, P).
+    """The integration of one batch; its tensors have a row for each active sample.
 
     Args:
         rule: tolerances.
         flow: the ODE.
-        z: shape (B, *), at the clean end.
-        fractions: of each step, where the states of accepted ones are wanted, in `steps`.
+        z: states at the clean end, shape (B, *).
+        fractions: fractions of each accepted step at which states are stored, in `steps`.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Run:
         self.square = z.new_zeros(batch)  # of the local errors
 
     def finish(self) -> Path:
-        """Go on until every sample has arrived or is given up."""
+        """Integrate until every sample is at the noisy end or has failed."""
         whole = torch.isfinite(self.z.flatten(1)).all(1)
         self._leave(~whole, "not finite at the start")
         if len(self.walk):
@@ -162,7 +163,7 @@ class Run:
         ks, ts = [self.k1], [self.t1]
         for c, row in zip(_C[1:], _A[1:], strict=True):
             at = self.z + length * _combine(row, ks)
-            if c == _C[1]:  # this stage has no weight in the log-density
+            if c == _C[1]:  # the log-density does not use this stage
                 self.walk.used = self.walk.used + 1
                 k, t = self.flow.velocity(tau + c * h, at), torch.zeros_like(self.t1)
             else:
@@ -170,7 +171,7 @@ class Run:
             ks.append(k)
             ts.append(t)
         z = self.z + length * _combine(_B[:6], ks)
-        # The last stage is the next step's first: it meets this step's probes and the next one's.
+        # The last stage is the first of the next step, so it uses the probes of both steps.
         following, both = self.probes, self.probes
         columns = self.t1.shape[1]
         if self.fresh and self.probes is not None:
@@ -184,7 +185,7 @@ class Run:
         off = length * _combine(_E, ks)
         wrong = off.flatten(1).square().mean(1).sqrt()
         drift = (self.flow.frame.score(k7, z, end) * off).flatten(1).sum(1)
-        slip = drift.abs()  # no comfort from errors that cancel by chance
+        slip = drift.abs()  # absolute values, so that errors do not cancel by chance
         if not self.fresh:
             slip = slip + (h * _combine(_E, ts).mean(1)).abs()
         scale = 1.0 + z.flatten(1).square().mean(1).sqrt()
@@ -200,7 +201,7 @@ class Run:
         self.k1 = torch.where(pick, k7, self.k1)
         self.t1 = torch.where(good[:, None], t7[:, -columns:], self.t1)
         self.traces = torch.where(good[:, None], self.traces + gain, self.traces)
-        local = ratio * self.rule.tol * self.size  # what decided over the step, in nats
+        local = ratio * self.rule.tol * self.size  # the error that step control used, in nats
         self.square = torch.where(good, self.square + local.square(), self.square)
         if self.fresh and following is not None and self.probes is not None:
             self.probes = torch.where(good.reshape(1, *pick.shape), following, self.probes)
@@ -209,7 +210,7 @@ class Run:
         self._sort_out()
 
     def _sort_out(self) -> None:
-        """Samples that are done, or beyond help, leave the batch."""
+        """Remove samples that are done or have failed from the batch."""
         walk, verdict = self.walk, self.walk.verdict(6)
         if not bool(verdict.leave.any()):
             return
@@ -251,8 +252,9 @@ class Run:
 
 
 def _dense(c: float) -> tuple[float, ...]:
-    """Weights of the slopes in the state a fraction c into the step, of order 4 (Hairer, Norsett &
-    Wanner 1993, II.6, the continuous extension by Shampine).
+    """Weights of the slopes for the state at a fraction c of the step, of order 4.
+
+    It is the continuous extension by Shampine (Hairer, Norsett & Wanner 1993, II.6).
     """
     a, b = c * c * (3 - 2 * c), (c * (c - 1)) ** 2
     ends = (c * (c - 1) ** 2, 0.0, 0.0, 0.0, 0.0, 0.0, c * c * (c - 1))

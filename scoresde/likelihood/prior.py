@@ -1,11 +1,11 @@
-"""The density at the noisy end, from which the log-likelihood starts.
+"""The prior: the density at t_max, to which the log-likelihood adds the change along the flow.
 
 | prior | density of x at t_max |
 | --- | --- |
 | None | N(0, sigma^2 I) |
 | `MomentMatched(mean, covariance)` | N(alpha mean, alpha^2 covariance + sigma^2 I) |
-| a `GaussianMixture` | its own density at t_max: the exact prior of a closed-form model |
-| anything with `log_prob(x)` | the user's, shape (B,) in nats |
+| a `GaussianMixture` | its own density at t_max, the exact prior of a closed-form model |
+| any object with `log_prob(x)` | its density; `log_prob` returns nats, shape (B,) |
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ class Prior(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class MomentMatched:
-    """The Gaussian with the moments that the noised data have at t_max.
+    """The Gaussian prior with the moments of the noised data at t_max.
 
     Attributes:
-        mean: of the data, shape (*event).
-        covariance: of the data: one variance, variances of shape (*event), a matrix (D, D), or
-            one of `scoresde.exact`'s covariances.
+        mean: mean of the data, shape (*event).
+        covariance: covariance of the data: one variance, variances of shape (*event), a matrix
+            (D, D), or one of `scoresde.exact`'s covariances.
     """
 
     mean: Tensor
     covariance: CovarianceLike
 
     def at(self, sde: SDE) -> Gaussian:
-        """The data's Gaussian under a process."""
+        """The Gaussian model of the data under a process."""
         return Gaussian(sde, self.mean, as_covariance(self.covariance, self.mean))
 
 
 def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
-    """log-density of x, shape (B, *), at the noisy end, in nats, shape (B,).
+    """Log-density of the prior at x, shape (B, *), in nats, shape (B,).
 
     Raises:
-        ConfigError: for something that is no prior.
-        ShapeError: if the prior's answer is not one number a sample.
+        ConfigError: for an object without `log_prob`.
+        ShapeError: if `log_prob` does not return one number for each sample.
     """
     if prior is None:
         return sde.prior_log_prob(x, knot)
@@ -69,7 +69,8 @@ def prior_log_prob(prior: Any, sde: SDE, knot: Knot, x: Tensor) -> Tensor:
     value: Tensor = log_prob(x)
     if value.shape != x.shape[:1]:
         raise ShapeError(
-            f"the prior's log_prob must have shape {tuple(x.shape[:1])}, one number a sample, got "
-            f"{tuple(value.shape)}; wrap it in torch.distributions.Independent to sum over events"
+            f"the prior's log_prob must have shape {tuple(x.shape[:1])}, one number for each "
+            f"sample, got {tuple(value.shape)}; wrap it in torch.distributions.Independent to sum "
+            "over events"
         )
     return value

@@ -1,4 +1,4 @@
-"""Random probes for trace estimates: one stream a sample, whatever the batch."""
+"""Random probes for trace estimates, with one stream of random numbers for each sample."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .streams import PROBES, derived
 
 
 class ProbeStream:
-    """Probes of shape (P, B, *), drawn anew at every call; None for an exact divergence.
+    """A source of probes of shape (P, B, *); each call of `draw` gives new ones.
 
-    A sample's k-th draw depends on its own seed alone. Streams of `rows` share their generators
-    with this one.
+    The k-th draw of a sample depends only on the sample's seed, not on its batch. Streams of `rows`
+    share their generators with this stream.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class ProbeStream:
         ]
 
     def draw(self) -> Tensor | None:
-        """Fresh probes for every sample."""
+        """New probes for every sample; None for an exact divergence."""
         if self.divergence.exact:
             return None
         event = (self.divergence.columns, *self.like.shape[1:])

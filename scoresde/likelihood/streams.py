@@ -1,7 +1,7 @@
-"""Seeds of what a likelihood draws: probes and dequantization noise.
+"""Seeds of the random numbers of a likelihood: probes, dequantization noise, times.
 
-One seed a sample, and from it one independent stream for each purpose: a sample's estimate
-depends on its own seed alone, and its probes not on its dequantization.
+Each sample has one seed, from which it gets an independent stream for each purpose. So the estimate
+of a sample depends only on its own seed, and its probes do not depend on its dequantization.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PROBES, PIXELS, NOISE, TIMES = "probes", "pixels", "noise", "times"
 
 
 def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
-    """One seed a sample; a single number s stands for s, s + 1, ...
+    """One seed for each sample; a single number s means s, s + 1, ...
 
     Raises:
-        ShapeError: if there is not one seed a sample.
+        ShapeError: if the number of seeds is not the number of samples.
     """
     if isinstance(seeds, int | np.integer):
         return tuple(range(int(seeds), int(seeds) + batch))
@@ -33,5 +33,5 @@ def per_sample(seeds: int | Sequence[int], batch: int) -> tuple[int, ...]:
 
 
 def derived(seeds: Sequence[int], *purpose: int | str) -> SampleSeeds:
-    """Streams for one purpose, independent of those for any other."""
+    """Seeds of streams for one purpose, independent of those for other purposes."""
     return SampleSeeds(tuple(mix(seed, *purpose) for seed in seeds))

@@ -1,13 +1,13 @@
-r"""What the noise at t_min costs.
+r"""The effect of the noise at t_min on a log-density, to first order.
 
-The density that a likelihood ends in is that of the state at t_min. In y = x/alpha noise is added
-by the heat equation, dp/d(rho^2) = (1/2) Laplacian p, so to first order in rho^2
+A likelihood is a density of the state at t_min, which contains noise. In y = x/alpha, noise is
+added by the heat equation, dp/d(rho^2) = (1/2) Laplacian p. So to first order in rho^2
 
     log p_0(y) - log p_rho(y) = -(1/2) rho^2 (tr H + |s|^2),
 
-with s and H the gradient and the Hessian of log p_rho. The network has both: rho eps = -rho^2 s,
-and the trace of its Jacobian is -rho^2 tr H, which Hutchinson's estimate gives without bias. From
-y to x the scale alpha changes too: D log(alpha) for the volume, s . (x - y) for the place.
+with s and H the gradient and the Hessian of log p_rho. The network gives both: rho eps = -rho^2 s,
+and the trace of the Jacobian of rho eps is -rho^2 tr H, of which Hutchinson's estimate is unbiased.
+The change from y to x adds D log(alpha) for the volume, and s . (x - y) for the shift.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .log_density import TimeRangeWarning, density_flow
 def truncation(model: Predictor, x: Tensor, **settings: Any) -> Tensor:
     """log p_0(x) - log p_{t_min}(x) to first order in the noise's variance, in nats, shape (B,).
 
-    One network evaluation.
+    It costs one network evaluation with divergence.
 
     Args:
-        model: what predicts.
+        model: the model.
         x: the state at t_min, shape (B, *).
         settings: t_min, divergence, end and seeds, as in `log_likelihood`.
     """

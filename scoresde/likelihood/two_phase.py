@@ -1,7 +1,7 @@
-r"""The path first, by plain forwards; the divergence afterwards, where it is needed.
+r"""Integration in two phases: first the path by forward passes, then the divergence.
 
-A Runge-Kutta method asks for the trace at every stage, though the integral of a smooth function
-over a step needs it at the few nodes of a Gauss quadrature. The states there come from the
+A Runge-Kutta method needs the trace at every stage. But the integral of a smooth function over a
+step needs only a few nodes of a Gauss quadrature. The states at these nodes come from the
 continuous extension of the accepted steps. Rejected steps cost no divergence.
 """
 
@@ -22,21 +22,21 @@ from .method import Method, Path, variance_of_mean
 from .per_sample import PerSample, Run
 
 _CAUTION = 3.0
-"""Of the quadrature's error estimate: what a divided difference misses where nodes are few."""
+"""Safety factor on the quadrature error; a divided difference is too small with few nodes."""
 
 
 @dataclass(frozen=True)
 class TwoPhase(Method):
-    """Dormand-Prince 5(4) for the path, as `PerSample`, and a few divergences a step.
+    """Dormand-Prince 5(4) for the path, as in `PerSample`, with a few divergences in each step.
 
-    It takes about half the divergences of `PerSample` and some more forwards: worth it where a
-    divergence costs more than a forward, as the exact one and several probes do.
+    It needs about half of the divergences of `PerSample` and some more forward passes. It is faster
+    if a divergence costs more than a forward pass, as with `Exact()` or several probes.
 
     Attributes:
-        tol: as in `PerSample`, of the state, and of the log-density as far as the state moves it.
-        max_evals: evaluations along the path after which a sample is given up.
+        tol: as in `PerSample`, for the state and its effect on the log-density.
+        max_evals: largest number of evaluations along the path; a sample that needs more fails.
         max_step: longest step in log rho.
-        nodes: divergences a step.
+        nodes: number of divergences in each step.
     """
 
     tol: float = 1e-4
@@ -45,7 +45,7 @@ class TwoPhase(Method):
     nodes: int = 3
 
     def __post_init__(self) -> None:
-        PerSample(self.tol, self.max_evals, self.max_step)  # the same must hold
+        PerSample(self.tol, self.max_evals, self.max_step)  # makes the same checks
         if self.nodes not in range(1, 6):
             raise ConfigError(f"nodes must be a whole number from 1 to 5, got {self.nodes!r}")
 
@@ -69,12 +69,12 @@ class TwoPhase(Method):
 
 @dataclass(frozen=True, eq=False)
 class _Plain(DensityFlow):
-    """A flow that takes no divergence."""
+    """A flow without the divergence."""
 
     def velocity_and_traces(
         self, tau: Scalar, z: Tensor, probes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Zero for the trace."""
+        """The velocity, and 0 instead of the trace."""
         return self.velocity(tau, z), no_traces(z, 1)
 
 
@@ -92,7 +92,7 @@ class _Nodes:
         self.traces = no_traces(z, flow.divergence.columns)
         self.variance = z.new_zeros(batch)
         self.count = torch.zeros(batch, dtype=torch.long, device=z.device)
-        # By sample and node, for the error estimate; steps that a sample lacks have no length.
+        # By sample and node, for the error estimate; missing steps of a sample have length 0.
         shape = batch, len(weights) * len(steps)
         self.at, self.value, self.chance = (z.new_zeros(shape) for _ in range(3))
         self.length = z.new_zeros(batch, len(steps))
@@ -116,10 +116,10 @@ class _Nodes:
     def error(self) -> Tensor:
         """Estimate of the quadrature's error, shape (B,).
 
-        With n nodes it is the divided difference of order 2n times the integral of the squared
-        node polynomial. The difference is taken through 2n + 1 nodes in a row, the larger of the
-        two that reach to either side. Local errors add up in the square, less what chance alone
-        makes of them.
+        With n nodes, the error of a step is the divided difference of order 2n times the integral
+        of the squared node polynomial. There are two windows of 2n + 1 consecutive nodes around
+        the step; the larger difference counts. The squares of local errors add up, and the part
+        that comes from random probes is subtracted.
         """
         n, device = len(self.fractions), self.at.device
         power = np.poly1d(np.asarray(self.fractions), r=True)

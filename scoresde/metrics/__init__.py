@@ -1,12 +1,16 @@
 r"""How good samples are: errors of single samples, and distances between distributions.
 
-Two kinds. Where a deterministic solver is judged, each sample has a true endpoint, that of the
-exact probability flow from the same start, and the error is a distance between the two. Where
-noise is drawn, only distributions can be compared; such a distance is never 0 for finitely many
-samples, so it is read next to its *floor*, the same distance between two sets of true samples.
+There are two kinds of metrics.
+
+*Errors of single samples.* For a deterministic solver, each sample has a true endpoint: the exact
+probability flow from the same start ends there. The error is the distance from it.
+
+*Distances between distributions.* For a stochastic solver, only the distributions of samples and
+of data can be compared. Such a distance is never 0 for finitely many samples. Read it next to its
+*floor*, the same distance between two sets of true samples.
 
 A metric is a callable `samples (B, *) -> Estimate` that holds what it compares with. Intervals
-are 95 % bootstrap intervals over samples; the resamples are the same for every set of samples of
+are 95 % bootstrap intervals over samples. The resamples are the same for every set of samples of
 one size, so that two sets from the same seeds are compared in pairs (`difference`).
 """
 

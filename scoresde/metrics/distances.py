@@ -1,4 +1,4 @@
-"""Distances: between single samples, and between two sets of them, shapes (n, *) and (m, *)."""
+"""Distances between single samples, and between two sets of samples of shape (n, *), (m, *)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from torch import Tensor
 from ..errors import ShapeError, require
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Points (n, D) and (m, D) to values (n, m)."""
+"""Maps points (n, D) and (m, D) to values (n, m)."""
 
 
 def endpoint_errors(x: Tensor, reference: Tensor) -> Tensor:
     """RMS difference over the coordinates of each sample, shape (B,), float64.
 
     Raises:
-        ShapeError: if the two are not of one shape (B, *).
+        ShapeError: if the two shapes (B, *) differ.
     """
     if x.shape != reference.shape:
         raise ShapeError(
-            f"endpoints of shape {tuple(x.shape)} against a reference of {tuple(reference.shape)}"
+            f"endpoints of shape {tuple(x.shape)} cannot be compared with a reference of shape "
+            f"{tuple(reference.shape)}; both must have the same shape (B, *)"
         )
     difference = x.to(torch.float64) - reference.to(torch.float64)
     return difference.reshape(len(x), -1).square().mean(1).sqrt()
@@ -40,8 +41,8 @@ def rms(errors: np.ndarray, axis: int = -1) -> Any:
 def discrepancy(x: Tensor, y: Tensor, kernel: Kernel) -> float:
     """E k(X, X') + E k(Y, Y') - 2 E k(X, Y): the squared maximum mean discrepancy.
 
-    Gretton et al., "A Kernel Two-Sample Test", 2012, eq. 3. Without bias, as pairs of a sample with
-    itself are left out, so it may fall below 0.
+    Gretton et al., "A Kernel Two-Sample Test", 2012, eq. 3. The estimate omits pairs of a sample
+    with itself. It is therefore unbiased, and can be negative.
     """
     a, b = pair(x, y)
     inside = off_diagonal(kernel(a, a)) + off_diagonal(kernel(b, b))
@@ -49,23 +50,27 @@ def discrepancy(x: Tensor, y: Tensor, kernel: Kernel) -> float:
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'|, without bias, so it may fall below 0.
+    """Energy distance, 2 E|X - Y| - E|X - X'| - E|Y - Y'|.
 
-    Szekely & Rizzo, "Energy statistics", 2013, eq. 5: the discrepancy of the kernel -|x - y|.
+    Szekely & Rizzo, "Energy statistics", 2013, eq. 5: the discrepancy of the kernel -|x - y|. The
+    estimate is unbiased, and can be negative.
     """
     return discrepancy(x, y, distance_kernel)
 
 
 def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
-    """Squared discrepancy of a Gaussian kernel; the bandwidth is the median distance within y."""
+    """Squared maximum mean discrepancy of a Gaussian kernel.
+
+    The default bandwidth is the median distance between two points of y.
+    """
     return discrepancy(x, y, gaussian_kernel(bandwidth or median_distance(y)))
 
 
 def kernel_distance(x: Tensor, y: Tensor) -> float:
     """Squared discrepancy of the kernel (x . y / F + 1)^3, over all pairs; shapes (n, F), (m, F).
 
-    On features of a network: Binkowski et al., "Demystifying MMD GANs", 2018, section 4, where it
-    is averaged over blocks of the data.
+    It is meant for features of a network: Binkowski et al., "Demystifying MMD GANs", 2018,
+    section 4. There it is averaged over blocks of the data.
     """
     return discrepancy(x, y, polynomial_kernel)
 
@@ -94,7 +99,7 @@ def polynomial_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def median_distance(y: Tensor) -> float:
-    """Median distance between two points, of the first 1000."""
+    """Median distance between two of the first 1000 points."""
     points = pair(y[:1000], y[:1000])[0]
     return float(np.median(require("scipy.spatial.distance", "bench").pdist(points)))
 
@@ -103,10 +108,10 @@ def median_distance(y: Tensor) -> float:
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 128, seed: int = 0) -> float:
-    """Sliced 2-Wasserstein distance over random directions, through POT.
+    """Sliced 2-Wasserstein distance over random directions, computed by POT.
 
-    Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", 2015. The root mean
-    square over directions; the same seed takes the same directions.
+    Bonneel et al., "Sliced and Radon Wasserstein Barycenters of Measures", 2015. It is the root
+    mean square over directions. The same seed gives the same directions.
     """
     a, b = pair(x, y)
     ot = require("ot", "bench")
@@ -114,22 +119,22 @@ def sliced_wasserstein(x: Tensor, y: Tensor, *, projections: int = 128, seed: in
 
 
 def wasserstein2(x: Tensor, y: Tensor) -> float:
-    """Exact 2-Wasserstein distance between two samples, through POT's network simplex."""
+    """Exact 2-Wasserstein distance between two sets of samples, by POT's network simplex."""
     a, b = pair(x, y)
     ot = require("ot", "bench")
     return float(np.sqrt(max(0.0, ot.emd2([], [], ot.dist(a, b, metric="sqeuclidean")))))
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
-    """Squared 2-Wasserstein distance between Gaussians of the same moments.
+    """Frechet distance: squared 2-Wasserstein distance of Gaussians fitted to x and to y.
 
     |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)): Heusel et al., "GANs Trained by a Two
-    Time-Scale Update Rule", 2017, eq. 6. On features of a network this is what FID means.
+    Time-Scale Update Rule", 2017, eq. 6. Of features of the Inception network this is the FID.
     Shapes (n, F) and (m, F).
 
-    torchmetrics' `FrechetInceptionDistance` gives the same number, and a test holds this one to it;
-    it keeps sums over one set of samples, from which no resample can be taken, so intervals need
-    a function of the features.
+    torchmetrics' `FrechetInceptionDistance` gives the same number; a test compares the two. That
+    class keeps only sums over the samples, so it cannot resample them for an interval. This
+    function takes the features themselves.
     """
     a, b = pair(x, y)
     return frechet_of_moments(*moments(a), *moments(b))
@@ -143,7 +148,7 @@ def moments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet_of_moments(
     mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray
 ) -> float:
-    """`frechet_distance` from the moments."""
+    """`frechet_distance` computed from means and covariances."""
     shift = mean_a - mean_b
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
@@ -158,7 +163,7 @@ def pair(x: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 arrays of shape (n, D) and (m, D).
 
     Raises:
-        ShapeError: if they are not sets of at least 2 samples of one shape.
+        ShapeError: if a set has fewer than 2 samples, or the samples differ in shape.
     """
     if x.shape[1:] != y.shape[1:] or min(len(x), len(y)) < 2:
         raise ShapeError(

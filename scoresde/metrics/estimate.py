@@ -1,4 +1,4 @@
-"""A measured number with its interval, and whether two of them differ."""
+"""A measured number with its interval, and tests whether two such numbers differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from .distances import endpoint_errors, rms
 
-_MANY = 100  # draws from which quantiles at 2.5 % can be read
+_MANY = 100  # draws that are enough for a quantile at 2.5 %
 
 
 class Estimate(NamedTuple):
@@ -32,33 +32,33 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
-    def __repr__(self) -> str:  # thousands of draws would drown all that holds an estimate
+    def __repr__(self) -> str:  # without the draws, which can be thousands
         return f"Estimate({self})"
 
     def shifted(self, by: float) -> Estimate:
-        """The estimate of a number that is larger by a constant."""
+        """The estimate with a constant added to value, interval and draws."""
         draws = tuple(draw + by for draw in self.draws)
         return Estimate(self.value + by, self.low + by, self.high + by, draws)
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """What the benchmark asks of a metric.
+    """The interface of a metric: a name, and a call from samples to an `Estimate`.
 
-    A metric may also have `better`: "lower" (taken where it is absent), "higher", or "zero" for a
-    signed number of which the size counts.
+    A metric may also have an attribute `better`: "lower" (the default), "higher", or "zero" for a
+    signed number that is best at 0.
     """
 
     @property
     def name(self) -> str:
-        """A few words, for the head of a column."""
+        """A few words, shown as the head of a column."""
 
     def __call__(self, x: Tensor) -> Estimate:
         """The metric of samples x, shape (B, *)."""
 
 
 def badness(value: float, better: str) -> float:
-    """A number that is smaller for better values of a metric.
+    """The value of a metric, transformed so that smaller is better.
 
     Raises:
         ConfigError: if `better` is not "lower", "higher" or "zero".
@@ -75,9 +75,10 @@ def badness(value: float, better: str) -> float:
 def bootstrap(
     statistic: Callable[..., Any], *data: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> Estimate:
-    """A statistic with its percentile interval, over paired data of shape (n,) each.
+    """A statistic with its percentile bootstrap interval.
 
-    `statistic(*data, axis=-1)` must be vectorised, as those of numpy are.
+    Each array of `data` has shape (n,), and all are resampled by the same rows.
+    `statistic(*data, axis=-1)` must be vectorised, like the functions of numpy.
     """
     value, n = float(statistic(*data, axis=-1)), len(data[0])
     if n < 2:
@@ -91,11 +92,11 @@ def bootstrap(
 def centred_bootstrap(
     value: float, statistic: Callable[[np.ndarray], float], n: int, resamples: int, seed: int
 ) -> Estimate:
-    """Bootstrap of a distance between samples, from `statistic(rows)` of resampled rows.
+    """Bootstrap of a distance between sets of samples, from `statistic(rows)` of resampled rows.
 
-    A resample repeats points and is therefore farther from everything than a fresh sample: the
-    spread of the bootstrap is right, its centre is not. The interval is 1.96 of its standard
-    deviations around the value.
+    A resample repeats points, so its distance to any other set is too large on average. The spread
+    of the bootstrap is right, its centre is not. The interval is therefore the value plus or minus
+    1.96 standard deviations of the bootstrap.
     """
     if n < 2 or resamples < 2:
         return Estimate(value, math.nan, math.nan)
@@ -108,19 +109,23 @@ def centred_bootstrap(
 def pair_bootstrap(
     value: float, within: np.ndarray, across: np.ndarray, resamples: int, seed: int
 ) -> Estimate:
-    """Bootstrap of mean k(x_i, x_j) over pairs i != j, less 2 mean a(x_i), which is `value` less
-    what does not depend on x.
+    """Bootstrap interval of a discrepancy between samples and a fixed set.
 
-    In Hoeffding's decomposition the error is a sum over samples, of g(x_i) = E k(x_i, X) - a(x_i),
-    and a sum over pairs, of what k has beyond sums of functions of one sample. Near equality g
-    vanishes and the pairs decide. Resampling rows then makes intervals up to 1.7 times too wide: it
-    takes the noise of the means that stand for g for a spread of g. So each sum has multipliers of
-    its own: d_i (how often a resample has i, less 1) for g, shrunk to its variance without that
-    noise, and d_i d_j for the pairs (Dehling & Mikosch, "Random Quadratic Forms and the Bootstrap
-    for U-Statistics", 1994).
+    The statistic is the mean of k(x_i, x_j) over pairs i != j, minus 2 times the mean of a(x_i).
+    It equals `value` up to a constant that does not depend on x.
+
+    Hoeffding's decomposition writes the error as two sums. The first, over samples, has the terms
+    g(x_i) = E k(x_i, X) - a(x_i). The second, over pairs, has the part of k that is not a sum of
+    functions of one sample. Where the two distributions are nearly equal, g vanishes and the
+    second sum dominates. Resampling rows then gives intervals up to 1.7 times too wide, since g is
+    estimated by means, and the noise of these means is counted as spread of g. So each sum gets
+    multipliers of its own. With d_i = (how often a resample contains i) - 1, the first sum has the
+    multipliers d_i, and g is shrunk to its variance without that noise. The second sum has the
+    multipliers d_i d_j (Dehling & Mikosch, "Random Quadratic Forms and the Bootstrap for
+    U-Statistics", 1994).
 
     Args:
-        value: the number.
+        value: the discrepancy.
         within: k(x_i, x_j), symmetric, shape (n, n).
         across: a(x_i), shape (n,).
     """
@@ -144,10 +149,10 @@ def pair_bootstrap(
 
 
 def difference(a: Estimate, b: Estimate, *, better: str = "lower") -> Estimate | None:
-    """How much worse a is than b, with a paired interval; None where they cannot be paired.
+    """How much worse a is than b, with a paired interval; None if they cannot be paired.
 
-    Both must come from one metric and equally many samples, each from the seed of its partner.
-    The difference is significant where the interval leaves 0 out.
+    Both must come from the same metric, the same number of samples and the same seeds. The
+    difference is significant if the interval does not contain 0.
     """
     if len(a.draws) != len(b.draws) or len(a.draws) < 2:
         return None
@@ -155,7 +160,7 @@ def difference(a: Estimate, b: Estimate, *, better: str = "lower") -> Estimate |
     pairs = zip(a.draws, b.draws, strict=True)
     draws = np.array([badness(x, better) - badness(y, better) for x, y in pairs])
     draws += value - draws.mean()
-    if len(draws) >= _MANY:  # an RMS that one sample rules is far from normal
+    if len(draws) >= _MANY:  # one sample can dominate an RMS, which is then far from normal
         low, high = map(float, np.quantile(draws, (0.025, 0.975)))
     else:
         half = 1.96 * float(np.std(draws, ddof=1))
@@ -166,9 +171,10 @@ def difference(a: Estimate, b: Estimate, *, better: str = "lower") -> Estimate |
 def error_ratio(
     x: Tensor, other: Tensor, reference: Tensor, *, statistic: str = "rms", seed: int = 0
 ) -> Estimate:
-    """Endpoint error of x over that of `other`, from the same starts, with a paired interval.
+    """Endpoint error of x divided by that of `other`, from the same starts, with a paired interval.
 
-    The difference is significant where the interval leaves 1 out. `statistic` is "rms" or "median".
+    The difference is significant if the interval does not contain 1. `statistic` is "rms" or
+    "median".
     """
     a, b = (endpoint_errors(z, reference).numpy() for z in (x, other))
     of = rms if statistic == "rms" else np.median
@@ -180,5 +186,5 @@ def error_ratio(
 
 
 def _rows(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Rows of each resample: the same for every set of n samples, which makes pairs of them."""
+    """Rows of each resample, the same for every set of n samples, so that sets can be paired."""
     return np.random.default_rng(seed).integers(0, n, (resamples, n))

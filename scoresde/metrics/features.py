@@ -1,13 +1,13 @@
-"""Features in which distributions of images are compared.
+"""Features of images, for distances between distributions of images.
 
-A distance between distributions of images says little in pixels. It is taken between *features*:
-what a network trained on the same kind of images computes on the way to its answer. Any function
-of samples (B, *) that returns (B, F) will do; two are at hand.
+A distance between distributions of images says little when it is computed from pixels. It is
+computed from *features* instead: activations in a network that was trained on the same kind of
+images. Any function that maps samples (B, *) to (B, F) can be used. The library has two.
 
-| features | of images in (-1, 1) | F |
+| features | images in (-1, 1) | F |
 | --- | --- | --- |
-| `digit_features()` | handwritten digits, (B, 1, 28, 28); its small classifier ships | 64 |
-| `inception_features(weights)` | any, (B, 1 or 3, H, W); what FID is defined on | 2048 |
+| `digit_features()` | handwritten digits, (B, 1, 28, 28), by a small classifier that ships | 64 |
+| `inception_features(weights)` | any images, (B, 1 or 3, H, W), by the network of the FID | 2048 |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..errors import CheckpointError, ShapeError, require
 from ..training.checkpoint import read
 
 Features = Callable[[Tensor], Tensor]
-"""Samples (B, *) to features (B, F)."""
+"""Maps samples (B, *) to features (B, F)."""
 
 _BATCH = 256
 
@@ -32,7 +32,7 @@ _BATCH = 256
 class DigitClassifier(nn.Module):
     """A convolutional network for 28 x 28 grey images, under 0.1 M parameters.
 
-    Trained by `benchmarks/digit_classifier.py`, which also measures its accuracy.
+    `benchmarks/digit_classifier.py` trains it and measures its accuracy.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(64, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer decides on: shape (B, 1, 28, 28) to (B, 64)."""
+        """The input of the last layer: shape (B, 1, 28, 28) to (B, 64)."""
         if x.shape[1:] != (1, 28, 28):
             raise ShapeError(f"the digit classifier takes (B, 1, 28, 28), got {tuple(x.shape)}")
         pooled: Tensor = self.body(x).mean((2, 3))
@@ -56,10 +56,10 @@ class DigitClassifier(nn.Module):
 
 
 def load_digit_classifier(path: str | Path | None = None) -> DigitClassifier:
-    """The classifier in a file, in evaluation mode; by default the one that ships.
+    """Load the digit classifier from a file, in evaluation mode; by default the one that ships.
 
     Raises:
-        CheckpointError: for a file that does not hold one.
+        CheckpointError: for a file that does not hold such a classifier.
     """
     if path is None:
         with as_file(files("scoresde") / "pretrained" / "features" / "digits.safetensors") as own:
@@ -82,11 +82,11 @@ def digit_features(device: torch.device | str = "cpu") -> Features:
 
 
 def inception_features(weights: str | Path, device: torch.device | str = "cpu") -> Features:
-    """The 2048 features that FID is defined on, through torchmetrics.
+    """The 2048 features of the Inception network that define the FID, computed by torchmetrics.
 
     Args:
-        weights: the file that torch-fidelity calls `weights-inception-2015-12-05-6d40a5.pth`.
-            Nothing is downloaded.
+        weights: the file of weights, named `weights-inception-2015-12-05-6d40a5.pth` by
+            torch-fidelity. Nothing is downloaded.
         device: where the network runs.
 
     Raises:

@@ -1,8 +1,14 @@
-"""Fidelity and diversity, told apart by balls around neighbouring samples.
+"""Fidelity and diversity of samples, measured by balls around nearest neighbours.
 
-A set of samples stands for a region: the union of a ball around each, which reaches to its k-th
-nearest neighbour in the set. Samples within the region of true ones are faithful; true samples
-within the region of the samples are represented.
+Around each point of a set lies a ball, whose radius is the distance to the k-th nearest neighbour
+in the set. The region of the set is the union of these balls. Four numbers follow:
+
+- precision: the share of samples that lie in the region of the true samples;
+- recall: the share of true samples that lie in the region of the samples;
+- density: the mean number of true balls that contain a sample, divided by k;
+- coverage: the share of true balls that contain at least one sample.
+
+Precision and density measure fidelity, recall and coverage measure diversity.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from .distances import pair
 
 
 class PerSample(NamedTuple):
-    """A quantity as the mean over samples, and another as the mean over true samples.
+    """The terms of two means: fidelity over samples, diversity over true samples.
 
     Attributes:
         fidelity: one value a sample, shape (n,).
@@ -29,13 +35,15 @@ class PerSample(NamedTuple):
 
 
 def precision_recall(x: Tensor, truth: Tensor, k: int = 3) -> PerSample:
-    """Whether each sample lies in the region of true ones, and each true one in that of samples.
+    """Terms of precision and of recall; their means are the two metrics.
 
-    Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models",
-    2019, eqs. 1-2. Shapes (n, *) and (m, *); the means are precision and recall.
+    Precision is the share of samples that lie in the region of the true samples. Recall is the
+    share of true samples that lie in the region of the samples. Kynkaanniemi et al., "Improved
+    Precision and Recall Metric for Assessing Generative Models", 2019, eqs. 1-2. Shapes (n, *) and
+    (m, *).
 
     Raises:
-        ConfigError: if either set has no k neighbours.
+        ConfigError: if either set has k points or fewer.
     """
     a, b = pair(x, truth)
     between, radii_x, radii_truth = _distances(a, b), _radii(a, k), _radii(b, k)
@@ -45,14 +53,15 @@ def precision_recall(x: Tensor, truth: Tensor, k: int = 3) -> PerSample:
 
 
 def density_coverage(x: Tensor, truth: Tensor, k: int = 5) -> PerSample:
-    """In how many true balls, over k, each sample lies; whether each true ball holds a sample.
+    """Terms of density and of coverage; their means are the two metrics.
 
-    Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", 2020, eqs. 5-6.
-    Shapes (n, *) and (m, *); the means are density, 1 for equal laws and possibly above it, and
-    coverage.
+    Density is the mean number of true balls that contain a sample, divided by k. Its expectation
+    is 1 for equal distributions, and it can exceed 1. Coverage is the share of true balls that
+    contain at least one sample. Naeem et al., "Reliable Fidelity and Diversity Metrics for
+    Generative Models", 2020, eqs. 5-6. Shapes (n, *) and (m, *).
 
     Raises:
-        ConfigError: if the true samples have no k neighbours.
+        ConfigError: if there are k true samples or fewer.
     """
     a, b = pair(x, truth)
     within = _distances(a, b) <= _radii(b, k)
@@ -62,7 +71,10 @@ def density_coverage(x: Tensor, truth: Tensor, k: int = 5) -> PerSample:
 def _radii(points: np.ndarray, k: int) -> np.ndarray:
     """Distance of each point to its k-th nearest neighbour."""
     if not 1 <= k < len(points):
-        raise ConfigError(f"{len(points)} samples have no {k} nearest neighbours; take more")
+        raise ConfigError(
+            f"{k} nearest neighbours need at least {k + 1} samples and k >= 1, got {len(points)} "
+            "samples; take more samples or another k"
+        )
     found: np.ndarray = np.partition(_distances(points, points), k, axis=1)[:, k]  # 0 is itself
     return found
 

@@ -1,4 +1,4 @@
-"""Metrics as the benchmark takes them: samples (B, *) to an `Estimate`."""
+"""Metrics for comparisons: each maps samples (B, *) to an `Estimate`."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ from .distances import (
 from .estimate import Estimate, bootstrap, centred_bootstrap, pair_bootstrap
 
 Features = Callable[[Tensor], Tensor]
-"""Samples (B, *) to features (B, F)."""
+"""Maps samples (B, *) to features (B, F)."""
 
 
 @dataclass(frozen=True, eq=False)
 class EndpointError:
-    """Error against the true endpoints of the same starts: RMS over all, or median over samples.
+    """Distance from the true endpoints of the same starts: RMS or median over samples.
 
-    The RMS is ruled by the few trajectories near a boundary between modes, the median by the
-    others.
+    A few trajectories near a boundary between modes dominate the RMS. The median describes the
+    typical trajectory.
 
     Attributes:
-        reference: true endpoints, shape (B, *); samples where they are NaN are left out.
+        reference: true endpoints, shape (B, *). Samples whose endpoint is NaN are ignored.
         statistic: "rms" or "median".
+        seed: seed of the bootstrap.
     """
 
     reference: Tensor
@@ -59,7 +60,7 @@ class EndpointError:
 
     @property
     def name(self) -> str:
-        """For the head of a column."""
+        """The name, shown as the head of a column."""
         return f"{self.statistic} endpoint error"
 
     def __call__(self, x: Tensor) -> Estimate:
@@ -75,7 +76,7 @@ class EndpointError:
 
 @dataclass(frozen=True, eq=False)
 class _KernelMetric(ABC):
-    """`discrepancy` to true samples, shape (m, *), in features where some are given."""
+    """`discrepancy` between samples and true samples (m, *), or between their features."""
 
     reference: Tensor
     features: Features | None = None
@@ -100,14 +101,14 @@ class _KernelMetric(ABC):
 
     @cached_property
     def _inside(self) -> float:
-        """Mean within the true samples, the same for all that is compared with them."""
+        """Mean of the kernel over pairs of true samples."""
         b = pair(self._truth, self._truth)[0]
         return off_diagonal(self.kernel(b, b))
 
 
 @dataclass(frozen=True, eq=False)
 class EnergyDistance(_KernelMetric):
-    """`energy_distance` to true samples, shape (m, *), in features where some are given."""
+    """`energy_distance` to true samples (m, *), or between features if `features` is given."""
 
     name: str = "energy distance"
 
@@ -118,7 +119,7 @@ class EnergyDistance(_KernelMetric):
 
 @dataclass(frozen=True, eq=False)
 class MMD(_KernelMetric):
-    """`mmd` to true samples, shape (m, *): a Gaussian kernel as wide as their median distance."""
+    """`mmd` to true samples (m, *); their median distance is the bandwidth of the kernel."""
 
     name: str = "MMD"
 
@@ -133,7 +134,7 @@ class MMD(_KernelMetric):
 
 @dataclass(frozen=True, eq=False)
 class KernelDistance(_KernelMetric):
-    """`kernel_distance` between features of samples and of true ones, as in KID."""
+    """`kernel_distance` between features of samples and of true samples, as in the KID."""
 
     name: str = "kernel distance"
 
@@ -171,7 +172,7 @@ class SlicedWasserstein:
 
 @dataclass(frozen=True, eq=False)
 class Wasserstein2:
-    """`wasserstein2` to true samples, shape (m, *): exact, so of cubic cost in their number."""
+    """`wasserstein2` to true samples (m, *). It is exact; its cost is cubic in their number."""
 
     reference: Tensor
     resamples: int = 20
@@ -191,7 +192,7 @@ class Wasserstein2:
 
 @dataclass(frozen=True, eq=False)
 class FrechetDistance:
-    """`frechet_distance` between features of samples and of true ones.
+    """`frechet_distance` between features of samples and of true samples.
 
     Attributes:
         reference: true samples, shape (m, *).
@@ -205,7 +206,7 @@ class FrechetDistance:
     name: str = "Frechet distance"
 
     def __post_init__(self) -> None:
-        _ = self._truth  # features of the wrong shape are told before anything is computed
+        _ = self._truth  # features of the wrong shape raise here, before sampling
 
     def __call__(self, x: Tensor) -> Estimate:
         """See `Metric`."""
@@ -236,8 +237,9 @@ class Neighbours:
         reference: true samples, shape (m, *).
         name: which of the four.
         features: maps (B, *) to (B, F); the samples themselves by default.
-        k: neighbours; by default 3 for precision and recall, 5 for density and coverage, as in the
-            papers.
+        k: number of nearest neighbours; by default 3 for precision and recall, 5 for density and
+            coverage, as in the papers.
+        seed: seed of the bootstrap.
     """
 
     reference: Tensor
@@ -262,7 +264,7 @@ class Neighbours:
             items = neighbours.precision_recall(found, self._truth, self.k or 3)
         else:
             items = neighbours.density_coverage(found, self._truth, self.k or 5)
-        # Means over independent items: resampling those repeats no point within a region.
+        # Resample the terms, not the points: a repeated point would be its own neighbour.
         values = items.fidelity if self.name in ("precision", "density") else items.diversity
         return bootstrap(np.mean, values, resamples=400, seed=self.seed)
 
@@ -276,9 +278,9 @@ class Neighbours:
 
 @dataclass(frozen=True, eq=False)
 class NLLGap:
-    """Mean exact negative log-likelihood of samples less that of true ones, nats a dimension.
+    """Mean exact NLL of samples minus that of true samples, in nats per dimension.
 
-    Above 0 where samples lie outside the data, below 0 where they are too concentrated.
+    It is positive if samples lie outside the data, and negative if they are too concentrated.
 
     Attributes:
         log_prob: exact log-density of samples (B, *), shape (B,), nats.
@@ -299,7 +301,7 @@ class NLLGap:
         nll = -self.log_prob(x.to(torch.float64)).cpu().numpy() / size
         truth = self._truth / size
         found = bootstrap(np.mean, nll, seed=self.seed).shifted(-float(truth.mean()))
-        # The noise of the true mean: the same for all samples, so that it is not in the draws.
+        # Noise of the true mean. It is the same for all sets of samples, so the draws omit it.
         noise = 1.96 * float(truth.std()) / math.sqrt(len(truth))
         low = found.value - math.hypot(found.value - found.low, noise)
         high = found.value + math.hypot(found.high - found.value, noise)
@@ -312,12 +314,12 @@ class NLLGap:
 
 @dataclass(frozen=True, eq=False)
 class ModeWeights:
-    """How far the shares of a mixture's modes are from its weights: total variation, 0 to 1.
+    """Total variation, 0 to 1, between the modes' shares of samples and the mixture's weights.
 
-    Samples count for each mode with the probability that they came from it.
+    Each sample counts for a mode with the posterior probability that it came from that mode.
 
     Attributes:
-        mixture: the data's law.
+        mixture: the distribution of the data.
     """
 
     mixture: GaussianMixture
@@ -343,10 +345,10 @@ class ModeWeights:
 
 
 def check_finite(x: Tensor) -> None:
-    """Refuse samples that are not finite.
+    """Check that all samples are finite.
 
     Raises:
-        NonFiniteError: naming how many there are.
+        NonFiniteError: with the number of samples that are not finite.
     """
     bad = int((~torch.isfinite(x.reshape(len(x), -1)).all(1)).sum())
     if bad:
@@ -354,7 +356,7 @@ def check_finite(x: Tensor) -> None:
 
 
 def _extract(features: Features | None, x: Tensor) -> Tensor:
-    """Features of samples, checked; the samples themselves where there are none."""
+    """Features of the samples, checked; the samples themselves if `features` is None."""
     if features is None:
         return x
     try:

@@ -1,4 +1,4 @@
-"""The probability flow as an ODE, and what integrates it."""
+"""The probability flow as an ODE, and the solvers of other libraries that integrate it."""
 
 from .backend import Backend, Field, Parts, Solved, integrate_rows
 from .clocks import Clock, clock

@@ -1,8 +1,8 @@
-"""What an ODE solver for a whole batch is, and how one bad sample is kept from spoiling it.
+"""The base class of ODE solvers for a whole batch, and a way to isolate samples that fail.
 
 The solvers of other libraries choose one step size for the whole batch and stop at the first
 number that is not finite. `integrate_rows` splits a batch that failed, so that only the samples
-at fault are lost.
+that cause the failure are lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Backend(ABC):
 
     Attributes:
         rtol, atol: tolerances of adaptive methods for the root mean square of the local error.
-        max_evals: evaluations of the field after which a solve is given up.
+        max_evals: the most evaluations of the field in one solve.
     """
 
     rtol: float = 1e-5
@@ -58,22 +58,22 @@ class Backend(ABC):
 
     @property
     def evals_per_solve(self) -> int | None:
-        """Network evaluations of one solve; None where it depends on the data."""
+        """Network evaluations of one solve; None if they depend on the data."""
         return None
 
     @abstractmethod
     def integrate(self, field: Field, parts: Parts, start: float, end: float) -> Parts:
-        """The state at tau = end from that at start; either may be the larger.
+        """The state at tau = end, from the state at start; end may be larger or smaller.
 
-        States are float64: some libraries cast time to the state's type.
+        States must be float64, since some libraries cast time to the state's dtype.
 
         Raises:
-            SolverError: if the solver gives up, or meets a number that is not finite.
+            SolverError: if the solver stops early, or a value is not finite.
         """
 
 
 class Solved(NamedTuple):
-    """States at the end, NaN where `failures` gives a reason (by place in the batch)."""
+    """The states at the end; those in `failures`, by index in the batch, are NaN."""
 
     parts: Parts
     failures: dict[int, str]
@@ -82,10 +82,11 @@ class Solved(NamedTuple):
 def integrate_rows(
     backend: Backend, field: Field, parts: Parts, start: float, end: float
 ) -> Solved:
-    """Integrate a batch; where that fails, find the samples at fault and go on without them.
+    """Integrate a batch; if that fails, find the samples that cause it and solve the others.
 
-    An error splits the batch in two, down to single samples. Samples that come back non-finite
-    are dropped and the others solved again, since a shared step size may have suffered.
+    After an error the batch is split in two and solved again, down to single samples. If some
+    results are not finite, those samples are dropped and the others are solved again, since they
+    shared a step size.
 
     Args:
         backend: the solver.
@@ -126,7 +127,7 @@ def _merge(
     end: float,
     failures: dict[int, str],
 ) -> Solved:
-    """Solve groups of rows apart and put them back; rows in no group are NaN."""
+    """Solve groups of rows separately and merge the results; rows in no group are NaN."""
     out = tuple(torch.full_like(p, math.nan) for p in parts)
     for index in groups:
         solved = integrate_rows(
@@ -143,11 +144,11 @@ def _finite_rows(parts: Parts) -> Tensor:
 
 
 class Flat:
-    """A field of parts as the one of a flat vector that libraries want, with a guard.
+    """A field of parts as a function of a flat vector, which other libraries need.
 
     Args:
-        check: raise at a value that is not finite. Adaptive methods otherwise never end; fixed
-            ones may go on, since their samples do not meet.
+        check: raise an error at a value that is not finite. Without it adaptive methods would
+            never end. Methods with fixed steps may continue, since their samples are independent.
     """
 
     def __init__(self, field: Field, parts: Parts, backend: Backend, *, check: bool) -> None:
@@ -166,8 +167,10 @@ class Flat:
         return tuple(p.reshape(shape) for p, shape in zip(pieces, self.shapes, strict=True))
 
     def tolerance(self, tol: float, like: Tensor) -> float | Tensor:
-        """A tolerance for each number, such that the mean square over all of them becomes the
-        sum of the parts' mean squares: a short part is not drowned by a long one.
+        """The tolerance of each entry of the flat vector.
+
+        It makes the mean square over all entries the sum of the parts' mean squares, so that a
+        short part counts as much as a long one.
         """
         if len(self.sizes) == 1:
             return tol
@@ -181,8 +184,8 @@ class Flat:
         self.calls += 1
         if self.calls > self.backend.max_evals:
             raise SolverError(
-                f"not done after {self.backend.max_evals} evaluations, at {tau:.6g}; loosen rtol "
-                "and atol, or raise max_evals"
+                f"not done after {self.backend.max_evals} evaluations, at {tau:.6g}; write a "
+                "larger rtol, atol or max_evals"
             )
         out = self.pack(self.field(tau, self.unpack(flat)))
         if self.check and not bool(torch.isfinite(out).all()):

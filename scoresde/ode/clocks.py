@@ -10,8 +10,8 @@ With rho = sigma/alpha, r = sqrt(alpha^2 + sigma^2), and the axes of `scoresde.a
 | "rho" | rho | x / alpha | eps |
 | "angle" | atan(rho) | x / r | v |
 
-The first is Song et al. 2021, eq. 13; the others follow from it by the change of variables. In all
-but the first the linear part of the drift is gone. Only the angle is regular where alpha = 0.
+The first is Song et al. 2021, eq. 13; the others follow from it by the change of variables. All
+except the first have no linear drift. Only the angle is regular at alpha = 0.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from ..sde.knot import Knot
 
 
 class Clock(ABC):
-    """One row of the table: a value without fields."""
+    """One row of the table of this module."""
 
     axis: ClassVar[Axis]
     """The variable tau."""
 
     def scale(self, knot: Knot) -> Scalar:
-        """x / u."""
+        """The factor x / u at a knot."""
         return knot.alpha
 
     @abstractmethod
     def velocity(self, prediction: Prediction, sde: SDE) -> Tensor:
-        """du/dtau, shape (B, *)."""
+        """The derivative du/dtau, shape (B, *)."""
 
 
 class _Time(Clock):

@@ -1,4 +1,4 @@
-"""The solvers of scipy's `solve_ivp`."""
+"""ODE solvers of scipy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ORDERS = {"RK45": 5, "RK23": 3, "DOP853": 8, "Radau": 5, "BDF": 5, "LSODA": 12}
 class SciPy(Backend):
     """A method of `scipy.integrate.solve_ivp`, on the CPU and without gradients.
 
-    Driven step by step, so that nothing but the latest state is kept.
+    It runs step by step, so only the latest state is stored.
 
     Attributes:
         method: "RK45", "RK23", "DOP853", "Radau", "BDF" or "LSODA".
@@ -40,13 +40,13 @@ class SciPy(Backend):
 
     @property
     def order(self) -> float:
-        """Order of the method (the largest it may choose)."""
+        """Order of the method; the largest one if the method changes its order."""
         return _ORDERS[self.method]
 
     def integrate(self, field: Field, parts: Parts, start: float, end: float) -> Parts:
         """See `Backend`."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in parts):
-            raise ConfigError("scipy's solvers carry no gradients; write TorchDiffEq() instead")
+            raise ConfigError("scipy's solvers have no gradients; write TorchDiffEq() instead")
         solver_class = getattr(require("scipy.integrate", "dev"), self.method)
         flat = Flat(field, parts, self, check=True)
         u = flat.pack(parts)
@@ -63,8 +63,8 @@ class SciPy(Backend):
             message = solver.step()
         if solver.status == "failed":
             raise SolverError(
-                f"scipy's {self.method} gave up at {solver.t:.6g}: {message}; loosen rtol and "
-                "atol, or use another method"
+                f"scipy's {self.method} stopped at {solver.t:.6g}: {message}; write a larger rtol "
+                "and atol, or use another method"
             )
         return flat.unpack(torch.tensor(solver.y, dtype=torch.float64, device=u.device))
 

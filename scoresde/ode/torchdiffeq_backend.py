@@ -28,24 +28,26 @@ _ORDERS = _ADAPTIVE | _EXPLICIT | _ADAMS | _IMPLICIT | _SCIPY
 
 @dataclass(frozen=True)
 class TorchDiffEq(Backend):
-    """A method of torchdiffeq, with gradients by backpropagation through its steps, or by the
-    adjoint (Chen et al., "Neural Ordinary Differential Equations", 2018, algorithm 1).
+    """A method of torchdiffeq, with gradients by backpropagation or by the adjoint method.
 
-    Adaptive methods are told to stop at the end of the interval and to start with a step of a
-    hundredth of it: left to itself torchdiffeq oversteps the end and probes anywhere to choose
-    its first step. Fixed methods take `steps` even steps; without a number they would take one.
+    Adjoint: Chen et al., "Neural Ordinary Differential Equations", 2018, algorithm 1.
+
+    Adaptive methods stop exactly at the end of the interval, and their first step is a hundredth
+    of it. (By default torchdiffeq steps beyond the end, and evaluates anywhere to choose its first
+    step.) Fixed-step methods take `steps` equal steps.
 
     Attributes:
-        method: any that the installed torchdiffeq has.
-        steps: steps per solve of a fixed-step method.
+        method: any method of the installed torchdiffeq.
+        steps: number of steps per solve, for fixed-step methods.
         options: further options of torchdiffeq, such as `{"max_order": 6}` for Adams methods
-            (4 unless told) or `{"solver": "RK45"}` for "scipy_solver", which runs as `SciPy`.
-        adjoint: gradients by solving backwards once more: memory that does not grow with the
-            number of steps, for twice the evaluations and gradients that are right to the
-            tolerance only. They reach the state and the parameters of the model's modules.
+            (4 by default) or `{"solver": "RK45"}` for "scipy_solver", which runs as `SciPy`.
+        adjoint: compute gradients with a second solve backwards. The memory does not grow with the
+            number of steps, but it takes twice the evaluations, and the gradients have the error
+            of the tolerance. They reach the state and the parameters of the model's modules.
 
     Raises:
-        ConfigError: for an unknown method, or a fixed one without `steps` (and the reverse).
+        ConfigError: for an unknown method, a fixed-step method without `steps`, or an adaptive one
+            with `steps`.
     """
 
     method: str = "dopri5"
@@ -60,22 +62,22 @@ class TorchDiffEq(Backend):
         fixed = self.method not in _ADAPTIVE | _SCIPY
         if fixed and (not isinstance(self.steps, int) or self.steps < 1):
             raise ConfigError(
-                f"{self.method} takes steps of fixed size and needs their number, got "
+                f"{self.method} takes steps of fixed size and needs a number of steps, got "
                 f"steps={self.steps!r}; write TorchDiffEq(method={self.method!r}, steps=20)"
             )
         if not fixed and self.steps is not None:
-            raise ConfigError(f"{self.method} chooses its own steps; drop steps={self.steps!r}")
+            raise ConfigError(f"{self.method} chooses its own steps; remove steps={self.steps!r}")
         if self.adjoint and self.method in _SCIPY:
             raise ConfigError("scipy's solvers have no adjoint; write method='dopri5'")
 
     @property
     def order(self) -> float:
-        """Order of the method; of Adams methods, that of their start."""
+        """Order of the method; for Adams methods the order of their start."""
         return _ORDERS[self.method]
 
     @property
     def evals_per_solve(self) -> int | None:
-        """See `Backend`; adaptive and implicit methods depend on the data."""
+        """See `Backend`; None for adaptive and implicit methods."""
         if self.steps is None:
             return None
         if self.method in _EXPLICIT:
@@ -106,13 +108,13 @@ class TorchDiffEq(Backend):
                 )  # fmt: skip
         except AssertionError as error:
             raise SolverError(
-                f"torchdiffeq's {self.method} gave up between {start:.6g} and {end:.6g}: "
-                f"{str(error)[:80]}; loosen rtol and atol, or use another method"
+                f"torchdiffeq's {self.method} failed between {start:.6g} and {end:.6g}: "
+                f"{str(error)[:80]}; write a larger rtol and atol, or use another method"
             ) from error
         except UserWarning as error:
             raise SolverError(
-                f"the corrector of {self.method} did not converge; take more steps than "
-                f"{self.steps}"
+                f"the corrector of {self.method} did not converge; write more than {self.steps} "
+                "steps"
             ) from error
         except ValueError as error:
             if "Invalid method" not in str(error):
@@ -134,7 +136,7 @@ class TorchDiffEq(Backend):
         )
 
     def _scipy(self) -> SciPy:
-        # torchdiffeq's wrapper hands over times in float32 and ignores scipy's verdict.
+        # torchdiffeq's own wrapper passes times in float32 and ignores scipy's error status.
         options = {"solver": "LSODA", **self.options}
         return SciPy(self.rtol, self.atol, self.max_evals, options.pop("solver"), options)
 

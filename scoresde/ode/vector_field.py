@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import SolverError, ZeroSNRError
 from ..model import Predictor, parameters_of
 from ..prediction import Prediction
-from ..scalar import Scalar, scale
+from ..scalar import Scalar, scale, widest
 from ..sde.knot import Knot
 from ..sde.process import per_sample
 from .backend import Parts
@@ -19,20 +19,20 @@ from .clocks import Clock
 
 @dataclass(frozen=True, eq=False)
 class VectorField:
-    """du/dtau of the probability flow between two knots, in a `Clock`.
+    """The right-hand side du/dtau of the probability flow between two knots, in a `Clock`.
 
-    The model is asked at times between the two knots and nowhere else: round-off is clamped, and
-    a solver that asks further out is stopped.
+    The model is evaluated only at times between the two knots. Times outside by round-off are
+    clamped; a solver that goes further outside gets an error.
 
     Attributes:
-        model: what predicts.
-        clock: variable and state, see `scoresde.ode.clocks`.
-        low, high: the cleaner and the noisier end, knots of floats.
-        dtype: of the state that the model sees; the solver's own state may be finer.
+        model: the model.
+        clock: the variable and the state, see `scoresde.ode.clocks`.
+        low, high: the cleaner and the noisier end, knots with float fields.
+        dtype: dtype of the state that the model receives; the solver's state may be more precise.
 
     Raises:
-        ZeroSNRError: if `high` has alpha = 0 and the clock does not exist there.
-        SolverError: at a call outside the range.
+        ZeroSNRError: if `high` has alpha = 0, where only the clock "angle" exists.
+        SolverError: for a call outside the range.
     """
 
     model: Predictor
@@ -49,7 +49,7 @@ class VectorField:
             )
 
     def knot(self, tau: Scalar, like: Tensor) -> Knot:
-        """The knot at tau: a float, or one number a sample, shape (B,)."""
+        """The knot at tau: a float, or one number per sample, shape (B,)."""
         along = self.clock.axis
         ends = sorted((float(along.read(knot)), knot) for knot in (self.low, self.high))
         (first, start), (last, stop) = ends
@@ -60,8 +60,8 @@ class VectorField:
         slack = 1e-9 * (last - first)
         if not first - slack <= tau <= last + slack:
             raise SolverError(
-                f"the solver asked for the model outside its interval [{first:.6g}, {last:.6g}], "
-                f"at {tau:.6g}; shorten its first or largest step"
+                f"the solver called the model outside its interval [{first:.6g}, {last:.6g}], "
+                f"at {tau:.6g}; write a smaller first or largest step"
             )
         if tau <= first:
             return start
@@ -73,18 +73,18 @@ class VectorField:
     def predict(self, tau: Scalar, u: Tensor) -> Prediction:
         """The model's prediction at the state u, shape (B, *)."""
         knot = self.knot(tau, u)
-        return self.model(scale(self.clock.scale(knot), u).to(self.dtype), knot)
+        return self.model(scale(self.clock.scale(knot), u).to(self._kind(u)), knot)
 
     def velocity(self, tau: Scalar, u: Tensor) -> Tensor:
         """du/dtau, shape (B, *)."""
         return self.clock.velocity(self.predict(tau, u), self.model.sde).to(u.dtype)
 
     def __call__(self, tau: float, parts: Parts) -> Parts:
-        """The field as a backend wants it: a state of one part."""
+        """The field for a backend: the state has one part."""
         return (self.velocity(tau, parts[0]),)
 
     def parameters(self) -> tuple[Tensor, ...]:
-        """What the field depends on beside the state, for the adjoint: parameters that learn."""
+        """The model's parameters that require gradients, for the adjoint method."""
         return tuple(p for p in parameters_of(self.model) if p.requires_grad)
 
     def rows(self, index: Tensor) -> VectorField:
@@ -92,9 +92,15 @@ class VectorField:
         return replace(self, model=self.model.rows(index))
 
     def to_state(self, x: Tensor, knot: Knot) -> Tensor:
-        """u from x, in float64, so that a solver's time is float64 too."""
-        return scale(1.0 / self.clock.scale(knot), x.to(torch.float64))
+        """u from x, in float64, so that the solver's time is float64 too; in float32 on a device
+        without float64.
+        """
+        return scale(1.0 / self.clock.scale(knot), x.to(widest(x.device)))
 
     def to_x(self, u: Tensor, knot: Knot) -> Tensor:
         """x from u, in `dtype`."""
-        return scale(self.clock.scale(knot), u).to(self.dtype)
+        return scale(self.clock.scale(knot), u).to(self._kind(u))
+
+    def _kind(self, u: Tensor) -> torch.dtype:
+        """`dtype`, or the widest that the device has."""
+        return widest(u.device) if self.dtype == torch.float64 else self.dtype

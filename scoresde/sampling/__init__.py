@@ -1,6 +1,6 @@
 """Sampling: from noise to data, and back.
 
-`sample` draws one batch and `sample_many` a folder of them. `iterate` is the loop behind both.
+`sample` draws one batch, `sample_many` many batches into a folder. `iterate` is the loop of both.
 `encode`, `decode` and `interpolate` follow the probability flow between data and latents.
 """
 

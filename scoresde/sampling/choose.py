@@ -1,4 +1,4 @@
-"""A number of network evaluations, and the solver and the grid that spend it."""
+"""Chooses a solver and a grid for a number of network evaluations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ..model import Predictor
 from ..sde import SDE
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..solvers.stability import longest_stable_step, longest_step
+from ..solvers.stages import StagedSDE
 from .start import process_of, start_of
 
 GridMaker = Callable[[SDE, int], Grid]
 """A maker of grids: (process, steps) -> Grid."""
 
 DEFAULT = 20
-"""Evaluations a sample where neither a budget nor a grid is given."""
+"""Evaluations per sample if neither a budget nor a grid is given."""
 
 
 def choose(
@@ -31,19 +33,20 @@ def choose(
     nfe: int | None,
     start: float | str | None = None,
 ) -> tuple[Solver, Grid]:
-    """The solver and the grid of a run, each of which the caller may leave to the library.
+    """The solver and the grid of a run. The library chooses those that the caller omits.
 
     Args:
         model: what predicts, or its process alone.
         solver: a solver, or its name; None, "recommended" or "recommended(stochastic=True)" choose
             it together with its grid.
-        grid: a grid; None for the longest `default_grid` that the budget pays for.
-        nfe: the budget, where the grid is None; None for `DEFAULT`.
-        start: the highest noise level, where the grid is None; see `start_of`.
+        grid: a grid; None for the longest `default_grid` within the budget.
+        nfe: the budget of network evaluations per sample, if the grid is None; None for `DEFAULT`.
+        start: the highest noise level, if the grid is None; see `start_of`.
 
     Raises:
-        ConfigError: for a budget beside a grid, or one that nothing fits; for a grid without its
-            solver, and for what is neither.
+        ConfigError: for a budget together with a grid, a budget that is too small, or so small that
+            the solver amplifies noise on its default grid; for a grid without a solver, or
+            something that is not a solver or grid.
     """
     both = solver is None or (isinstance(solver, str) and specs.is_pair(solver))
     if grid is None and both:
@@ -52,12 +55,13 @@ def choose(
     if grid is None:
         rule, sde, t_max = as_solver(solver), process_of(model), start_of(model, start).t
         if evaluations(rule, uniform_lambda(sde, 4)) is not None:
-            maker = default_grid(rule)
-            budget = DEFAULT if nfe is None else nfe
-            return rule, grid_for(rule, partial(maker, t_max=t_max), sde, budget)
+            maker = partial(default_grid(rule), t_max=t_max)
+            made = grid_for(rule, maker, sde, DEFAULT if nfe is None else nfe)
+            _check_stable(rule, sde, made, maker)
+            return rule, made
         if nfe is not None:
             raise ConfigError(_own_steps(rule))
-        return rule, uniform_lambda(sde, 2, t_max=t_max)
+        return rule, uniform_lambda(sde, getattr(rule, "default_steps", 2), t_max=t_max)
     check_grid(grid)
     if start is not None:
         raise ConfigError(
@@ -66,8 +70,8 @@ def choose(
         )
     if both:
         raise ConfigError(
-            "a grid needs a solver to follow it; write sample(model, 'Heun', grid, shape=...), or "
-            "leave the grid out as well"
+            "a grid needs a solver; write sample(model, 'Heun', grid, shape=...), or omit the grid "
+            "as well"
         )
     rule = as_solver(solver)
     if nfe is not None:
@@ -76,7 +80,7 @@ def choose(
             f"nfe={nfe!r} and a grid of {grid.steps} steps, which "
             f"{'sets no number of' if cost is None else f'takes {cost}'} evaluations: give one of "
             f"them; write sample(model, {specs.describe(rule)!r}, nfe={nfe!r}, ...) for the library"
-            "'s grid, or leave nfe out"
+            "'s grid, or omit nfe"
         )
     return rule, grid
 
@@ -84,8 +88,9 @@ def choose(
 def default_grid(solver: Solver) -> Callable[..., Grid]:
     """The family of grids that suits a solver.
 
-    Uniform in the coordinate of the solver's polynomials, if that is log-SNR or a `Focus`; uniform
-    in log-SNR for solvers that draw noise; `focused` for all others.
+    - Uniform in the coordinate of the solver's polynomials, if that is log-SNR or a `Focus`.
+    - Uniform in log-SNR for other solvers that draw noise.
+    - `focused` for all others.
     """
     coordinate = getattr(solver, "coordinate", None)
     if isinstance(coordinate, Focus):
@@ -94,14 +99,16 @@ def default_grid(solver: Solver) -> Callable[..., Grid]:
 
 
 def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
-    """The longest grid on which a solver takes no more than `nfe` evaluations a sample.
+    """The longest grid on which a solver takes at most `nfe` evaluations of its model per sample.
 
-    A solver of two evaluations a step cannot use up every budget, nor can one with a start-up; ask
-    `evaluations(solver, grid)` what the grid costs.
+    Each is one network evaluation, or 2 under guidance.
+
+    The grid may take fewer evaluations than `nfe`, for example if each step takes two;
+    `evaluations(solver, grid)` counts them.
 
     Raises:
-        ConfigError: for a budget that is not positive or does not pay for one step, or a solver
-            whose cost depends on the data.
+        ConfigError: for a budget that is not positive or too small for one step, or a solver
+            whose evaluations depend on the data.
     """
     check_budget(nfe)
     least: int | None = None
@@ -122,8 +129,27 @@ def grid_for(solver: Solver, maker: GridMaker, sde: SDE, nfe: int) -> Grid:
     raise ConfigError(f"{specs.describe(solver)} has no grid for {nfe} evaluations: {why}")
 
 
+def _check_stable(solver: Solver, sde: SDE, grid: Grid, maker: GridMaker) -> None:
+    """Raise ConfigError, naming the least budget, where steps are too long for the method."""
+    if not isinstance(solver, StagedSDE):
+        return
+    limit, longest = longest_stable_step(solver), longest_step(grid)
+    if longest < limit:
+        return
+    steps = grid.steps
+    while longest_step(grid) >= limit:
+        steps += 1
+        grid = maker(sde, steps)
+    least, name = evaluations(solver, grid), specs.describe(solver)
+    raise ConfigError(
+        f"{name} amplifies noise in steps of {limit:.2g} and more in half log-SNR, and its default "
+        f"grid for this budget has steps of {longest:.2g}; write nfe={least} or more, "
+        "'DPMSolverPPSDE', which is stable at any step, or a grid of your own"
+    )
+
+
 def _own_steps(solver: Solver) -> str:
     return (
         f"{specs.describe(solver)} chooses its own steps, so its evaluations depend on the data; "
-        "give a tolerance instead of a budget"
+        "leave nfe out, and give a tolerance instead of a budget, or a grid"
     )

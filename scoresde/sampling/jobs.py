@@ -1,17 +1,18 @@
-"""Large sampling jobs, in a folder that survives interruptions.
+"""Large sampling jobs in a folder, which continue after an interruption.
 
-A job is a list of seeds. It is cut into shards of `batch_size` seeds each, and a shard is one file:
+A job is a list of seeds. It is split into shards of `batch_size` seeds, two files each:
 
-    config.json        what the job is; written first, and only its list of seeds ever grows
+    config.json        the job's settings; written first, later only its list of seeds may grow
     shard-00000.npy    samples of seeds 0 .. batch_size - 1, shape (batch_size, *)
     shard-00000.json   their seeds, cost, failures, and a digest of the samples
 
-Every file is written under another name and moved into place, so one that is there is whole. A
-shard that was damaged since does not fit its digest, and is sampled again.
-Run the same call again and it goes on with the shards that are missing; since a shard is always
-sampled as the same batch from the same seeds, the result does not depend on how often the job
-was interrupted. A call with further seeds after those of before extends the job; a last shard that
-was not full is sampled anew, as a full one.
+Every file is written under a temporary name and then renamed, so a file that exists is complete.
+If a shard was damaged later, its digest does not match, and it is sampled again.
+
+To continue a job, run the same call again: it samples the missing shards. A shard is always the
+same batch from the same seeds, so the result does not depend on interruptions. A call with more
+seeds, added after the earlier ones, extends the job. If the last shard was not full, it is
+sampled again as a full one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from .._internal.checks import (
 from .._internal.files import write_atomic
 from .._internal.fingerprint import fingerprint
 from .._internal.folder import CONFIG, JobFolder, digest_of, read_config, read_sealed
-from .._internal.specs import describe
+from .._internal.labels import short
 from .._internal.witness import disagree, identity
 from ..errors import CheckpointError, ConfigError, require
 from ..grid import Grid
@@ -48,7 +49,7 @@ from ..solvers.solver import Solver
 from .run import sample
 
 _KIND = "sampling"
-_NOTES = "notes"  # part of the description that decides nothing
+_NOTES = "notes"  # ignored when descriptions are compared
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SampleFolder:
 
     Attributes:
         path: the folder.
-        config: what the job is, as JSON-able data.
+        config: the job's settings, as JSON-able data.
     """
 
     path: Path
@@ -68,7 +69,7 @@ class SampleFolder:
         """The job in a folder.
 
         Raises:
-            CheckpointError: if there is none, or its description cannot be read.
+            CheckpointError: if the folder holds no job, or its config.json cannot be read.
         """
         return cls(Path(path), _valid(read_config(Path(path), _KIND), Path(path)))
 
@@ -84,11 +85,11 @@ class SampleFolder:
         return seeds
 
     def file(self, shard: int) -> Path:
-        """Where the samples of one shard are, or will be."""
+        """The path of the samples of one shard, whether it exists yet or not."""
         return self.path / f"shard-{shard:05d}.npy"
 
     def missing(self) -> list[int]:
-        """Shards that are not there yet, or that cannot be read."""
+        """Shards that do not exist yet, or that cannot be read."""
         return [k for k in range(self.shards) if self._load(k) is None]
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -120,7 +121,7 @@ class SampleFolder:
         return data
 
     def _load(self, shard: int) -> np.ndarray | None:
-        """The samples of one shard; None where they are missing, damaged or of another job."""
+        """The samples of one shard; None if they are missing, damaged or of another job."""
         info = read_sealed(self.file(shard).with_suffix(".json"))
         if info is None or info.get("seeds") != self.seeds(shard):
             return None
@@ -152,19 +153,19 @@ def sample_many(
     notes: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> SampleFolder:
-    """Draw many samples into a folder, or go on where an earlier run stopped.
+    """Draw many samples into a folder, or continue an earlier run.
 
     Args:
-        model: what predicts. Conditions bound to it are one row a seed.
+        model: the model. Conditions bound to it have one row per seed.
         solver, grid, device, final: see `scoresde.sample`.
-        folder: an empty or new folder, or that of the same job, perhaps with fewer seeds.
+        folder: an empty or new folder, or the folder of the same job, perhaps with fewer seeds.
         event_shape: shape of one sample, without the batch.
-        seeds: one a sample, all different, such as `range(50_000)`.
-        batch_size: samples a shard. It is part of the job: another size is another job.
-        dtype: of the state and the files, float16, float32 or float64.
-        key: a name for the model, which you change whenever the model changes. It takes the place
-            of the model's fingerprint, where that cannot be known or is slow to find.
-        notes: JSON-able data to keep in config.json.
+        seeds: one seed per sample, all different, such as `range(50_000)`.
+        batch_size: samples per shard. It is part of the job: another size is another job.
+        dtype: dtype of the state and the files: float16, float32 or float64.
+        key: a name for the model, which you change whenever the model changes. It replaces the
+            model's fingerprint, if that cannot be computed or takes too long.
+        notes: JSON-able data to store in config.json.
         progress: show a bar (needs tqdm).
 
     Returns:
@@ -172,9 +173,9 @@ def sample_many(
 
     Raises:
         CheckpointError: if the folder holds a job of another model, solver, grid or seeds, or
-            anything that is no such job. Nothing in it is touched.
+            anything that is not a sampling job. Nothing in it is changed.
         ConfigError: for repeated seeds, or a batch_size below 1.
-        FingerprintError: where the content of the model cannot be known, or changes as it is
+        FingerprintError: if the content of the model cannot be known, or changes when the model is
             called; write `key=`.
     """
     check_model(model)
@@ -188,7 +189,7 @@ def sample_many(
             f"batch_size={batch_size!r}"
         )
     if len(set(seeds)) < len(seeds):
-        raise ConfigError("seeds repeat, and so would samples; write seeds=range(n)")
+        raise ConfigError("seeds repeat, so samples would repeat too; write seeds=range(n)")
     if dtype not in (torch.float16, torch.float32, torch.float64):
         raise ConfigError(f"a shard holds float16, float32 or float64, not {dtype}")
     middle = grid.knots[(len(grid.knots) - 1) // 2]
@@ -213,7 +214,7 @@ def sample_many(
     if progress:
         done = job.shards - len(todo)
         bar = require("tqdm.auto", "cli").tqdm
-        todo = bar(todo, total=job.shards, initial=done, desc=describe(solver), unit="shard")
+        todo = bar(todo, total=job.shards, initial=done, desc=short(solver), unit="shard")
     for k in todo:
         rows = torch.arange(k * batch_size, k * batch_size + len(job.seeds(k)))
         with explained_shape(model, event):
@@ -236,7 +237,7 @@ def sample_many(
         buffer = io.BytesIO()
         np.save(buffer, out.x.detach().cpu().numpy())
         content = buffer.getvalue()
-        # The samples go last: where they are, everything about them is.
+        # The samples are written last: if they exist, the files about them exist too.
         here.write_json(
             job.file(k).with_suffix(".json").name, {**info, "samples": digest_of(content)}
         )
@@ -245,7 +246,7 @@ def sample_many(
 
 
 def _claim(path: Path, config: dict[str, Any]) -> tuple[JobFolder, SampleFolder]:
-    """The folder as that of this job, which may have further seeds."""
+    """Open the folder for this job, which may have more seeds than the folder's."""
     here = JobFolder(path, _KIND, config, lambda a, b: _differs(_valid(a, path), b))
     theirs = here.claim()
     if len(config["seeds"]) > len(theirs["seeds"]):
@@ -255,7 +256,7 @@ def _claim(path: Path, config: dict[str, Any]) -> tuple[JobFolder, SampleFolder]
 
 
 def _valid(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A description that has what `SampleFolder` reads, each of its type."""
+    """The description, checked: every entry that `SampleFolder` reads exists and has its type."""
 
     def whole(value: Any, least: int) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -279,7 +280,7 @@ def _valid(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _differs(theirs: dict[str, Any], config: dict[str, Any]) -> str | None:
-    """How two descriptions differ; further seeds after those of before make the job longer."""
+    """How two descriptions differ; None if they agree, or differ only by seeds added at the end."""
     apart = {key for key in {**config, **theirs} if config.get(key) != theirs.get(key)} - {_NOTES}
     if not disagree(theirs.get("witness"), config.get("witness")):
         apart.discard("witness")
@@ -297,7 +298,7 @@ def _difference(key: str, theirs: Any, config: dict[str, Any]) -> str:
             "of a package)"
         )
     if key == "witness":
-        return "the model answers a fixed input otherwise than it did, though its name is the same"
+        return "the model's output for a fixed input has changed, though its name is the same"
     if key == "solver_fingerprint":
         return f"the code of {config['solver']}, or what it holds, has changed"
     if key == "seeds":

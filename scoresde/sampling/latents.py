@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._internal.checks import as_flow, check_batch, check_model
+from .._internal.checks import as_flow, check_batch, check_graph, check_lockstep, check_model
 from ..errors import ShapeError
 from ..model import Predictor
 from ..solvers.probability_flow import ProbabilityFlow
@@ -22,19 +22,22 @@ def encode(
     t_min: float | None = None,
     grad: bool = False,
 ) -> Tensor:
-    """The latent at t_max of x, the state at t_min, shape (B, *); NaN where the solver failed.
+    """The latents at t_max of the states x at t_min, along the probability flow.
 
     Args:
-        model: what predicts.
-        x: shape (B, *).
+        model: the model.
+        x: the states, shape (B, *).
         solver: `ProbabilityFlow()` by default, or its name with arguments, as on the command line;
-            clock="angle" reaches alpha = 0.
-        t_min: the process's own by default.
+            with clock="angle" it can reach alpha = 0.
+        t_min: time of x; the process's t_min by default.
         grad: keep the graph for backward passes.
 
+    Returns:
+        The latents, shape (B, *), with NaN in samples for which the solver failed.
+
     Raises:
-        ConfigError: for another solver, which does not run both ways.
-        DtypeError, ShapeError: for x that cannot be right.
+        ConfigError: for another solver, since only the probability flow runs both ways.
+        DtypeError, ShapeError: if x is not a floating-point tensor of shape (B, *).
     """
     return _follow(model, x, solver, t_min, grad, up=True)
 
@@ -47,7 +50,7 @@ def decode(
     t_min: float | None = None,
     grad: bool = False,
 ) -> Tensor:
-    """The state at t_min of a latent at t_max: the inverse of `encode`."""
+    """The states at t_min of latents at t_max: the inverse of `encode`."""
     return _follow(model, z, solver, t_min, grad, up=False)
 
 
@@ -56,7 +59,10 @@ def _follow(
 ) -> Tensor:
     check_model(model)
     check_batch(x, "the data" if up else "the latent")
+    check_graph(grad)
     flow, sde = as_flow(solver), model.sde
+    if flow.backend.evals_per_solve is None:
+        check_lockstep(model, type(flow).__name__, grad)
     ends = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
     with torch.set_grad_enabled(grad):
         return flow.solve(begin(model), x, *(ends if up else ends[::-1]))[0]
@@ -70,10 +76,12 @@ def round_trip_error(
     t_min: float | None = None,
     grad: bool = False,
 ) -> Tensor:
-    """How far x lies from what `decode` makes of its latent: root mean square over the
-    coordinates, in units of x, shape (B,); NaN where the solver failed.
+    """The distance between x and `decode(encode(x))`, one number per sample.
 
-    The flow is a bijection, so whatever is not 0 is the solver's: its error twice, there and back.
+    The flow is a bijection, so this is only the error of the solver, in both directions together.
+
+    Returns:
+        Root mean square over the coordinates, in units of x, shape (B,); NaN if the solver failed.
     """
     latent = encode(model, x, solver=solver, t_min=t_min, grad=grad)
     back = decode(model, latent, solver=solver, t_min=t_min, grad=grad)
@@ -84,14 +92,13 @@ def round_trip_error(
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     """Spherical interpolation between latents, sample by sample, shape (B, *).
 
-    Shoemake, "Animating Rotation with Quaternion Curves", 1985. Between independent normal latents
-    every point of the arc has the norm of a normal latent, where those of the chord are too short.
-    Latents along one line are interpolated linearly, and so is
-    one of norm 0, which has no direction.
+    Shoemake, "Animating Rotation with Quaternion Curves", 1985. Between two independent normal
+    latents, points on the arc have the norm of a normal latent; points on the straight line have a
+    smaller one. Parallel latents, and latents of norm 0, are interpolated linearly.
 
     Args:
-        a, b: shape (B, *).
-        weight: 0 for a, 1 for b; a number, or one a sample, shape (B,).
+        a, b: the latents, shape (B, *).
+        weight: 0 for a, 1 for b; a number, or one per sample, shape (B,).
 
     Raises:
         ShapeError: for latents of different shapes.
@@ -103,7 +110,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     sizes = [v.flatten(1).norm(dim=1).reshape(wide) for v in (a, b)]
     zero = (sizes[0] == 0) | (sizes[1] == 0)
     unit = [v / torch.where(zero, 1.0, size) for v, size in zip((a, b), sizes, strict=True)]
-    # The angle through half chords, which are accurate for small and for large ones.
+    # The angle from half chords, which is accurate for small and for large angles.
     apart, together = ((unit[0] + s * unit[1]).flatten(1).norm(dim=1) for s in (-1, 1))
     angle = 2 * torch.atan2(apart, together).reshape(wide)
     whole = angle.sin()
@@ -124,22 +131,22 @@ def interpolate(
     t_min: float | None = None,
     grad: bool = False,
 ) -> Tensor:
-    """Data on the way from a to b: both encoded, `slerp` of the latents, decoded.
+    """Interpolation between data a and b: encode both, `slerp` the latents, decode.
 
     Args:
-        model: what predicts.
-        a, b: shape (B, *).
-        count: points, the two ends included, which are a and b up to the solver's error.
+        model: the model.
+        a, b: the data, shape (B, *).
+        count: number of points, with both ends; the ends are a and b up to the solver's error.
         solver, t_min, grad: see `encode`.
 
     Returns:
-        Shape (B, count, *).
+        The points, shape (B, count, *).
 
     Raises:
         ShapeError: for fewer than two points, or data of different shapes.
     """
     if count < 2:
-        raise ShapeError(f"an interpolation has two points or more, got {count!r}")
+        raise ShapeError(f"count must be a whole number, 2 or more, got {count!r}")
     if a.shape != b.shape:
         raise ShapeError(f"data must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     first, last = (encode(model, x, solver=solver, t_min=t_min, grad=grad) for x in (a, b))

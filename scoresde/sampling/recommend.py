@@ -1,9 +1,9 @@
-"""The solver and the grid that the library's own measurements speak for.
+"""`recommended`: the solver and the grid that were best in the library's own measurements.
 
-Settings are fixed by the number of network evaluations and by whether the model has an error of its
-own; none is tuned to a problem. A polynomial through several predictions multiplies the network's
-error by the sum of the sizes of its weights. So fewer values serve a network best, where a closed
-form gains by more. Settings were chosen on some problems and networks and measured on others: see
+The settings depend on the number of network evaluations and on whether the model has an error of
+its own, not on the problem. A polynomial through several predictions multiplies a network's error
+by the sum of the absolute values of its weights. So a network needs fewer values than a closed
+form. The settings were chosen on some problems and networks, and measured on others: see
 `benchmarks/sampling.py`, `benchmarks/stochastic.py` and docs/choosing_a_solver.md.
 """
 
@@ -23,21 +23,21 @@ from ..solvers.solver import Solver
 from .choose import grid_for
 from .start import DATA_STD, data_std_of, start_of
 
-_NOISY = 14  # evaluations from which full noise pays
-_LONG = 150  # evaluations from which a Runge-Kutta start pays for itself
+_NOISY = 14  # with this many evaluations or more, full noise is better
+_LONG = 150  # with this many evaluations or more, a Runge-Kutta start is better
 
 
 class _Flow(NamedTuple):
     """Settings for the probability flow of data of standard deviation 1.
 
     Attributes:
-        least: evaluations from which they hold.
-        values: predictions in the polynomial; the corrector has one less.
+        least: the smallest number of evaluations for these settings.
+        values: number of predictions in the polynomial; the corrector has one less.
         prediction: the variable of the polynomial.
         polynomial: the axis of the polynomial.
         last, power: rho of the last knot is last / evaluations^power.
-        grid: what the grid is even in.
-        sigma_data: of v.
+        grid: the axis on which knots are evenly spaced.
+        sigma_data: `sigma_data` of v.
     """
 
     least: int
@@ -78,33 +78,38 @@ def recommended(
     floor: float | None = None,
     start: float | str | None = None,
 ) -> tuple[Solver, Grid]:
-    """A solver and a grid that take `nfe` evaluations of the model a sample.
+    """A solver and a grid for at most `nfe` evaluations of the model per sample.
 
-    Deterministic: an exponential multistep method whose predictor and corrector share one number
-    of values. For networks it is in x0, with 2 values, 3 from 10 evaluations. For closed forms it
-    is in v, with 2 values, 3 from 8 evaluations, 4 from 15, 5 from 25, 6 from 75, and its
-    polynomials are in a `Focus`. Grids are even in a `Focus`: with few evaluations the first step
-    leaps to where data begin to take shape, with more the steps grow smoothly towards both ends.
+    Deterministic (the default): an exponential multistep method.
 
-    Stochastic: the same family with full noise (tau = 1), order 3 and v of data of 0.5 data_std, on
-    a grid uniform in log-SNR but for half as many steps again between rho of 0.25 and 8 data_std.
-    With fewer than 14 evaluations: less noise (tau = 0.4), order 2 in x0, and a last knot at rho of
-    data_std / nfe where the process reaches it. Its last step takes three evaluations, so that a
-    budget of 2 or 3 pays for one step of one.
+    - Predictor and corrector use the same number of values.
+    - Networks: in x0, with 2 values, then 3 from 10 evaluations on.
+    - Closed forms: in v, with 2 values, then 3 from 8 evaluations on, 4 from 15, 5 from 25, 6 from
+      75; the polynomials are in a `Focus`.
+    - The grid is uniform in a `Focus`. With few evaluations the first step is very long: it goes to
+      the noise level where data begin to take shape. With more evaluations the steps become longer
+      smoothly towards both ends.
+
+    Stochastic: the same family with full noise (tau = 1), order 3, and v with sigma_data of 0.5
+    data_std. The grid is uniform in log-SNR, with more steps, by half, for rho between 0.25 and 8
+    data_std. With fewer than 14 evaluations it has less noise (tau = 0.4), order 2 in x0, and its
+    last knot at rho = data_std / nfe, if the process reaches that. The last step takes three
+    evaluations, so a budget of 2 or 3 gives one step with one evaluation.
 
     Args:
-        model: what predicts; or its process alone, which stands for a network of it.
-        nfe: evaluations of the model per sample, 1 or more.
-        stochastic: whether to follow the reverse SDE rather than the probability flow.
-        data_std: standard deviation of the data, per coordinate; by default what the model knows of
-            it, else 0.5, which suits images in (-1, 1).
-        floor: least root-mean-square error of the model's eps; by default 0 for closed forms, what
-            `model.with_range` says, or 0.02.
+        model: the model; or only its process, which stands for a network of that process.
+        nfe: calls of the model per sample, 1 or more. Each is one network evaluation, or 2 under
+            guidance.
+        stochastic: follow the reverse SDE instead of the probability flow.
+        data_std: standard deviation of the data, per coordinate; by default the model's, if it
+            knows it, else 0.5, which suits images in (-1, 1).
+        floor: least root-mean-square error of the model's eps; by default 0 for closed forms, else
+            the value given to `model.with_range`, else 0.02.
         start: the highest noise level, see `sample`.
 
     Raises:
-        ConfigError: for what is neither a model nor a process, a budget below 1, or a data_std that
-            is not positive.
+        ConfigError: for anything but a model or a process, if nfe is below 1, or if data_std is
+            not positive.
     """
     sde = model if isinstance(model, SDE) else getattr(model, "sde", None)
     if not isinstance(sde, SDE):

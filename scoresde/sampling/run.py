@@ -1,7 +1,7 @@
 """The driver: one loop over a fixed grid, for every solver.
 
-`iterate` is a generator that owns the grid, the noise, counting, dtype and device; `sample` is
-that generator run to its end.
+`iterate` is a generator: it handles the grid, the noise, the count of evaluations, dtype and
+device. `sample` runs it to the end.
 """
 
 from __future__ import annotations
@@ -19,41 +19,46 @@ from torch import Tensor
 from .._internal.checked import bad_rows, explain
 from .._internal.checks import (
     as_solver,
+    calls_within,
     check_batch,
     check_device,
     check_dtype,
+    check_graph,
     check_grid,
+    check_lockstep,
     check_model,
     check_noise,
     check_shape,
 )
 from .._internal.counted import Counted, format_nfe, mean_nfe, spread_nfe
-from ..errors import ConfigError, NonFiniteError, ShapeError, require
+from .._internal.labels import short
+from ..errors import ConfigError, NonFiniteError, ScoreSDEWarning, ShapeError, require
 from ..grid import Grid
 from ..model import Predictor, device_of, event_shape_of
 from ..noise import NoiseSource, NoiseStream, source
 from ..prediction import Prediction
 from ..sde.knot import Knot
-from ..solvers.legs import parts
+from ..solvers.legs import evaluations, parts
 from ..solvers.solver import Solver
 from ..wrapper import begin
 from .choose import choose
 from .start import Start, at_knot, draw_start, start_of, warn_of_leap
 
 
-class NonFiniteWarning(UserWarning):
+class NonFiniteWarning(ScoreSDEWarning):
     """Some samples of a batch are not finite; the others are kept."""
 
 
 class StepInfo(NamedTuple):
-    """Where a run stands after `step` of `steps` steps (0: the start).
+    """The state of a run after `step` of `steps` steps (0: the start).
 
     Attributes:
         x: the state at `knot`, shape (B, *).
-        cost: what `nfe` is made of when it is asked for, so that the loop itself makes no tensor.
-        prediction: the model's last prediction so far. Solvers of one evaluation a step made it
-            where the step began; others at their last stage. None at the start, and where the
-            last evaluation was of a part of the batch.
+        cost: evaluations so far, from which `nfe` is computed on demand: one number, or one per
+            sample.
+        prediction: the model's last prediction so far. Solvers with one evaluation per step make
+            it at the start of the step, others at their last stage. None at the start of a run,
+            or if the last evaluation was of a part of the batch.
     """
 
     step: int
@@ -65,8 +70,9 @@ class StepInfo(NamedTuple):
 
     @property
     def x0(self) -> Tensor | None:
-        """The clean data that `prediction` expects, shape (B, *), computed when it is read; None
-        where there is no prediction. Under guidance the guided one.
+        """The clean data of `prediction`, shape (B, *); None if there is no prediction.
+
+        Under guidance this is the guided x0. It is computed when it is read.
         """
         return None if self.prediction is None else self.prediction.x0
 
@@ -83,19 +89,19 @@ class StepInfo(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SampleResult:
-    """What `sample` returns.
+    """The result of `sample`.
 
     Attributes:
-        x: samples, shape (B, *), in the dtype that was asked for.
+        x: samples, shape (B, *), in the requested dtype.
         nfe: network evaluations of each sample, shape (B,), int64, on the CPU.
-        steps: steps taken.
-        grid: the grid that was followed.
-        start: the noise level at its first knot, and why it is there.
-        noise: where the noise came from; the same source gives the same samples.
+        steps: number of steps taken.
+        grid: the grid of the run.
+        start: the noise level at its first knot, and the reason for it.
+        noise: the source of the noise; the same source gives the same samples.
         seconds: wall-clock time.
-        trajectory: states kept, the start first, with `keep`; else empty. Each holds its
-            prediction too, about twice the memory of the state.
-        failures: for samples that are not finite, their place in the batch and the reason.
+        trajectory: the states that `keep` asked for, the start first; else empty. Each also holds
+            its prediction, which takes about twice the memory of the state.
+        failures: the reason for each sample that is not finite, by its index in the batch.
     """
 
     x: Tensor
@@ -139,18 +145,19 @@ def iterate(
     """Follow a grid step by step, from noise to data.
 
     Args:
-        model: what predicts, such as a `ScoreModel`.
+        model: the model, such as a `ScoreModel`.
         solver: the rule for one step, or its name, such as "Heun".
-        grid: the knots, from a maker in `scoresde.grid`.
-        x: the start, shape (B, *), the state at the grid's first knot. Without it the start is
-            drawn at that knot's scale, N(0, sigma^2 I).
-        shape: (B, *), needed where x is not given.
-        seeds: one number for the batch, or one a sample.
-        noise: another source of noise, instead of `seeds`.
-        dtype: of the state; x's own, else float32.
-        device: of the state; x's own, else the model's where it has parameters, else the CPU.
+        grid: the knots, from a function of `scoresde.grid`.
+        x: the start: the state at the grid's first knot, shape (B, *). Without it the start is
+            drawn from N(0, sigma^2 I), with sigma of that knot.
+        shape: (B, *), needed if x is not given.
+        seeds: one number for the batch, or one per sample.
+        noise: a source of noise, instead of `seeds`.
+        dtype: dtype of the state; by default that of x, else float32.
+        device: device of the state; by default that of x, else the model's if it has parameters,
+            else the CPU.
         final: "solver" takes a grid's step to sigma = 0 with the solver's own rule, "none" stops
-            before it, "denoise" ends with the first-order Tweedie step.
+            before this step, "denoise" ends with the first-order Tweedie step instead.
         grad: keep the graph for backward passes.
 
     Yields:
@@ -158,7 +165,8 @@ def iterate(
 
     Raises:
         ConfigError: for settings that contradict one another.
-        ShapeError, DtypeError, NonFiniteError: for a start that cannot be right.
+        ShapeError, DtypeError, NonFiniteError: for a start of a wrong shape or dtype, or with
+            values that are not finite.
     """
     check_model(model)
     solver = as_solver(solver)
@@ -169,11 +177,11 @@ def iterate(
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """The settings of a run, checked: those that stay when some of its samples are run again.
+    """The checked settings of a run, which stay the same when some samples are run again.
 
     Attributes:
-        legs: the solvers, each with the grid of its own steps.
-        shape: (B, *) of the start that is drawn; None where one is given.
+        legs: the solvers, each with the part of the grid that it takes.
+        shape: shape (B, *) of the start that is drawn; None if a start is given.
     """
 
     legs: tuple[tuple[Solver, Grid], ...]
@@ -190,7 +198,7 @@ class _Run:
     def follow(
         self, model: Predictor, x: Tensor | None, noise: NoiseSource, batch: int | None = None
     ) -> Iterator[StepInfo]:
-        """The run from x, or from a drawn start of `batch` samples; by default as many as asked."""
+        """The run from x, or from a drawn start with `batch` samples (by default `shape[0]`)."""
         shape = self.shape if self.shape is None or batch is None else (batch, *self.shape[1:])
         x, stream = self._start(model, x, shape, noise)
         return self._steps(model, x, stream)
@@ -208,7 +216,7 @@ class _Run:
             check_batch(x, "the start")
             _check_event(model, x.shape)
             x = x.to(device=self.device, dtype=self.dtype)
-            # A compiled trajectory holds no data-dependent branch: it takes its start on trust.
+            # A compiled run must not have a data-dependent branch, so it does not check its start.
             if not torch.compiler.is_compiling() and (bad := bad_rows(x)):
                 raise NonFiniteError(f"the start is not finite in samples {bad[:8]}")
             return x, noise.open(x.shape, x.dtype, x.device)
@@ -219,7 +227,9 @@ class _Run:
         return draw_start(model, self.legs[0][1].knots[0], stream.start()), stream
 
     def _steps(self, model: Predictor, x: Tensor, stream: NoiseStream) -> Iterator[StepInfo]:
-        counted, size, done = Counted(begin(model), remember=True), x.shape[0], 0
+        with torch.set_grad_enabled(self.grad):
+            counted = Counted(begin(model), remember=True)
+        size, done = x.shape[0], 0
         yield StepInfo(0, self.steps, self.legs[0][1].knots[0], x, 0)
         for solver, part in self.legs:
             with torch.set_grad_enabled(self.grad):
@@ -230,7 +240,7 @@ class _Run:
                 if not isinstance(moved, tuple) or len(moved) != 2:
                     raise ConfigError(
                         f"{type(solver).__name__}.step must return the state and the carry, got "
-                        f"{type(moved).__name__}; write `return x, None` where nothing is carried"
+                        f"{type(moved).__name__}; write `return x, None` if there is no carry"
                     )
                 x, carry = moved
                 done += 1
@@ -249,15 +259,18 @@ def _checked(
     final: str,
     grad: bool,
 ) -> _Run:
-    """Everything that is given but the start, checked once; see `iterate`."""
+    """The settings of a run, checked once, except for the start; see `iterate`."""
     check_noise(noise, seeds)
     check_dtype(dtype)
     check_device(device)
+    check_graph(grad)
     if grid.sde != model.sde:
         raise ConfigError(
-            f"the grid belongs to {grid.sde!r}, the model to {model.sde!r}; "
+            f"the grid belongs to the process {grid.sde!r}, the model to {model.sde!r}; "
             "make the grid from model.sde"
         )
+    if evaluations(solver, grid, final) is None:
+        check_lockstep(model, type(solver).__name__, grad)
     return _Run(
         legs=parts(solver, grid, final),
         noise=noise or source(seeds),
@@ -287,27 +300,29 @@ def sample(
     keep: bool | Collection[int] = False,
     progress: bool = False,
 ) -> SampleResult:
-    """Draw samples: `iterate`, run to its end.
+    """Draw a batch of samples: run `iterate` to its end.
 
     Args:
-        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`. A
-            state in float16 or bfloat16 is followed in float32, and the samples are cast: three
-            digits are too few where alpha is small and eps is what the solver reads.
-            Without a grid, the longest that `nfe` pays for, of the family that suits the solver
-            (`default_grid`); without a solver, or with "recommended", what `recommended` has for
-            `nfe`. A start x needs its grid, which says at what time it is.
-        start: the noise level rho = sigma / alpha where a run without a grid begins; "end" for the
-            end of the process. By default the library never begins where a network of eps or the
-            score cannot be trusted, see `scoresde.sampling.start`; the result says where it began.
-        nfe: calls of the model per sample, at most, where no grid is given; 20 by default.
-        callback: called after the start and every step.
-        keep: which states to keep in `trajectory`: all of them, or those after these steps.
+        model, solver, grid, x, shape, seeds, noise, dtype, device, final, grad: see `iterate`.
+            Without a grid, the longest one within `nfe` is used, of the family that suits the
+            solver (`default_grid`). Without a solver, or with "recommended", `recommended` chooses
+            solver and grid for `nfe`. A start x needs a grid, whose first knot is its time. With
+            dtype float16 or bfloat16 the run is in float32 and the samples are cast: three digits
+            are too few for a solver that uses eps where alpha is small.
+        start: the noise level rho = sigma / alpha at which a run without a grid begins; "end" for
+            the end of the process. By default the library never begins where a network that
+            predicts eps or the score cannot be trusted, see `scoresde.sampling.start`; the result
+            has the level.
+        nfe: the most network evaluations per sample, if no grid is given. A call of a guided model
+            takes 2, so that 40 pay for 20 calls. By default there are 20 calls.
+        callback: called after the start and after every step.
+        keep: the states to keep in `trajectory`: True for all, or the numbers of their steps.
         progress: show a bar (needs tqdm).
 
     Returns:
-        The samples, what they cost, and which of them failed. A sample that is not finite is
-        kept as it is and named in `failures` with the step where it went wrong, found by
-        running it again; a `NonFiniteWarning` says so.
+        The samples, their evaluations, and the samples that failed. A sample that is not finite is
+        returned as it is; `failures` names the step where it became non-finite, found by a second
+        run of that sample. A `NonFiniteWarning` is shown.
 
     Raises:
         See `iterate`.
@@ -316,11 +331,12 @@ def sample(
     check_model(model)
     if x is not None and grid is None:
         raise ConfigError(
-            "x is the state at the grid's first knot, and no grid says which; for noise at t_max "
+            "x needs a grid, whose first knot is the time of x; for noise at t_max "
             "write solver, grid = recommended(model.sde, 20), for a state at time t "
             "grid = uniform_lambda(model.sde, 20, t_max=t), then sample(model, solver, grid, x=x)"
         )
-    rule, path = choose(model, solver, grid, nfe, start)
+    calls = calls_within(model, nfe) if grid is None and nfe is not None else nfe
+    rule, path = choose(model, solver, grid, calls, start)
     begun = start_of(model, start) if grid is None else at_knot(path.knots[0])
     if grid is not None:
         warn_of_leap(model, path)
@@ -335,7 +351,7 @@ def sample(
     steps = run.follow(model, x, run.noise)
     if progress:
         bar = require("tqdm.auto", "cli").tqdm
-        steps = bar(steps, total=count + 1, desc=type(rule).__name__)
+        steps = bar(steps, total=count + 1, desc=short(rule))
     kept: list[StepInfo] = []
     for info in steps:
         if keep is True or (keep is not False and info.step in keep):
@@ -365,18 +381,18 @@ def sample(
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype | None, failures: dict[int, str]) -> Tensor:
-    """The samples in a dtype; those that it cannot hold are added to the failures."""
+    """The samples in a dtype; samples that are too large for it are added to the failures."""
     if dtype is None or dtype == x.dtype:
         return x
     out = x.to(dtype)
     for row in set(bad_rows(out)) - set(failures):
-        failures[row] = f"its values are larger than {dtype} can hold; write dtype=torch.float32"
+        failures[row] = f"its values are too large for {dtype}; write dtype=torch.float32"
         warnings.warn(f"sample {row}: {failures[row]}", NonFiniteWarning, stacklevel=3)
     return out
 
 
 def _check_event(model: Predictor, shape: Sequence[int]) -> None:
-    """Closed-form models know the shape of their samples."""
+    """Raise ShapeError if the model knows its event shape (closed forms do) and it is another."""
     event = event_shape_of(model)
     if event is not None and tuple(shape[1:]) != event:
         wanted = ", ".join(map(str, event))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ScoreSDEWarning
 from ..grid import Grid
 from ..model import Predictor, floor_of, noise_range_of, predicts_of
 from ..prediction import PredictsF
@@ -26,7 +26,7 @@ DATA_STD = 0.5
 """The deviation of the data that is assumed where it is not known: that of images in (-1, 1)."""
 
 
-class FirstStepWarning(UserWarning):
+class FirstStepWarning(ScoreSDEWarning):
     """A grid whose first step no network of eps or the score survives."""
 
 

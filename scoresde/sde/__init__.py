@@ -1,4 +1,4 @@
-"""Diffusion processes: what is added to data, and how fast."""
+"""Diffusion processes: how noise is added to data over time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def from_dict(data: dict[str, Any], *, known: Sequence[type[SDE]] = ()) -> SDE:
     """The process that `SDE.to_dict` wrote.
 
     Args:
-        data: its name and fields.
-        known: classes of your own that it may be of.
+        data: the name of the class and its fields.
+        known: your own classes that the data may name.
 
     Raises:
-        ConfigError: for a name that is neither the library's nor known, or a field that the
-            process does not have.
+        ConfigError: for a name that is neither the library's nor that of a class in `known`, or a
+            field that the process does not have.
     """
     own = [value for name in __all__ if isinstance(value := globals()[name], type)]
     classes = [kind for kind in own if issubclass(kind, SDE) and kind is not SDE]

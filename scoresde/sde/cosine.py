@@ -12,11 +12,12 @@ from .process import SDE
 
 @dataclass(frozen=True)
 class CosineVPSDE(SDE):
-    """Variance-preserving with alpha = cos(theta) / cos(theta_0), theta = (t + s)/(1 + s) pi/2.
+    """The variance-preserving process with the cosine schedule.
 
-    The continuous form of Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Models",
-    2021, eq. 17. alpha reaches 0 at t = 1, where a noise prediction says nothing about the data;
-    the default t_max stops just before, as in Lu et al., "DPM-Solver", 2022, appendix D.
+    alpha = cos(theta) / cos(theta_0) with theta = (t + s)/(1 + s) pi/2. The continuous form of
+    Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, eq. 17. alpha is
+    0 at t = 1, where a noise prediction does not determine the data; the default t_max is slightly
+    smaller, as in Lu et al., "DPM-Solver", 2022, appendix D.
     """
 
     s: float = 0.008
@@ -34,18 +35,18 @@ class CosineVPSDE(SDE):
         return 0.5 * math.pi * self.s / (1 + self.s)
 
     def log_alpha(self, t: Scalar) -> Scalar:
-        """Through the complement of the angle, which is exact near t = 1 where cos is not."""
+        """From the complement of the angle, which is exact near t = 1, where cos is not."""
         rest = (1.0 - t) * (0.5 * math.pi / (1 + self.s))
         return log(sin(rest)) - math.log(math.cos(self._theta0))
 
     def log_sigma(self, t: Scalar) -> Scalar:
-        """cos^2(a) - cos^2(b) = sin(b - a) sin(b + a), which does not cancel for small t."""
+        """From cos^2(a) - cos^2(b) = sin(b - a) sin(b + a), without cancellation for small t."""
         gap = t * (0.5 * math.pi / (1 + self.s))
         product = sin(gap) * sin(gap + 2 * self._theta0)
         return 0.5 * log(product) - math.log(math.cos(self._theta0))
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
-        """Closed form, through sine and cosine of the gap, neither of which cancels."""
+        """Closed form, from sine and cosine of the gap theta - theta_0, without cancellation."""
         theta0 = self._theta0
         scale2 = math.cos(theta0) ** 2
         c = scale2 * exp(-softplus(2.0 * lam))  # = sin(gap) sin(gap + 2 theta0)

@@ -1,8 +1,8 @@
-"""Processes given by a table of betas, made continuous.
+"""The continuous process through a table of betas, and the common tables.
 
-A DDPM network knows integer indices 0 .. N-1. The tables are interpolated here so that any solver
-may stop between two indices: a C2 cubic spline of the half log-SNR through every point of the
-table. Kinks would cost high-order solvers their order and the likelihood its accuracy.
+A DDPM network is trained at integer indices 0 .. N-1. Here a C2 cubic spline of the half log-SNR
+interpolates the table, so that a solver may stop between two indices. Kinks would lower the order
+of high-order solvers and the accuracy of likelihoods.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .process import SDE
 def linear_betas(n: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     """The linear table of Ho et al., "Denoising Diffusion Probabilistic Models", 2020, section 4.
 
-    The end points are scaled by 1000 / n, so that the same diffusion is cut into n pieces
-    (Nichol & Dhariwal, 2021, use the same rule). Shape (n,), float64.
+    The end points are scaled by 1000 / n, so that n steps make the same diffusion (Nichol &
+    Dhariwal, 2021, use the same rule). Shape (n,), float64.
     """
     return np.linspace(first * 1000 / n, last * 1000 / n, n)
 
@@ -43,20 +43,20 @@ def cosine_betas(n: int = 1000, s: float = 0.008, largest: float = 0.999) -> np.
 def sigmoid_betas(
     n: int = 1000, first: float = 1e-4, last: float = 0.02, reach: float = 6.0
 ) -> np.ndarray:
-    """A logistic ramp between two betas (used by Xu et al., "GeoDiff", 2022). (n,), float64."""
+    """A logistic ramp between two betas, as in Xu et al., "GeoDiff", 2022. (n,), float64."""
     return first + (last - first) / (1 + np.exp(-np.linspace(-reach, reach, n)))
 
 
 @dataclass(frozen=True)
 class DiscreteVPSDE(SDE):
-    """Variance-preserving process through a table, with the real-valued index as its time.
+    """The variance-preserving process through a table; its time is the real-valued index.
 
-    Exact at the indices 0 .. N-1 of the table and smooth between them. Where the table ends in
-    alpha = 0 (zero terminal SNR), the angle atan2(sigma, alpha) takes the place of the log-SNR,
-    which is infinite there.
+    It is exact at the indices 0 .. N-1 of the table and smooth between them. If the table ends
+    with alpha = 0 (zero terminal SNR), the log-SNR is infinite there, and the angle
+    atan2(sigma, alpha) is interpolated instead.
 
-    Build it with `from_betas` or `from_alphas_cumprod`; `log_alphas`, half the log of the
-    cumulative product, is what is stored, as a tuple of floats.
+    Make it with `from_betas` or `from_alphas_cumprod`. It stores `log_alphas`, half the log of the
+    cumulative product, as a tuple of floats.
 
     Raises:
         ConfigError: for tables that are not strictly decreasing or too short.
@@ -72,7 +72,7 @@ class DiscreteVPSDE(SDE):
         table = np.asarray(self.log_alphas, dtype=np.float64)
         if table.ndim != 1 or len(table) < 4:
             raise ConfigError(f"a table needs at least 4 entries, got shape {table.shape}")
-        if not (np.all(np.diff(table) < 0) and table[0] < 0 and np.all(np.isfinite(table[:-1]))):
+        if not (np.isfinite(table[:-1]).all() and table[0] < 0 and (np.diff(table) < 0).all()):
             raise ConfigError(
                 "the cumulative product of a table must fall strictly from below 1 "
                 "(only its last entry may be 0); check that betas lie in (0, 1)"
@@ -87,21 +87,21 @@ class DiscreteVPSDE(SDE):
 
     @classmethod
     def from_betas(cls, betas: Sequence[float] | np.ndarray | Tensor) -> DiscreteVPSDE:
-        """From betas, shape (N,), each in (0, 1); the last may be 1."""
+        """The process of a table of betas, shape (N,), each in (0, 1); the last may be 1."""
         beta = _as_float64(betas)
         if beta.ndim != 1 or not np.all((beta > 0) & (beta <= 1)):
             raise ConfigError("betas must be a one-dimensional table of numbers in (0, 1]")
         if beta[0] > 0.5 and np.all(np.diff(beta) < 0):
             raise ConfigError(
-                f"these fall from {beta[0]:.3g} to {beta[-1]:.3g}, so they look like a cumulative "
-                "product, not like betas; write DiscreteVPSDE.from_alphas_cumprod"
+                f"these values fall from {beta[0]:.3g} to {beta[-1]:.3g}, so they look like a "
+                "cumulative product, not like betas; write DiscreteVPSDE.from_alphas_cumprod"
             )
         with np.errstate(divide="ignore"):
             return cls(tuple(0.5 * np.cumsum(np.log1p(-beta))))
 
     @classmethod
     def from_alphas_cumprod(cls, table: Sequence[float] | np.ndarray | Tensor) -> DiscreteVPSDE:
-        """From the cumulative product of 1 - beta, shape (N,), falling; the last may be 0."""
+        """The process of the cumulative product of 1 - beta, shape (N,); the last may be 0."""
         product = _as_float64(table)
         if product.ndim != 1 or not np.all((product >= 0) & (product < 1)):
             raise ConfigError("alphas_cumprod must be a one-dimensional table of numbers in [0, 1)")
@@ -138,7 +138,7 @@ class DiscreteVPSDE(SDE):
         return log(sin(u)) if self.zero_terminal_snr else -0.5 * softplus(2.0 * u)
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
-        """From the spline: its piece is looked up, its cubic solved."""
+        """From the spline: finds the piece and solves its cubic equation."""
         u = atan2(exp(-lam), 1.0) if self.zero_terminal_snr else lam
         return self._spline.inverse(u)
 
@@ -150,8 +150,8 @@ class DiscreteVPSDE(SDE):
 class _Spline:
     """A cubic spline through values at 0 .. N-1, for floats and for float64 tensors.
 
-    C2 where that is monotone; otherwise the monotone C1 one, without which the log-SNR would
-    have no inverse. scipy computes the coefficients.
+    It is the C2 spline if that is monotone, else a monotone C1 spline, since the log-SNR needs an
+    inverse. scipy computes the coefficients.
     """
 
     def __init__(self, values: np.ndarray) -> None:
@@ -176,9 +176,9 @@ class _Spline:
         return _cubic(t - i, *self.coefficients[i].tolist())
 
     def inverse(self, value: Scalar) -> Scalar:
-        """Where the spline has this value, within the table, to round-off.
+        """The position in the table where the spline has this value, to round-off.
 
-        Newton's method within the piece, held inside a bracket that every iterate narrows.
+        Newton's method within the piece, kept inside a bracket that every iteration narrows.
         """
         rising = self.coefficients[-1, 0] > self.coefficients[0, 0]
         sign = 1.0 if rising else -1.0
@@ -209,8 +209,8 @@ class _Spline:
         return piece + u
 
 
-_SPARE = 1e-13  # a root at an end of the bracket is met from outside it too
-_NEWTON = 24  # 6 do for published tables; a bracket that is only ever halved comes down to 6e-8
+_SPARE = 1e-13  # margin of the bracket: rounding may put a root at its end slightly outside
+_NEWTON = 24  # published tables need 6; if every iteration only halves the bracket, it is 6e-8
 
 
 def _slope(u: Scalar, c0: Scalar, c1: Scalar, c2: Scalar, c3: Scalar) -> Scalar:

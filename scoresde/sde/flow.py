@@ -1,4 +1,4 @@
-"""Paths from data to noise of flow matching: the straight line, and the arc of a circle."""
+"""The paths of flow matching from data to noise: a straight line, and the arc of a circle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .process import SDE
 
 
 class _Path(SDE):
-    """Runs from data at t = 0 to noise alone at t = 1."""
+    """A path from data at t = 0 to pure noise at t = 1."""
 
     own_time: ClassVar[str] = "t"
 
@@ -25,15 +25,15 @@ class _Path(SDE):
 
 @dataclass(frozen=True)
 class FlowSDE(_Path):
-    """alpha = 1 - t, sigma = sigma_min + (1 - sigma_min) t, the optimal-transport path.
+    """The straight (optimal-transport) path of flow matching.
 
+    alpha = 1 - t, sigma = sigma_min + (1 - sigma_min) t. Time runs from data (0) to noise (1).
     Lipman et al., "Flow Matching for Generative Modeling", 2023, eq. 20 and 21; with sigma_min = 0
-    the rectified flow of Liu et al., "Flow Straight and Fast", 2023. Time runs from data to noise
-    here.
+    the rectified flow of Liu et al., "Flow Straight and Fast", 2023.
 
-    At t_max = 1 there is no signal left: samplers take their first step in the angle frame, and
-    likelihoods need t_max < 1. With sigma_min > 0 noise is left at t = 0, as in `VESDE`: a
-    sampler's last step to the clean end takes it away, `final="none"` leaves it there.
+    At t_max = 1 there is no signal: samplers take a first step that is regular there, and
+    likelihoods need t_max < 1. With sigma_min > 0 the state at t = 0 contains noise, as in
+    `VESDE`. A sampler's last step to sigma = 0 removes it; `final="none"` keeps it.
 
     Attributes:
         sigma_min: standard deviation of the noise at t = 0.
@@ -55,7 +55,7 @@ class FlowSDE(_Path):
         return log(self.sigma_min + (1.0 - self.sigma_min) * t)
 
     def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """-1 and 1 - sigma_min."""
+        """d alpha/dt = -1 and d sigma/dt = 1 - sigma_min."""
         return -1.0, 1.0 - self.sigma_min
 
     def f(self, t: Scalar) -> Scalar:
@@ -75,17 +75,18 @@ class FlowSDE(_Path):
 
 @dataclass(frozen=True)
 class TrigonometricSDE(_Path):
-    """alpha = cos(pi t / 2), sigma = sin(pi t / 2): variance-preserving, at an even angular speed.
+    """The variance-preserving path with constant angular speed.
 
-    Albergo & Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", 2023, eq.
-    5; the TrigFlow of Lu & Song, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency
-    Models", 2024, has the angle itself as its time. Its velocity is pi v / 2.
+    alpha = cos(pi t / 2), sigma = sin(pi t / 2). The velocity is pi v / 2. Albergo &
+    Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", 2023, eq. 5. The
+    TrigFlow of Lu & Song, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency
+    Models", 2024, is this path with the angle as its time.
 
-    At t_max = 1 there is no signal left, as in `FlowSDE`.
+    At t_max = 1 there is no signal, as in `FlowSDE`.
     """
 
     def log_alpha(self, t: Scalar) -> Scalar:
-        """Through the complement of the angle, which is exact near t = 1 where cos is not."""
+        """From the complement of the angle, which is exact near t = 1, where cos is not."""
         return log(sin(_QUARTER * (1.0 - t)))
 
     def log_sigma(self, t: Scalar) -> Scalar:
@@ -93,7 +94,7 @@ class TrigonometricSDE(_Path):
         return log(sin(_QUARTER * t))
 
     def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """-pi/2 sigma and pi/2 alpha."""
+        """d alpha/dt = -pi/2 sigma and d sigma/dt = pi/2 alpha."""
         return -_QUARTER * sin(_QUARTER * t), _QUARTER * sin(_QUARTER * (1.0 - t))
 
     def f(self, t: Scalar) -> Scalar:
@@ -105,7 +106,7 @@ class TrigonometricSDE(_Path):
         return 2.0 * _QUARTER * sin(_QUARTER * t) * reciprocal(sin(_QUARTER * (1.0 - t)))
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
-        """The angle whose tangent is e^-lam, over pi/2."""
+        """Closed form: 2/pi atan(e^-lam)."""
         return atan2(exp(-lam), 1.0) / _QUARTER
 
 

@@ -1,4 +1,4 @@
-"""A time, with everything about the process that a solver needs to know there."""
+"""`Knot`: a time, with the process's log(alpha) and log(sigma) at that time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..scalar import Scalar, atan2, exp, hypot
 
 
 class Knot(NamedTuple):
-    """The time `t` with log(alpha) and log(sigma) there.
+    """A time `t`, with log(alpha) and log(sigma) at that time.
 
     On a fixed grid the fields are Python floats, computed in float64. In training and in
     per-sample step control they are float64 tensors of shape (B, 1, ...) with the rank of x.
@@ -46,19 +46,19 @@ class Knot(NamedTuple):
 
     @property
     def angle(self) -> Scalar:
-        """atan2(sigma, alpha), from 0 (clean) to pi/2 (no signal at all)."""
+        """The angle atan2(sigma, alpha), from 0 (no noise) to pi/2 (no signal)."""
         return atan2(self.sigma, self.alpha)
 
     @property
     def is_clean(self) -> bool:
-        """Whether this is the noiseless end (only ever a float knot)."""
+        """Whether sigma = 0; False for tensor knots."""
         return isinstance(self.log_sigma, float) and self.log_sigma == -math.inf
 
     @property
     def is_zero_snr(self) -> bool:
-        """Whether alpha = 0, so that x / alpha does not exist (only ever a float knot)."""
+        """Whether alpha = 0, where x / alpha does not exist; False for tensor knots."""
         return isinstance(self.log_alpha, float) and self.log_alpha == -math.inf
 
 
 CLEAN = Knot(0.0, 0.0, -math.inf)
-"""The end of every path: alpha = 1, sigma = 0. Only ever the last target of a solver."""
+"""The clean end of every path: alpha = 1, sigma = 0. A solver may only step to it last."""

@@ -1,9 +1,9 @@
-r"""The one object of this library: a linear Gaussian diffusion.
+r"""`SDE`: a linear Gaussian diffusion process.
 
     dx = f(t) x dt + g(t) dw        x_t = alpha(t) x_0 + sigma(t) eps,  eps ~ N(0, I)
 
-A process is fixed by log(alpha) and log(sigma) as functions of time; all else follows from the
-moments of a linear SDE (Song et al., "Score-Based Generative Modeling through Stochastic
+Two functions of time define a process: log(alpha) and log(sigma). Everything else follows from
+the moments of a linear SDE (Song et al., "Score-Based Generative Modeling through Stochastic
 Differential Equations", 2021, appendix B; Kingma et al., "Variational Diffusion Models", 2021,
 section 3):
 
@@ -24,36 +24,36 @@ from torch import Tensor
 
 from .._internal.plain_data import to_plain
 from ..errors import ShapeError, TimeRangeError
-from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt
+from ..scalar import Scalar, affine, derivative, exp, expm1, log, scale, sqrt, widest
 from .knot import CLEAN, Knot
 
 if TYPE_CHECKING:
     from ..noise import NoiseStream
 
 
-_HALVINGS = 80  # enough to bring any bracket down to neighbouring floats
+_HALVINGS = 80  # enough to reduce any bracket to two neighbouring floats
 
 
 @dataclass(frozen=True)
 class SDE(ABC):
     """A linear Gaussian diffusion, as a frozen value made of floats.
 
-    A subclass defines `log_alpha` and `log_sigma`; everything else is derived here, and may be
-    overridden where a closed form exists. A process has no device and no parameters: it can be
-    hashed, compared, pickled and written as JSON.
+    A subclass defines `log_alpha` and `log_sigma`. Everything else is derived from them; override
+    a method if it has a closed form. A process has no device and no parameters: it can be hashed,
+    compared, pickled and written as JSON.
 
     Attributes:
         t_min: smallest time at which a network is evaluated: the end of the range it was
             trained on, and the default end of grids and likelihoods.
-        t_max: largest time, where the process starts its way back.
+        t_max: largest time, where sampling starts.
     """
 
     t_min: float = field(default=1e-3, kw_only=True)
     t_max: float = field(default=1.0, kw_only=True)
 
     own_time: ClassVar[str] = ""
-    """How networks of this process are told the time, where all of them are told in one way: a name
-    of `scoresde.time_input`, which `ScoreModel(time=None)` takes."""
+    """The time convention of `ScoreModel(time=None)`, if all networks of this process use the same
+    one: a name of `scoresde.time_input`. Else empty."""
 
     clean: ClassVar[Knot] = CLEAN
     """The noiseless end, alpha = 1 and sigma = 0: only ever the last target of a solver."""
@@ -69,11 +69,11 @@ class SDE(ABC):
 
     @abstractmethod
     def log_alpha(self, t: Scalar) -> Scalar:
-        """log of the signal's scale at t (a float, or a float64 tensor)."""
+        """The log of alpha, the scale of the signal, at t (a float or a float64 tensor)."""
 
     @abstractmethod
     def log_sigma(self, t: Scalar) -> Scalar:
-        """log of the noise's standard deviation at t (a float, or a float64 tensor)."""
+        """The log of sigma, the standard deviation of the noise, at t (float or float64 tensor)."""
 
     # -- coefficients of the SDE ------------------------------------------------------------
 
@@ -87,18 +87,20 @@ class SDE(ABC):
         return 2.0 * exp(2.0 * self.log_sigma(t)) * rate
 
     def rates(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """d alpha / dt and d sigma / dt: the velocity of a path alpha x0 + sigma eps is the same
-        combination of x0 and eps. Not finite where alpha = 0, unless a subclass has a closed form.
+        """The derivatives d alpha / dt and d sigma / dt.
+
+        The velocity of the path alpha x0 + sigma eps is their combination of x0 and eps. They are
+        not finite at alpha = 0, unless a subclass has a closed form.
         """
         f, alpha, sigma = self.f(t), exp(self.log_alpha(t)), exp(self.log_sigma(t))
         return alpha * f, sigma * f + 0.5 * self.g2(t) / sigma
 
     def drift(self, x: Tensor, t: Scalar) -> Tensor:
-        """f(t) x, shape (B, *). `t` is a float or a tensor of shape (B,)."""
+        """The drift f(t) x, shape (B, *). `t` is a float or a tensor of shape (B,)."""
         return scale(self.f(self.at(t, like=x).t), x)
 
     def diffusion(self, t: Scalar) -> Scalar:
-        """g(t), the same for every coordinate."""
+        """The diffusion coefficient g(t), the same for every coordinate."""
         return sqrt(self.g2(t))
 
     # -- times and noise levels --------------------------------------------------------------
@@ -107,16 +109,16 @@ class SDE(ABC):
         """The knot at time t.
 
         Args:
-            t: a float, or a tensor of shape (B,), one time a sample.
-            like: the state that the knot will meet, shape (B, *); a tensor of times is
-                reshaped to (B, 1, ...) so that it can never broadcast along another axis.
+            t: a float, or a tensor of shape (B,), one time per sample.
+            like: the state for which the knot is used, shape (B, *). A tensor of times is
+                reshaped to (B, 1, ...), so that it cannot broadcast along another axis.
 
         Raises:
             TimeRangeError: for a float outside [0, t_max].
-            ShapeError: for times that are not one a sample.
+            ShapeError: if there is not one time per sample.
         """
         if isinstance(t, Tensor):
-            t = t.to(torch.float64)
+            t = t.to(widest(t.device))
             if like is not None and t.ndim > 0:
                 t = per_sample(t, like)
         else:
@@ -129,14 +131,14 @@ class SDE(ABC):
         return Knot(t, self.log_alpha(t), self.log_sigma(t))
 
     def lam(self, t: Scalar) -> Scalar:
-        """Half log-SNR log(alpha/sigma) at t; falls as t grows."""
+        """Half log-SNR log(alpha/sigma) at t; it falls as t grows."""
         return self.log_alpha(t) - self.log_sigma(t)
 
     def t_at_lambda(self, lam: Scalar) -> Scalar:
-        """The time with half log-SNR `lam`: by bisection, where a subclass has no closed form.
+        """The time at which the half log-SNR is `lam`.
 
-        Bisection halves the bracket down to neighbouring floats, so the answer is exact to
-        round-off and cannot fail for any monotone process.
+        Without a closed form in a subclass it is found by bisection, down to two neighbouring
+        floats: exact to round-off for every monotone process.
         """
         if not isinstance(lam, Tensor):
             low, high = 0.0, self.t_max
@@ -155,7 +157,7 @@ class SDE(ABC):
         """The knot whose half log-SNR is `lam`.
 
         Raises:
-            TimeRangeError: for a float outside the half log-SNR of (0, t_max].
+            TimeRangeError: for a float that is not the half log-SNR of a time in (0, t_max].
         """
         if isinstance(lam, Tensor):
             lam = lam.to(torch.float64)
@@ -163,8 +165,8 @@ class SDE(ABC):
             lowest = self.lam(self.t_max)
             if math.isnan(lam) or lam == math.inf or lam < float(lowest) - 1e-9 * (1 + abs(lam)):
                 raise TimeRangeError(
-                    f"{type(self).__name__} reaches half log-SNR from {float(lowest):.6g} "
-                    f"(t_max = {self.t_max:g}) upwards, not {lam:g}"
+                    f"the half log-SNR of {type(self).__name__} is finite and at least "
+                    f"{float(lowest):.6g} (at t_max = {self.t_max:g}), not {lam:g}"
                 )
             if lam <= lowest:
                 return self.at(self.t_max)
@@ -183,15 +185,15 @@ class SDE(ABC):
         return scale(knot.alpha, x0), knot.sigma
 
     def perturb(self, x0: Tensor, t: Scalar, eps: Tensor) -> Tensor:
-        """alpha x0 + sigma eps, shape (B, *); `t` is a float or a tensor of shape (B,)."""
+        """The noisy state alpha x0 + sigma eps, shape (B, *); t: a float or shape (B,)."""
         knot = self.at(t, like=x0)
         return affine(knot.alpha, x0, knot.sigma, eps)
 
     @staticmethod
     def transition(s: Knot, t: Knot) -> tuple[Scalar, Scalar]:
-        """(a, b) with x_t = a x_s + b z, z ~ N(0, I): the exact forward step from s up to t.
+        """(a, b) of the exact forward step x_t = a x_s + b z, z ~ N(0, I), from s to t.
 
-        b^2 = sigma_t^2 - a^2 sigma_s^2 is taken through the log-SNR, where nothing cancels.
+        b^2 = sigma_t^2 - a^2 sigma_s^2 is computed from the log-SNR, without cancellation.
         """
         a = exp(t.log_alpha - s.log_alpha)
         if s.is_clean:
@@ -202,18 +204,18 @@ class SDE(ABC):
     def simulate(
         self, x0: Tensor, times: Sequence[float], noise: NoiseStream
     ) -> Iterator[tuple[Knot, Tensor]]:
-        """Follow the forward SDE from clean data through ascending times.
+        """Simulate the forward SDE from clean data through ascending times.
 
-        Each step draws from the exact transition, so the law at every time is the marginal one
-        however few the times are.
+        Each step draws from the exact transition, so each state has the exact marginal law, however
+        few times there are.
 
         Args:
             x0: clean data, shape (B, *).
-            times: ascending, within (0, t_max].
+            times: ascending times in (0, t_max].
             noise: an open stream of noise of x0's shape, such as `SampleSeeds(...).open(...)`.
 
         Yields:
-            The knot reached and the state there, shape (B, *).
+            Each knot, and the state there, shape (B, *).
         """
         if any(b <= a for a, b in pairwise(times)):
             raise TimeRangeError(
@@ -239,7 +241,7 @@ class SDE(ABC):
 
         Args:
             z: the state.
-            knot: where sigma is taken, a knot of floats; t_max by default.
+            knot: the knot that gives sigma, with float fields; that of t_max by default.
         """
         log_sigma = float((knot or self.at(self.t_max)).log_sigma)
         flat = z.reshape(len(z), z.shape[1:].numel())
@@ -255,12 +257,12 @@ class SDE(ABC):
 
 
 def per_sample(t: Tensor, like: Tensor) -> Tensor:
-    """Shape (B,) to (B, 1, ...) with the rank of `like`, or raise ShapeError."""
+    """Reshape (B,) to (B, 1, ...) with the rank of `like`, or raise ShapeError."""
     if t.ndim == like.ndim and t.shape[0] == like.shape[0] and t[0:1].numel() <= 1:
         return t
     if t.shape != like.shape[:1]:
         raise ShapeError(
-            f"expected one time a sample, shape ({like.shape[0]},) for a state of shape "
+            f"expected one time per sample, shape ({like.shape[0]},) for a state of shape "
             f"{tuple(like.shape)}, got times of shape {tuple(t.shape)}"
         )
     return t.reshape(-1, *[1] * (like.ndim - 1))

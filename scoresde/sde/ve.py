@@ -1,4 +1,4 @@
-"""Variance-exploding processes: alpha = 1, noise is added and nothing shrinks."""
+"""Variance-exploding processes: alpha = 1, so noise is added and the signal keeps its scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class _Exploding(SDE):
 
 @dataclass(frozen=True)
 class VESDE(_Exploding):
-    """sigma = sigma_min (sigma_max / sigma_min)^t (Song et al., 2021, eq. 9 and 30)."""
+    """The variance-exploding process, sigma = sigma_min (sigma_max / sigma_min)^t.
+
+    Song et al., 2021, eq. 9 and 30.
+    """
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -57,8 +60,10 @@ class VESDE(_Exploding):
 
 @dataclass(frozen=True)
 class EDMSDE(_Exploding):
-    """sigma = t (Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
-    Models", 2022, table 1, last column).
+    """The process of EDM: alpha = 1, sigma = t.
+
+    Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
+    table 1, last column.
     """
 
     own_time: ClassVar[str] = "c_noise"
@@ -71,7 +76,7 @@ class EDMSDE(_Exploding):
     def __post_init__(self, sigma_min: float | None, sigma_max: float | None) -> None:
         if sigma_min is not None or sigma_max is not None:
             raise ConfigError(
-                "sigma is the time itself in EDMSDE; write EDMSDE(t_min=0.002, t_max=80.0) for "
+                "in EDMSDE the time t is sigma; write EDMSDE(t_min=0.002, t_max=80.0) instead of "
                 "sigma_min and sigma_max"
             )
         super().__post_init__()

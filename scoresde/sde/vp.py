@@ -11,7 +11,7 @@ from .process import SDE
 
 @dataclass(frozen=True)
 class _LinearBeta(SDE):
-    """beta(t) = beta_min + t (beta_max - beta_min), so log(alpha) is a parabola."""
+    """A process with beta(t) = beta_min + t (beta_max - beta_min), so log(alpha) is a parabola."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -25,7 +25,7 @@ class _LinearBeta(SDE):
             )
         if self.log_alpha(self.t_max) < -300:
             raise TimeRangeError(
-                f"no signal is left at t_max = {self.t_max:g}: log(alpha) = "
+                f"there is no signal at t_max = {self.t_max:g}: log(alpha) = "
                 f"{self.log_alpha(self.t_max):.3g}; time runs from 0 to 1 here (for the indices "
                 "of a table write DiscreteVPSDE.from_betas)"
             )
@@ -43,17 +43,17 @@ class _LinearBeta(SDE):
         return -0.5 * self.beta(t)
 
     def _t_at_log_alpha(self, log_alpha: Scalar) -> Scalar:
-        # The root of the parabola in the form that does not cancel for small t.
+        # This form of the parabola's root has no cancellation for small t.
         slope, curve = 0.5 * self.beta_min, 0.25 * (self.beta_max - self.beta_min)
         return -2.0 * log_alpha / (slope + sqrt(slope * slope - 4.0 * curve * log_alpha))
 
 
 @dataclass(frozen=True)
 class VPSDE(_LinearBeta):
-    """Variance-preserving process: alpha^2 + sigma^2 = 1.
+    """The variance-preserving process, alpha^2 + sigma^2 = 1, with linear beta(t).
 
     The continuous form of DDPM with a linear table (Song et al., 2021, eq. 11 and 32). Networks
-    trained by score_sde know it as t or 999 t, from 1e-5 upwards.
+    trained by score_sde receive t or 999 t, for t from 1e-5 upwards.
     """
 
     def log_sigma(self, t: Scalar) -> Scalar:
@@ -71,7 +71,10 @@ class VPSDE(_LinearBeta):
 
 @dataclass(frozen=True)
 class SubVPSDE(_LinearBeta):
-    """Sub-variance-preserving process: sigma = 1 - alpha^2 (Song et al., 2021, eq. 13 and 33)."""
+    """The sub-variance-preserving process, sigma = 1 - alpha^2, with linear beta(t).
+
+    Song et al., 2021, eq. 13 and 33.
+    """
 
     def log_sigma(self, t: Scalar) -> Scalar:
         """log(1 - alpha^2)."""

@@ -1,4 +1,4 @@
-"""Solvers: rules for going from one knot of a grid to the next, one family a file."""
+"""Solvers: rules that take the state from one knot of a grid to the next."""
 
 from .analytic_dpm import AnalyticDPM
 from .ancestral import Ancestral

@@ -1,4 +1,4 @@
-"""The loop of adaptive solvers, whose samples choose their own steps (`_internal.step_control`)."""
+"""The loop of adaptive solvers: each sample has its own steps (`_internal.step_control`)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from ..model import Predictor
 
 
 class Method(Protocol):
-    """One attempt at a step. Positions `at` and steps `h` are float64, shape (B, 1, ...)."""
+    """A method with an error estimate. Positions `at` and steps `h`: float64, (B, 1, ...)."""
 
     def slope(self, model: Predictor, x: Tensor, at: Tensor) -> Tensor:
-        """The evaluation at the step's start, shape (B, *): kept while attempts are rejected."""
+        """The slope at the step's start, shape (B, *). Rejected attempts reuse it."""
 
     def attempt(
         self, model: Predictor, x: Tensor, slope: Tensor, at: Tensor, h: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The state at `at + h` by the lower and by the higher order, each of shape (B, *).
+        """The state at `at + h` with the lower and with the higher order, each of shape (B, *).
 
-        `rows` says which samples these are, shape (B,).
+        `rows` are the indices of these samples in the whole batch, shape (B,).
         """
 
     @property
     def evals_per_attempt(self) -> int:
-        """Network evaluations of an attempt, without the slope."""
+        """Network evaluations of one attempt, without that of the slope."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The error of an attempt is the root mean square over a sample's coordinates of
+    """Tolerances, and the error of an attempt relative to them.
+
+    The error is the root mean square over a sample's coordinates of
 
         (high - low) / max(atol, rtol |x|)
 
-    where |x| is the larger of the lower-order results of this step and of the last accepted one.
+    where |x| is the larger of two lower-order results: this attempt's and the last accepted one's.
     """
 
     atol: float
@@ -52,7 +54,7 @@ class Tolerance:
             )
 
     def error(self, low: Tensor, high: Tensor, last: Tensor) -> Tensor:
-        """Shape (B,), float64; NaN where any coordinate is."""
+        """The error of each sample, shape (B,), float64. NaN if any coordinate is NaN."""
         size = torch.maximum(low.abs(), last.abs()).double()
         ratio = (high.double() - low.double()) / (self.rtol * size).clamp_min(self.atol)
         flat = ratio.reshape(len(ratio), ratio.shape[1:].numel())
@@ -60,7 +62,7 @@ class Tolerance:
 
 
 def check_max_evals(max_evals: int) -> None:
-    """Raise ConfigError for a cap that allows no evaluation."""
+    """Raise ConfigError unless max_evals is a whole number, 1 or more."""
     if not isinstance(max_evals, int) or max_evals < 1:
         raise ConfigError(f"max_evals must be a whole number, 1 or more, got {max_evals!r}")
 
@@ -77,8 +79,8 @@ def integrate(
 ) -> Tensor:
     """The states at `stop`, shape (B, *), from x at `start` < `stop`.
 
-    A sample that cannot be solved, for want of finite values or of evaluations, becomes NaN; the
-    others go on.
+    A sample becomes NaN if its values are not finite or if it needs more than the allowed
+    evaluations; the other samples continue.
 
     Raises:
         SolverError: if no sample could be solved.
@@ -114,8 +116,8 @@ def integrate(
         walk.used = walk.used + walk.good
     if len(out) and not solved:
         raise SolverError(
-            f"no sample arrived: values were not finite, or {control.max_evals} evaluations did "
-            f"not suffice for atol={tolerance.atol:g}, rtol={tolerance.rtol:g}; write a larger "
-            "tolerance or max_evals, or a float64 state"
+            "no sample could be solved: values were not finite, or more than "
+            f"{control.max_evals} evaluations were needed for atol={tolerance.atol:g}, "
+            f"rtol={tolerance.rtol:g}; write a larger tolerance or max_evals, or a float64 state"
         )
     return out

@@ -1,4 +1,4 @@
-"""Ancestral sampling with the optimal isotropic variance."""
+"""Analytic-DPM: ancestral sampling with the optimal isotropic variance."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class AnalyticDPM(Solver):
-    r"""x_s = E[x_s | x_t, x0] + d z with the variance that is best among isotropic ones.
+    r"""Ancestral sampling with the optimal isotropic variance of the reverse step.
 
+        x_s = E[x_s | x_t, x0] + d z
         d^2 = sigma_s^2 (1 - q^2) + alpha_s^2 rho_t^2 (1 - q^2)^2 (1 - G_t),   q = rho_s/rho_t
 
-    with G_t = E |eps(x_t, t)|^2 / D over data: the variance of x_s is that of the posterior at the
-    denoised x0 plus what x0 itself leaves open, rho_t^2 (1 - G_t) a coordinate on average. Bao et
-    al., "Analytic-DPM: an Analytic Estimate of the Optimal Reverse Variance in Diffusion
-    Probabilistic Models", 2022, theorem 1 and eq. 8. Exact at any number of steps for isotropic
-    Gaussian data; order 1 (weak and strong) otherwise. One evaluation a step; the step to
-    sigma = 0 follows `last_step`.
+    with G_t = E |eps(x_t, t)|^2 / D over data. The first term of d^2 is the variance of the
+    posterior at the denoised x0. The second comes from the variance of x0 given x_t, which is
+    rho_t^2 (1 - G_t) per coordinate on average. Bao et al., "Analytic-DPM: an Analytic Estimate of
+    the Optimal Reverse Variance in Diffusion Probabilistic Models", 2022, theorem 1 and eq. 8.
+    Exact with any number of steps for isotropic Gaussian data; weak and strong order 1 otherwise.
+    One evaluation per step. The step to sigma = 0 is that of `last_step`.
 
-    G is a property of data and network: `AnalyticDPM.estimate` finds it. Without, it is that of
-    Gaussian data, rho^2 / (rho^2 + data_std^2).
+    G depends on the data and the network. `AnalyticDPM.estimate` measures it; the default is its
+    value for Gaussian data, rho^2 / (rho^2 + data_std^2).
 
     Attributes:
-        lams: half log-SNRs, ascending, at which G is known; between them it is interpolated.
-        energies: G there, in [0, 1].
-        data_std: deviation of the data, per coordinate, where G is not given.
+        lams: ascending half log-SNRs where G is known; G is interpolated linearly between them.
+        energies: G at `lams`, in [0, 1].
+        data_std: standard deviation of the data per coordinate, used if `lams` is empty.
     """
 
     lams: tuple[float, ...] = ()
@@ -52,11 +53,12 @@ class AnalyticDPM(Solver):
     def __post_init__(self) -> None:
         if len(self.lams) != len(self.energies):
             raise ConfigError(
-                f"need one energy a half log-SNR, got {len(self.energies)} and {len(self.lams)}; "
+                f"need one energy for each half log-SNR, got {len(self.energies)} energies and "
+                f"{len(self.lams)} half log-SNRs; "
                 "write AnalyticDPM.estimate(model, x0, grid)"
             )
         if any(not b > a for a, b in zip(self.lams, self.lams[1:], strict=False)):
-            raise ConfigError("half log-SNRs must ascend")
+            raise ConfigError(f"lams must be ascending half log-SNRs, got {self.lams}")
         if any(not 0 <= energy <= 1 for energy in self.energies):
             raise ConfigError(f"energies must lie in [0, 1], got {self.energies}")
         if not 0 < self.data_std < math.inf:
@@ -64,7 +66,10 @@ class AnalyticDPM(Solver):
 
     @classmethod
     def estimate(cls, model: Predictor, x0: Tensor, grid: Grid, *, seed: int = 0) -> AnalyticDPM:
-        """G at the knots of a grid, from data of shape (B, *): one evaluation of B a knot."""
+        """An `AnalyticDPM` with G measured at the knots of a grid, on data x0 of shape (B, *).
+
+        One network evaluation per sample and knot.
+        """
         noise = BatchSeed(seed).open(x0.shape, x0.dtype, x0.device)
         known = []
         for knot in grid.knots:
@@ -77,7 +82,7 @@ class AnalyticDPM(Solver):
         return cls(lams, energies)
 
     def evals(self, grid: Grid) -> int:
-        """One a step, and those of `last_step`."""
+        """One per step, plus those of `last_step`."""
         return count_evals(grid, 1)
 
     def step(

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the exact posterior of one step back, given the denoised data."""
+"""Ancestral sampling: draws from the posterior of each step, given the denoised data."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ _VARIANCES = ("posterior", "forward", "learned")
 
 @dataclass(frozen=True)
 class Ancestral(Solver):
-    r"""x_s = E[x_s | x_t, x0] + d z: draw from q(x_s | x_t, x0) at the predicted x0.
+    r"""Ancestral (DDPM) sampling: draws x_s from q(x_s | x_t, x0) at the predicted x0.
+
+        x_s = E[x_s | x_t, x0] + d z
 
     Ho et al., "Denoising Diffusion Probabilistic Models", 2020, eq. 7 and algorithm 2, for any
-    process and any grid. With (a, b) the transition from s up to t, d is
+    process and any grid. With the forward transition x_t = a x_s + b z from s to t, d is
 
-    - "posterior": b sigma_s / sigma_t, their beta-tilde, right where the data are one point. The
-      step is then `DDIM(eta=1)`, and with x0 constant the exact solution of the reverse SDE.
-    - "forward": b, their beta, right where the data are N(0, I) and the process keeps variance.
-    - "learned": between the two in the logarithm, for each coordinate as the network says. Nichol &
-      Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, eq. 15; needs a network
-      with a second output, such as `ScoreModel(..., output=LearnedRange())`.
+    - "posterior": b sigma_s / sigma_t (their beta-tilde), exact if the data are a single point.
+      The step equals `DDIM(eta=1)`. If x0 is constant it solves the reverse SDE exactly.
+    - "forward": b (their beta), exact if the data are N(0, I) and the process is
+      variance-preserving.
+    - "learned": between the two, interpolated in the logarithm; the network gives the weight for
+      each coordinate. Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021,
+      eq. 15. Needs a network with a second output, such as
+      `ScoreModel(..., output=LearnedRange())`.
 
-    The last step, to sigma = 0, returns x0. Strong and weak order 1; one evaluation a step.
+    The step to sigma = 0 returns x0. Strong and weak order 1. One evaluation per step.
 
     Attributes:
         variance: "posterior", "forward" or "learned".
@@ -48,7 +52,7 @@ class Ancestral(Solver):
 
     @property
     def starts_at_zero_snr(self) -> bool:
-        """Only the posterior's variance leaves the right one there, sigma_s^2 and not 1."""
+        """True only for "posterior", which gives the right variance there, sigma_s^2."""
         return self.variance == "posterior"
 
     def step(
@@ -65,7 +69,7 @@ class Ancestral(Solver):
         if self.variance == "learned":
             if prediction.share is None:
                 raise ConfigError(
-                    "this model says nothing of its variance; write "
+                    "this model does not predict a variance; write "
                     "ScoreModel(..., output=LearnedRange()) for a network with twice the channels, "
                     "or Ancestral('posterior')"
                 )

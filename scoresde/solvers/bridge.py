@@ -1,4 +1,4 @@
-"""Brownian bridges, by which a solver may reject a step without forgetting its noise."""
+"""Brownian bridges: a solver that rejects a step keeps the noise that the step used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..noise import NoiseStream, generator, normal
 from ..scalar import scale
 from ..sde.knot import Knot
 
-_SAME = 1e-12  # relative distance of two clocks that are one up to rounding
+_SAME = 1e-12  # clocks with a smaller relative difference count as equal
 
 
 class Bridges:
-    """Each sample's own Brownian path between two knots, in the clock rho^2, met by any steps.
+    """One Brownian path per sample between two knots, in the clock rho^2, for steps of any size.
 
-    The ends are the stream's own increment. What a sample has been asked for is remembered until it
-    has gone past it, so that answers agree with one another; new values are drawn from their law
-    given the neighbours, by a generator of the sample's own.
+    The noise stream gives the increment over the whole interval. A new value inside is drawn from
+    its law given its neighbours, with the sample's own generator. Values are stored until the
+    sample's steps have passed them, so repeated queries agree.
     """
 
     def __init__(self, t: Knot, s: Knot, noise: NoiseStream) -> None:
@@ -28,11 +28,11 @@ class Bridges:
         total = scale((high - low) ** 0.5, noise.increment(t, s).double())
         self.clocks = [[low, high] for _ in total]
         self.values = [[torch.zeros_like(row), row] for row in total]
-        # One draw of the stream makes the seeds: a path depends on its sample's noise alone.
+        # One draw of the stream gives the seeds: a path depends only on its sample's noise.
         self.generators = [generator(seed_from(row), device=row.device) for row in noise.normal()]
 
     def increments(self, rows: list[int], high: list[float], low: list[float]) -> Tensor:
-        """B(high) - B(low) of these samples, shape (B, *), which have come down to `high`."""
+        """B(high) - B(low) for these samples, shape (B, *); values above `high` are forgotten."""
         tops, aboves, belows, weights = [], [], [], []
         z = torch.zeros(len(rows), *self.values[rows[0]][0].shape, dtype=torch.float64)
         z = z.to(self.values[rows[0]][0].device)
@@ -67,7 +67,7 @@ class Bridges:
 
 
 def seed_from(z: Tensor) -> int:
-    """A seed made of every bit of some noise."""
+    """A seed: a hash of all bits of z."""
     return int.from_bytes(
         blake2b(z.double().cpu().numpy().tobytes(), digest_size=7).digest(), "big"
     )

@@ -1,4 +1,4 @@
-"""DDIM, and with it the exact one-step transition that other solvers lean on."""
+"""DDIM, whose exact transition also takes the first and last steps of other solvers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class DDIM(Solver):
-    r"""x_s = alpha_s x0 + sqrt(sigma_s^2 - d^2) eps + d z,  d = eta sigma_{s|t,0}.
+    r"""Denoising diffusion implicit models (DDIM), for any process.
 
-    Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 and 16, for any process.
-    eta = 0 is deterministic and exact for a constant prediction of either eps or x0; eta = 1 is
-    ancestral sampling. One evaluation a step; may step to sigma = 0 and start at alpha = 0.
+        x_s = alpha_s x0 + sqrt(sigma_s^2 - d^2) eps + d z,  d = eta sigma_{s|t,0}
+
+    Song et al., "Denoising Diffusion Implicit Models", 2021, eq. 12 and 16. eta = 0 is
+    deterministic, and exact if the prediction of eps or that of x0 is constant. eta = 1 is
+    ancestral sampling. One evaluation per step. It may step to sigma = 0 and start at alpha = 0.
 
     Attributes:
-        eta: share of the posterior's noise, from 0 to 1.
+        eta: scale of the noise from 0 (none) to 1 (the posterior's).
     """
 
     eta: float = 0.0
@@ -48,6 +50,6 @@ class DDIM(Solver):
         prediction = model(x, t)
         if self.eta == 0 or s.is_clean:
             return prediction.at(s), None
-        lost = -expm1(2.0 * (t.lam - s.lam)) * self.eta**2  # share of sigma_s^2 drawn afresh
+        lost = -expm1(2.0 * (t.lam - s.lam)) * self.eta**2  # part of sigma_s^2 drawn afresh
         mean = prediction.mix(s.alpha, s.sigma * sqrt(1.0 - lost))
         return affine(1.0, mean, s.sigma * sqrt(lost), noise.increment(t, s)), None

@@ -21,24 +21,27 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class DPMSolverAdaptive(Solver):
-    r"""DPM-Solver-12 or -23: two orders share their evaluations, their difference sets the step.
+    r"""DPM-Solver-12 or -23: the difference of two orders sets the step of each sample.
 
-    Lu et al., "DPM-Solver", 2022, appendix C and algorithms 1-2: the flow in half log-SNR, a step
-    from t to s accepted where the root mean square of (high - low) / max(atol, rtol |x|) is at
-    most 1, the next one 0.9 error^(-1/order) times as long; but each sample has its own steps
-    (`adaptive`). States are compared as x / sqrt(alpha^2 + sigma^2), which for
-    variance-preserving processes is x, so that all processes with the same noise levels are solved
-    by the same steps. The first evaluation of a step is kept when it is rejected.
+    Lu et al., "DPM-Solver", 2022, appendix C and algorithms 1-2, for the flow in half log-SNR. The
+    error of a step is the root mean square of (high - low) / max(atol, rtol |x|). A step with an
+    error of at most 1 is accepted. The next step is 0.9 error^(-1/order) times as long. A rejected
+    step keeps its first evaluation.
 
-    Order 2 or 3 in the accepted steps; 2 or 3 evaluations an accepted step, 1 or 2 a rejected one.
-    A grid of two steps, `uniform_lambda(sde, 2)`, leaves all choices to the solver; the step to
-    sigma = 0 follows `last_step`.
+    Two things differ from the paper. Each sample has its own steps (`adaptive`). States are
+    compared as x / sqrt(alpha^2 + sigma^2), so that processes with the same noise levels take the
+    same steps; for variance-preserving processes this is x.
+
+    Order 2 or 3 in the number of accepted steps. An accepted step takes `order` evaluations, a
+    rejected one `order` - 1. With a grid of two steps, `uniform_lambda(sde, 2)`, the solver chooses
+    all its steps. The step to sigma = 0 is that of `last_step`.
 
     Attributes:
         order: 2 (DPM-Solver-12) or 3 (DPM-Solver-23).
         atol, rtol: tolerances; 0.0078 is one grey level of 256 in (-1, 1).
-        first: first step in half log-SNR.
-        max_evals: evaluations per sample and step of the grid, after which it is given up.
+        first: length of the first step, in half log-SNR.
+        max_evals: the most evaluations per sample and step of the grid. A sample that needs more
+            becomes NaN.
     """
 
     order: int = 3
@@ -56,7 +59,7 @@ class DPMSolverAdaptive(Solver):
         check_max_evals(self.max_evals)
 
     def evals(self, grid: Grid) -> None:
-        """It depends on the data."""
+        """None: the number depends on the data."""
         return None
 
     def step(
@@ -78,7 +81,7 @@ class DPMSolverAdaptive(Solver):
 class _Flow:
     """Steps of the flow in lambda for x / sqrt(alpha^2 + sigma^2); the slope is eps.
 
-    The rules are those of the paper for x / alpha, which has d(x / alpha) = eps drho.
+    The rules are the paper's, written for x / alpha, where d(x / alpha) = eps drho.
     """
 
     sde: SDE
@@ -119,7 +122,7 @@ class _Flow:
         return scale((1 + rho * rho).rsqrt(), y)
 
     def _knot(self, lam: Tensor) -> Knot:
-        """Rounding must not carry a time outside the step, where the network may know nothing."""
+        """The knot at lam, clamped to the step: outside it the network may not be trained."""
         knot = self.sde.at_lambda(lam)
         assert isinstance(knot.t, Tensor)  # for the type checker: lam is one
         return knot._replace(t=knot.t.clamp(float(self.s.t), float(self.t.t)))

@@ -1,4 +1,4 @@
-"""DPM-Solver++ 2S, ancestral."""
+"""The ancestral form of DPM-Solver++ (2S)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class DPMSolverPP2SAncestral(Solver):
-    r"""A step of DPM-Solver++ (2S) to below the target, then noise up to it.
+    r"""Ancestral DPM-Solver++ (2S): a step to less noise than the target's, then added noise.
 
         y_m = (rho_m/rho_t) y + (1 - rho_m/rho_t) x0(y, t)         rho_m^2 = rho_t rho_d
         y_d = (rho_d/rho_t) y + (1 - rho_d/rho_t) x0(y_m, m)
         y_s = y_d + rho_u z                                        rho_u^2 = rho_s^2 - rho_d^2
 
     for y = x/alpha, with rho_u = eta rho_s sqrt(1 - rho_s^2/rho_t^2): k-diffusion's
-    `dpmpp_2s_ancestral` (Crowson, 2022), from Lu et al., "DPM-Solver++", 2022, algorithm 1. Each
-    half is exact in law if the flow's step is, so that the marginals have the flow's order 2 (weak;
-    strong order 1). With eta = 1 the inner point lies at rho_s. Two evaluations a step.
-    The step to sigma = 0 follows `last_step`.
+    `dpmpp_2s_ancestral` (Crowson, 2022), from Lu et al., "DPM-Solver++", 2022, algorithm 1. The
+    added noise is exact in law, so the marginals converge with the order of the flow's step: weak
+    order 2, strong order 1. With eta = 1 the inner point lies at rho_s. Two evaluations per step.
+    The step to sigma = 0 is that of `last_step`.
 
     Attributes:
         eta: share of the ancestral noise, from 0 to 1.
@@ -49,7 +49,7 @@ class DPMSolverPP2SAncestral(Solver):
         return self.eta > 0
 
     def evals(self, grid: Grid) -> int:
-        """Two a step, and those of `last_step`."""
+        """Two per step, plus those of `last_step`."""
         return count_evals(grid, 2)
 
     def step(

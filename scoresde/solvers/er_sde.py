@@ -29,22 +29,23 @@ SCALES: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class ERSDE(Solver):
-    r"""One exponential multistep rule for every share of noise that a function phi describes.
+    r"""The multistep solvers ER-SDE, with a noise level that a function phi sets.
 
         y_s = q y + (1 - q) x0 + c_1 D + c_2 D' + rho_u z,   q = phi_s/phi_t,  y = x/alpha
         c_k = (rho_s - rho_t)^k / k! + phi_s int_s^t (rho - rho_t)^(k-1) / (k-1)! / phi drho
         rho_u^2 = rho_s^2 - q^2 rho_t^2
 
-    with D, D' the first and second difference quotients of x0 in rho over the last steps. Cui et
-    al., "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023,
-    algorithms 1-3 and eq. 15-17 (there D stands for the derivative at t, so that the third-order
-    rule converges with order 2 for the flow). phi = rho is the probability flow, phi = rho^2 the
-    reverse SDE with full noise. Order 1 (weak) for one prediction, else 2. One evaluation a step.
-    The step to sigma = 0 follows `last_step`.
+    where D and D' are the first and second difference quotients of x0 in rho over the last steps.
+    phi = rho is the probability flow, phi = rho^2 the reverse SDE with full noise. Cui et al.,
+    "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models", 2023,
+    algorithms 1-3 and eq. 15-17. Their D stands for the derivative at t, which is why the rule
+    with three predictions converges with order 2 for the flow. Weak order 1 with one prediction,
+    2 with more. One evaluation per step. The step to sigma = 0 is that of `last_step`.
 
     Attributes:
-        history: predictions that a step uses, 1 to 3.
-        scale: phi: "ode", "sde", and "er4", "er5" of the paper (its table 1 recommends er5).
+        history: number of predictions that a step uses, 1 to 3.
+        scale: name of phi: "ode", "sde", or the paper's "er4" and "er5" (its table 1 recommends
+            er5).
     """
 
     history: int = 3
@@ -60,7 +61,7 @@ class ERSDE(Solver):
 
     @property
     def order(self) -> int:
-        """1 for one prediction, else 2 (weak; strong order 1)."""
+        """Weak order: 1 with one prediction, 2 with more. The strong order is 1."""
         return min(self.history, 2)
 
     @property
@@ -69,7 +70,7 @@ class ERSDE(Solver):
         return self.scale != "ode"
 
     def evals(self, grid: Grid) -> int:
-        """One a step, and those of `last_step`."""
+        """One per step, plus those of `last_step`."""
         return count_evals(grid, 1)
 
     def step(
@@ -81,7 +82,7 @@ class ERSDE(Solver):
             return to_clean(model, prediction), None
         past: tuple[tuple[float, Tensor], ...] = carry or ()
         high, low, alpha = float(t.rho), float(s.rho), float(s.alpha)
-        # As in `exponential.weights.apart`: a value within 1 % of the step says nothing new.
+        # As in `exponential.weights.apart`: a value within 1 % of the step adds no information.
         far = [value for value in past if math.log(value[0] / high) >= 0.01 * math.log(high / low)]
         known = ((high, prediction.x0), *far)[: self.history]
         phi = SCALES[self.scale]

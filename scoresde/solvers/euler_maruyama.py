@@ -16,12 +16,13 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver):
-    r"""x_s = x - h [f x - (1 + a^2)/2 g^2 score] + a g sqrt(h) z,  h = t - s.
+    r"""The Euler-Maruyama method for the reverse SDE, in time t.
 
-    Song et al. 2021, section 4.1 and appendix D; a is the stochasticity of `ReverseSDE` and 0 gives
-    Euler's method for the probability-flow ODE. The last step, to sigma = 0, returns the denoised
-    x0: g says nothing about an interval that ends where time has no noise left. One evaluation a
-    step.
+        x_s = x - h [f x - (1 + a^2)/2 g^2 score] + a g sqrt(h) z,  h = t - s
+
+    Song et al. 2021, section 4.1 and appendix D. a is the stochasticity of `ReverseSDE`; a = 0 is
+    Euler's method for the probability-flow ODE. The step to sigma = 0 returns the denoised x0,
+    since g(t) does not describe an interval that ends without noise. One evaluation per step.
 
     Attributes:
         stochasticity: a, 0 or more; 1 is the reverse SDE.

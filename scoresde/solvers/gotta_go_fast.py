@@ -20,42 +20,45 @@ from .bridge import Bridges
 from .last_step import to_clean
 from .solver import Carry, Solver
 
-_LATTICE = 16  # steps change by powers of 2^(1/16), 4.4 %
+_LATTICE = 16  # step sizes change by powers of 2^(1/16), 4.4 %
 
 
 @dataclass(frozen=True)
 class GottaGoFast(Solver):
-    r"""Euler-Maruyama and stochastic improved Euler, whose difference sets the step.
+    r"""The adaptive solver of the reverse SDE, from Euler-Maruyama and stochastic improved Euler.
 
         x'  = x - h F(x, t) + g(t) sqrt(h) z                 F = f x - g^2 score
         x~  = x - h F(x', t - h) + g(t - h) sqrt(h) z
         x'' = (x' + x~) / 2
 
     Jolicoeur-Martineau et al., "Gotta Go Fast When Generating Data with Score-Based Models", 2021,
-    algorithm 1 and table 5: accepted is x'' (extrapolation), where the root mean square of
-    (x'' - x') / max(atol, rtol max(|x'|, |x'_before|)) is at most 1; the next step is 0.9
-    error^-0.9 times as long. Two things differ. Each sample has its own steps (`adaptive`). And
-    z is the increment of a Brownian path that remembers what a rejected step has seen (a bridge;
+    algorithm 1 and table 5. The error of a step is the root mean square of
+    (x'' - x') / max(atol, rtol max(|x'|, |x'_before|)). With an error of at most 1 the step is
+    accepted and x'' is kept (extrapolation). The next step is 0.9 error^-0.9 times as long.
+
+    Two things differ from the paper. Each sample has its own steps (`adaptive`). And z is the
+    increment of a Brownian path that keeps the values which a rejected step has used (a bridge;
     Rackauckas & Nie, "Adaptive Methods for Stochastic Differential Equations via Natural Embeddings
-    and Rejection Sampling with Memory", 2017): fresh noise at every attempt would favour those
-    draws that make small errors, and bias the samples.
+    and Rejection Sampling with Memory", 2017). New noise at every attempt would favour draws with
+    small errors and bias the samples.
 
-    A path is rough: at times that differ by 1e-7 it differs by 3e-4. So the factor by which a step
-    changes is rounded down to a power of 2^(1/16), and a network whose answers depend on the size
-    of the batch in their last bits (matrix products in float32) takes the same steps: 192 samples
-    drawn alone and together with the shipped network of the plane all took the same number of
-    evaluations and differed by 8e-7 at most. That is not a promise: where an error lies within
-    round-off of the limit, or of a boundary of that rounding, the steps part, and the sample is
-    another draw. Alone and in a batch, samples agree to round-off in float64.
+    A sample drawn alone and in a batch should take the same steps, but in float32 the last bits of
+    a network's output may depend on the batch size. A Brownian path is rough: at times that differ
+    by 1e-7 it differs by 3e-4. So the factor on the step size is rounded down to a power of
+    2^(1/16), which hides the last bits. Measured with the shipped 2-D network: 192 samples, alone
+    and together, took the same number of evaluations and differed by at most 8e-7. This is not
+    guaranteed: if an error lies within round-off of 1, or of a boundary of the rounding, the steps
+    differ and the sample is another draw. In float64 both ways agree to round-off.
 
-    Order 2 (weak) in the accepted steps; two evaluations an accepted step, one a
-    rejected one. A grid of two steps, `uniform_t(sde, 2)`, leaves all choices to the solver; the
-    step to sigma = 0 follows `last_step`.
+    Weak order 2 in the number of accepted steps. An accepted step takes two evaluations, a rejected
+    one takes one. With a grid of two steps, `uniform_t(sde, 2)`, the solver chooses all its steps.
+    The step to sigma = 0 is that of `last_step`.
 
     Attributes:
         rtol, atol: tolerances; 0.0078 is one grey level of 256 in (-1, 1).
-        first: first step, as a share of the interval.
-        max_evals: evaluations per sample and step of the grid, after which it is given up.
+        first: length of the first step, as a fraction of the interval.
+        max_evals: the most evaluations per sample and step of the grid. A sample that needs more
+            becomes NaN.
     """
 
     rtol: float = 0.05
@@ -68,12 +71,12 @@ class GottaGoFast(Solver):
 
     def __post_init__(self) -> None:
         if not 0 < self.first <= 1:
-            raise ConfigError(f"the first step must be a share in (0, 1], got {self.first!r}")
+            raise ConfigError(f"first must be a fraction in (0, 1], got {self.first!r}")
         Tolerance(self.atol, self.rtol)
         check_max_evals(self.max_evals)
 
     def evals(self, grid: Grid) -> None:
-        """It depends on the data."""
+        """None: the number depends on the data."""
         return None
 
     def step(
@@ -92,7 +95,7 @@ class GottaGoFast(Solver):
 
 @dataclass(frozen=True)
 class _Reverse:
-    """Steps of the reverse SDE in -t; the slope is F at the step's start."""
+    """Steps of the reverse SDE in -t; the slope is F at the start of the step."""
 
     sde: SDE
     t: Knot
@@ -118,7 +121,7 @@ class _Reverse:
         return low, affine(0.5, low, 0.5, other)
 
     def _increment(self, t: Knot, s: Knot, rows: Tensor, x: Tensor) -> Tensor:
-        """Standard normals, shape (B, *): each sample's own increment, over its deviation."""
+        """Each sample's Brownian increment over its standard deviation: normals, shape (B, *)."""
         clocks = torch.stack([torch.as_tensor(k.rho).flatten() for k in (t, s)]).square()
         high, low = clocks.tolist()
         drawn = self.bridges.increments(rows.tolist(), high, low)
@@ -126,5 +129,5 @@ class _Reverse:
         return drawn.div(deviation).to(x.dtype)
 
     def _knot(self, at: Tensor) -> Knot:
-        """Rounding must not carry a time outside the step, where the network may know nothing."""
+        """The knot at -t = at, clamped to the step: outside it the network may not be trained."""
         return self.sde.at((-at).clamp(float(self.s.t), float(self.t.t)))

@@ -18,7 +18,7 @@ from .solver import Carry, Solver
 
 
 class _Past(NamedTuple):
-    """What one step hands to the next: the churn, and the slope where the last step began."""
+    """The carry of `Heun`: gamma, and rho and eps at the start of the last step."""
 
     gamma: float
     rho: Scalar | None = None
@@ -27,21 +27,22 @@ class _Past(NamedTuple):
 
 @dataclass(frozen=True)
 class Heun(Solver):
-    r"""The trapezoidal rule in rho for y = x/alpha, whose slope dy/drho is eps.
+    r"""EDM's Heun method: the trapezoidal rule in rho for y = x/alpha, with slope dy/drho = eps.
 
         y'  = y + (rho_s - rho) eps(y, rho)
         y_s = y + (rho_s - rho) (eps(y, rho) + eps(y', rho_s)) / 2
 
     Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
-    algorithm 1, and with s_churn > 0 algorithm 2: noise is first raised to rho (1 + gamma), with
-    gamma = min(s_churn / steps, sqrt(2) - 1), but never above that of t_max. Written for x/alpha it
-    is the same rule for every process. Two evaluations a step. The last step, to sigma = 0, takes
-    one: it extrapolates eps linearly in rho from the step before, so that order 2 is kept.
+    algorithm 1; with s_churn > 0, algorithm 2. That one adds noise before each step: it raises rho
+    to rho (1 + gamma), with gamma = min(s_churn / steps, sqrt(2) - 1), but not above rho at t_max.
+    In y = x/alpha the rule is the same for every process. Two evaluations per step. The step to
+    sigma = 0 takes one: it extrapolates eps linearly in rho from the step before, which keeps
+    order 2.
 
     Attributes:
-        s_churn: amount of noise put in along the way; 0 is deterministic.
-        s_min, s_max: range of rho in which it is put in.
-        s_noise: factor on its standard deviation.
+        s_churn: amount of added noise; 0 is deterministic.
+        s_min, s_max: range of rho in which noise is added.
+        s_noise: factor on the standard deviation of the added noise.
     """
 
     s_churn: float = 0.0
@@ -66,7 +67,7 @@ class Heun(Solver):
         return self.s_churn > 0
 
     def evals(self, grid: Grid) -> int:
-        """Two a step; one for a step to sigma = 0."""
+        """Two per step; one for a step to sigma = 0."""
         return 2 * grid.steps - grid.ends_clean
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
@@ -87,7 +88,7 @@ class Heun(Solver):
             slope = affine(0.5, eps, 0.5, second)
         elif past.eps is None or past.rho is None:
             slope = eps
-        else:  # the line through both slopes, at the middle of (0, rho)
+        else:  # the line through both slopes, evaluated at the middle of (0, rho)
             w = 0.5 * h / (t.rho - past.rho)
             slope = affine(1.0 + w, eps, -w, past.eps)
         x = affine(s.alpha / t.alpha, x, s.alpha * h, slope)
@@ -102,10 +103,9 @@ class Heun(Solver):
         rho = t.rho * (1.0 + gamma)
         up = top if not rho < top.rho else model.sde.at_lambda(-log(rho))
         if not up.rho > t.rho:
-            return x, t  # already at the top
+            return x, t  # already at the noisiest time
         added = sqrt((up.rho - t.rho) * (up.rho + t.rho))
         stretch = up.alpha / t.alpha
-        # Fresh noise: (t, up) reaches back over steps already taken, whose increments of a
-        # Brownian path have been used.
+        # Fresh noise: earlier steps have already used the Brownian increments over (t, up).
         z = noise.normal()
         return affine(stretch, x, self.s_noise * up.alpha * added, z), up

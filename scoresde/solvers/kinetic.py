@@ -16,21 +16,25 @@ from ..sde.knot import Knot
 
 @dataclass(frozen=True)
 class KineticLangevin:
-    r"""dx = sigma u dr,  du = -(eps + friction u) dr + sqrt(2 friction) dw, for `steps` steps.
+    r"""The underdamped (kinetic) Langevin corrector, with momentum u.
 
-    Its stationary law is p_t(x) N(u; 0, I); in units of sigma the force -sigma score is eps. The
-    momentum u is drawn afresh in each call, as by Chen et al., "The Probability Flow ODE Is
-    Provably Fast", 2023, section 3 (the corrector of DPUM). A step of length h is the splitting
-    BAOAB of Leimkuhler & Matthews, "Rational Construction of Stochastic Numerical Methods for
-    Molecular Sampling", 2013: half a kick by the force, half a drift, friction and noise exactly,
-    half a drift, half a kick; the two half kicks between steps are one, so that a step takes one
-    evaluation. One step with friction -> infinity is `AnnealedLangevin(h / sqrt(8))`; momentum lets
-    several steps go further than as many of those.
+        dx = sigma u dr,  du = -(eps + friction u) dr + sqrt(2 friction) dw,  for `steps` steps
+
+    The stationary law is p_t(x) N(u; 0, I). In units of sigma the force is sigma score = -eps. Each
+    call draws a new momentum, as in Chen et al., "The Probability Flow ODE Is Provably Fast", 2023,
+    section 3 (the corrector of DPUM).
+
+    A step of length h is the splitting BAOAB of Leimkuhler & Matthews, "Rational Construction of
+    Stochastic Numerical Methods for Molecular Sampling", 2013: half a kick by the force, half a
+    drift, exact friction and noise, half a drift, half a kick. The last half kick of a step and
+    the first of the next are merged, so a step takes one evaluation. One step with friction ->
+    infinity is `AnnealedLangevin(h / sqrt(8))`. With momentum, several steps move further than as
+    many steps without.
 
     Attributes:
-        size: h, in units in which the noise itself oscillates with frequency 1; below 2.
-        friction: per unit of the same time.
-        steps: how many steps a call makes.
+        size: h, in (0, 2), in units of time where N(0, sigma^2 I) oscillates with frequency 1.
+        friction: friction per unit of the same time, 0 or more.
+        steps: number of steps in a call.
     """
 
     size: float = 0.5
@@ -40,7 +44,7 @@ class KineticLangevin:
     def __post_init__(self) -> None:
         if not 0 < self.size < 2 or not self.friction >= 0:
             raise ConfigError(
-                f"need 0 < size < 2 (beyond it steps are unstable) and friction >= 0, got "
+                f"need 0 < size < 2 (larger steps are unstable) and friction >= 0, got "
                 f"size={self.size!r}, friction={self.friction!r}"
             )
         if not isinstance(self.steps, int) or self.steps < 1:
@@ -48,7 +52,7 @@ class KineticLangevin:
 
     @property
     def evals_per_call(self) -> int:
-        """One evaluation a step."""
+        """One evaluation per step."""
         return self.steps
 
     def __call__(self, model: Predictor, x: Tensor, t: Knot, noise: NoiseStream) -> Tensor:

@@ -28,21 +28,23 @@ class _Langevin:
 
     @property
     def evals_per_call(self) -> int:
-        """One evaluation a step."""
+        """One evaluation per step."""
         return self.steps
 
 
 @dataclass(frozen=True)
 class Langevin(_Langevin):
-    r"""x <- x + e score + sqrt(2 e) z,  e = 2 (snr |z| / |score|)^2,  `steps` times.
+    r"""The Langevin corrector, with a step size set by a signal-to-noise ratio.
 
-    Song et al. 2021, algorithms 4 and 5. The norms are those of each sample alone, so that no
-    sample depends on its batch-mates. The factor 1 - beta_i of algorithm 5, which is 1 but for
-    the width of a step, is left out: e belongs to the noise level and not to the grid.
+        x <- x + e score + sqrt(2 e) z,  e = 2 (snr |z| / |score|)^2,  `steps` times
+
+    Song et al. 2021, algorithms 4 and 5. Each sample uses its own norms, so no sample depends on
+    the others in its batch. The factor 1 - beta_i of algorithm 5 is omitted, since it depends on
+    the grid and not only on the noise level; it tends to 1 as grids get finer.
 
     Attributes:
-        snr: the ratio of signal to noise in a step.
-        steps: how many moves a call makes.
+        snr: signal-to-noise ratio of a step.
+        steps: number of Langevin steps in a call.
     """
 
     def __call__(self, model: Predictor, x: Tensor, t: Knot, noise: NoiseStream) -> Tensor:
@@ -51,22 +53,23 @@ class Langevin(_Langevin):
             score = model(x, t).score
             z = noise.normal()
             root = self.snr * _norm(z) / _norm(score)  # sqrt(e / 2)
-            root = torch.where(root.isinf(), 0.0, root).to(x.dtype)  # at a mode, stay
+            root = torch.where(root.isinf(), 0.0, root).to(x.dtype)  # score = 0 at a mode: no move
             x = x + 2 * root * (root * score + z)
         return x
 
 
 @dataclass(frozen=True)
 class AnnealedLangevin(_Langevin):
-    r"""x <- x + e score + sqrt(2 e) z,  e = 2 (snr sigma)^2,  `steps` times.
+    r"""The corrector of annealed Langevin dynamics: step sizes proportional to sigma^2.
 
-    Annealed Langevin dynamics (Song & Ermon, "Generative Modeling by Estimating Gradients of the
-    Data Distribution", 2019, algorithm 1: steps in proportion to sigma^2), with the step size
-    that `Langevin` has where |score| = |z| / sigma.
+        x <- x + e score + sqrt(2 e) z,  e = 2 (snr sigma)^2,  `steps` times
+
+    Song & Ermon, "Generative Modeling by Estimating Gradients of the Data Distribution", 2019,
+    algorithm 1. The step size equals that of `Langevin` if |score| = |z| / sigma.
 
     Attributes:
-        snr: half the step's noise in units of sigma.
-        steps: how many moves a call makes.
+        snr: half the standard deviation of a step's noise, in units of sigma.
+        steps: number of Langevin steps in a call.
     """
 
     def __call__(self, model: Predictor, x: Tensor, t: Knot, noise: NoiseStream) -> Tensor:
@@ -80,7 +83,7 @@ class AnnealedLangevin(_Langevin):
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Length of each sample, shape (B, 1, ...), in at least float32."""
+    """Euclidean norm of each sample, shape (B, 1, ...), in float32 or float64."""
     flat = x.reshape(x.shape[0], x.shape[1:].numel())
     wide = torch.promote_types(x.dtype, torch.float32)
     length: Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=wide)

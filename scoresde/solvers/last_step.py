@@ -1,18 +1,19 @@
 r"""The step to sigma = 0 of a stochastic solver.
 
-Extrapolating along the path that led here would amplify that path's noise without bound as steps
-get short; the denoised x0 alone is first order, and leaves data of variance C with the deviation
-sqrt(C) (1 - rho^2 / 2C). So eps is followed a little way up the probability flow instead, to
-1.25 rho and 1.5 rho, and a polynomial through its three values is integrated down to 0. It is odd
-in rho, as eps is along the flow of data that have a density, like the last step of
-`ExponentialMultistep`:
+Two simpler steps are not good enough. Extrapolation from the last states would amplify the noise
+of their path, without bound as steps get short. The denoised x0 is only first order: for data of
+variance C it gives the standard deviation sqrt(C) (1 - rho^2 / 2C).
+
+So this step first follows the probability flow to more noise, to 1.25 rho and 1.5 rho. Then it
+integrates the polynomial through the three values of eps down to 0. The polynomial is odd in rho,
+as eps is along the flow of data with a density (compare the last step of `ExponentialMultistep`):
 
     y_1.25 = y + rho 9/32 eps                             y = x/alpha
     y_1.5 = y + rho (5/9 eps_1.25 - 5/72 eps)
     y_0 = y - rho (373/270 eps - 1472/1485 eps_1.25 + 118/495 eps_1.5)
 
-The deviation of data narrow enough to have rho^2 = C/4 is kept to 6e-4. Where the data are a point
-as seen from rho, 0.4 of the noise is left; `final="denoise"` takes x0.
+For data with C = 4 rho^2 the standard deviation is right to 6e-4. For data at a single point, 0.4
+of the noise is left; `final="denoise"` returns x0 instead.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _FIRST, _SECOND = 1.25, 1.5
 def to_clean(model: Predictor, prediction: Prediction) -> Tensor:
     """The state at sigma = 0, shape (B, *), from the prediction at the last knot.
 
-    Two further evaluations; none where the process ends below 1.5 rho, as in a single step from
-    t_max, where it is the denoised x0.
+    Takes two further evaluations. If rho at t_max is below 1.5 rho, as in a single step from
+    t_max, it takes none and returns the denoised x0.
     """
     t = prediction.knot
     if not _can_climb(model.sde, t):
@@ -48,12 +49,12 @@ def to_clean(model: Predictor, prediction: Prediction) -> Tensor:
 
 
 def further_evals(grid: Grid) -> int:
-    """Evaluations of `to_clean` at a grid's end beyond the usual one of the step."""
+    """Evaluations that `to_clean` adds to the one of the last step: 2 or 0."""
     return 2 * _can_climb(grid.sde, grid.knots[-2]) if grid.ends_clean else 0
 
 
 def count_evals(grid: Grid, per_step: int) -> int:
-    """Evaluations over a grid: `per_step` a step, and those of `to_clean`."""
+    """Evaluations over a grid: `per_step` for each step, plus those of `to_clean`."""
     return per_step * (grid.steps - grid.ends_clean) + grid.ends_clean + further_evals(grid)
 
 

@@ -1,8 +1,8 @@
-"""Who takes which part of a grid.
+"""Splits a grid into parts, each with the solver that takes it.
 
-A solver is only ever handed steps that it can take. Where alpha = 0 at the start and a solver says
-that it cannot begin there, that one step is DDIM's, whose transition is exact there; so is a last
-step to sigma = 0 that is asked to be the plain denoised x0.
+`DDIM` takes two steps for other solvers: a first step from alpha = 0, where its transition is
+exact, if the solver cannot start there; and the last step to sigma = 0 if `final="denoise"`, where
+it returns the denoised x0.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ FINALS = ("solver", "none", "denoise")
 
 
 def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solver, Grid], ...]:
-    """The solvers that follow a grid, each with the grid of its own steps, in order.
+    """The solvers that follow a grid, in order, each with the part of the grid that it takes.
 
     Args:
         solver, grid, final: see `scoresde.iterate`.
 
     Raises:
-        ConfigError: for an unknown `final`, or a grid of which nothing is left.
+        ConfigError: for an unknown `final`, or if no step is left.
     """
     if final not in FINALS:
         raise ConfigError(f"final must be 'solver', 'none' or 'denoise', got {final!r}")
@@ -38,14 +38,14 @@ def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solv
         found.append((DDIM(), Grid(grid.sde, (knots[-1], grid.sde.clean))))
     if not found:
         raise ConfigError(
-            "the grid's only step goes to sigma = 0, and final='none' leaves it out; write "
+            "the grid's only step goes to sigma = 0, and final='none' omits that step; write "
             "final='solver', or a grid of 2 steps or more"
         )
     return tuple(found)
 
 
 def evaluations(solver: Solver, grid: Grid, final: str = "solver") -> int | None:
-    """Network evaluations per sample that a run over this grid takes; None if the data decide."""
+    """Network evaluations per sample of a run over this grid; None if they depend on the data."""
     total = 0
     for rule, part in parts(solver, grid, final):
         cost = rule.evals(part)

@@ -1,4 +1,4 @@
-"""What is worked out ahead of the loop, once for each solver and grid."""
+"""Coefficients that are computed before the loop, once for each solver and grid."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def ahead(function: Function) -> Function:
-    """A function of values whose results are remembered: of solvers, processes and knots.
+    """Decorator: cache the results of a function of solvers, processes and knots.
 
-    A compiled run takes the result as a constant, and need not follow how it came about. (Not of
-    grids: one that was cut while a run is compiled is no value yet.)
+    torch.compile treats a result as a constant and does not trace the function. Do not pass a
+    Grid: under torch.compile a sliced grid cannot be hashed.
     """
     remembered = lru_cache(maxsize=64)(function)
 
@@ -21,6 +21,6 @@ def ahead(function: Function) -> Function:
     def found(*args: Any) -> Any:
         return remembered(*args)
 
-    # This is all that torch.compiler.assume_constant_result does, after importing the compiler.
+    # torch.compiler.assume_constant_result does the same, but also imports the compiler.
     found._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return found  # type: ignore[return-value]

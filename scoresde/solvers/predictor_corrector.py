@@ -19,12 +19,12 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class PredictorCorrector(Solver):
-    """Correct the state at t, then let any solver take it to s.
+    """Predictor-corrector sampling: a corrector at t, then a step of any solver from t to s.
 
-    Song et al. 2021, algorithm 1 and section 4.2, in the order of their code: the corrector moves
-    at t first, so that nothing is asked of the network at the end of the grid. The predictor's
-    history passes through; its order and its step to sigma = 0 are its own. Costs the predictor's
-    evaluations plus the corrector's at every step.
+    Song et al. 2021, algorithm 1 and section 4.2, in the order of their code: the corrector comes
+    first, so the network is not evaluated at the end of the grid. The order, the history and the
+    step to sigma = 0 are those of the predictor. A step costs the predictor's evaluations plus the
+    corrector's.
 
     Attributes:
         predictor: any solver.
@@ -44,26 +44,26 @@ class PredictorCorrector(Solver):
             )
         if isinstance(self.corrector, type) or not isinstance(self.corrector, Corrector):
             raise ConfigError(
-                f"the corrector must be one such as Langevin(), got {self.corrector!r}"
+                f"the corrector must be a Corrector, got {self.corrector!r}; write Langevin()"
             )
 
     @property
     def order(self) -> float:
-        """The predictor's."""
+        """The order of the predictor."""
         return self.predictor.order
 
     @property
     def starts_at_zero_snr(self) -> bool:
-        """As the predictor: a corrector can do so with any network that has a prediction there."""
+        """As for the predictor. A corrector works there with any network that predicts there."""
         return self.predictor.starts_at_zero_snr
 
     @property
     def compiles(self) -> bool:
-        """As the predictor: correctors have no data-dependent branch."""
+        """As for the predictor: correctors have no data-dependent branch."""
         return self.predictor.compiles
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
-        """The predictor's."""
+        """The first `carry` of the predictor."""
         return self.predictor.init(model, grid)
 
     def step(

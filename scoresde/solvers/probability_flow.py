@@ -1,4 +1,4 @@
-"""The probability-flow ODE as a solver like any other, through an ODE backend."""
+"""The probability-flow ODE, solved by an ODE backend between the knots of a grid."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from ..sde import SDE
 from ..sde.knot import Knot
 from .solver import Carry, Solver
 
-_POINTS = 4  # of the extrapolation to sigma = 0
+_POINTS = 4  # points used by the extrapolation to sigma = 0
 
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Solver):
-    r"""Solves du/dtau between the knots of a grid to the backend's own accuracy.
+    r"""The probability-flow ODE, solved to the backend's own accuracy between the knots of a grid.
 
-    Song et al. 2021, eq. 13, in one of the variables of `scoresde.ode.clocks`. The step to sigma
-    = 0 goes to the process's t_min and from there extrapolates the denoised x0, which is an even
-    function of rho along the flow of a smooth density and equals the state at rho = 0: with rho^2
-    at 1, 2, 3 and 4 times that of t_min, x(0) = 4 x0(1) - 6 x0(2) + 4 x0(3) - x0(4) + O(rho^8).
-    The states at the further points come from three Runge-Kutta steps.
+    Song et al. 2021, eq. 13, in one of the variables of `scoresde.ode.clocks`.
 
-    Where the backend fails, the batch is split; samples that fail alone become NaN.
+    The step to sigma = 0 first goes to the process's t_min. From there it extrapolates the denoised
+    x0 to rho = 0, where x0 equals the state. Along the flow of a smooth density x0 is an even
+    function of rho. With rho^2 at 1, 2, 3 and 4 times its value at t_min,
+    x(0) = 4 x0(1) - 6 x0(2) + 4 x0(3) - x0(4) + O(rho^8). Three Runge-Kutta steps give the
+    states at the points 2, 3 and 4.
+
+    If the backend fails, the batch is split and solved again; samples that fail alone become NaN.
 
     Attributes:
         backend: `TorchDiffEq(...)` or `SciPy(...)`.
-        clock: "t", "lambda", "log_rho", "rho" or "angle"; only the last starts at alpha = 0.
+        clock: "t", "lambda", "log_rho", "rho" or "angle". Only "angle" can start at alpha = 0.
     """
 
     backend: Backend = field(default_factory=TorchDiffEq)
@@ -50,7 +52,7 @@ class ProbabilityFlow(Solver):
 
     @property
     def starts_at_zero_snr(self) -> bool:
-        """Only in the angle."""
+        """True only if the clock is the angle."""
         return self.clock == "angle"
 
     def evals(self, grid: Grid) -> int | None:
@@ -76,10 +78,11 @@ class ProbabilityFlow(Solver):
         return _to_clean(model, x, floor), None
 
     def solve(self, model: Predictor, x: Tensor, t: Knot, s: Knot) -> tuple[Tensor, dict[int, str]]:
-        """The state at s, shape (B, *), from x at t, in either direction of time.
+        """The state at s, shape (B, *), from x at t, forwards or backwards in time.
 
         Returns:
-            The state, NaN in samples that failed, and the reasons by place in the batch.
+            The state, with NaN in samples that failed, and the reason for each failed sample, by
+            its index in the batch.
         """
         low, high = (t, s) if t.lam > s.lam else (s, t)
         flow = VectorField(model, clock(self.clock), low, high, x.dtype)
@@ -89,9 +92,9 @@ class ProbabilityFlow(Solver):
 
 
 def _floor(sde: SDE, t: Knot) -> Knot:
-    """Where the extrapolation to sigma = 0 starts: the process's cleanest time with noise."""
+    """The knot where the extrapolation to sigma = 0 starts: t_min, or t if t is cleaner."""
     low = sde.at(sde.t_min)
-    if low.is_clean:  # a network for all times: stop at a noise level that hardly matters
+    if low.is_clean:  # t_min has no noise: stop at a noise level that is small enough
         low = sde.at_lambda(max(float(t.lam), math.log(1e3)))
     return low if low.lam > t.lam else t
 
@@ -99,7 +102,7 @@ def _floor(sde: SDE, t: Knot) -> Knot:
 def _to_clean(model: Predictor, x: Tensor, t: Knot) -> Tensor:
     """x at rho = 0 from the denoised x0 at points rho^2 = (1 + k h) rho_t^2, k = 0, 1, ..."""
     sde = model.sde
-    room = 2.0 * float(t.lam - sde.at(sde.t_max).lam)  # of log rho^2 up to the noisy end
+    room = 2.0 * float(t.lam - sde.at(sde.t_max).lam)  # distance to the noisy end, in log rho^2
     h = min(1.0, math.expm1(min(room, 2.0)) / (_POINTS - 1))
     if h <= 0.0:  # no noisier time exists
         return model(x, t).x0
@@ -128,5 +131,5 @@ def _runge_kutta(flow: VectorField, y: Tensor, start: float, end: float) -> tupl
 
 
 def _at_zero(nodes: list[float]) -> list[float]:
-    """Weights of the polynomial through `nodes`, at zero."""
+    """Weights that evaluate at zero the polynomial through values at `nodes`."""
     return [math.prod(q / (q - p) for q in nodes if q != p) for p in nodes]

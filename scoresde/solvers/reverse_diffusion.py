@@ -1,4 +1,4 @@
-"""Reverse diffusion sampling: the forward transition, run backwards."""
+"""Reverse diffusion sampling: a discretisation made of the forward transition."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class ReverseDiffusion(Solver):
-    r"""x_s = (2 - a) x + (1 + k^2)/2 b^2 score + k b z, where x_t = a x_s + b z is the way up.
+    r"""The reverse diffusion sampler of Song et al., for any process and grid.
 
-    Song et al. 2021, eq. 46 and appendix E. They take a and b from the discretised process; here
-    they are its exact transition from s to t, so that any process and any grid will do, and a
-    coarse grid gives a large error instead of a NaN. The last step, to sigma = 0, returns the
-    denoised x0. Strong and weak order 1; one evaluation a step.
+        x_s = (2 - a) x + (1 + k^2)/2 b^2 score + k b z
+
+    where x_t = a x_s + b z is the forward transition from s to t. Song et al. 2021, eq. 46 and
+    appendix E. They take a and b from the discretised process; here the transition is exact, so
+    any process and grid can be used, and a coarse grid gives a large error instead of a NaN. The
+    step to sigma = 0 returns the denoised x0. Strong and weak order 1. One evaluation per step.
 
     Attributes:
         stochasticity: k, 0 or more; 1 is the reverse SDE, 0 its probability flow (eq. 47).

@@ -1,4 +1,4 @@
-"""The reverse-time SDE, and every process between it and the probability-flow ODE."""
+"""The family of processes that contains the reverse-time SDE and the probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from ..scalar import Scalar, scale, sqrt
 
 @dataclass(frozen=True)
 class ReverseSDE:
-    r"""dx = [f x - (1 + s^2)/2 g^2 score] dt + s g dw, run backwards in time.
+    r"""The reverse-time SDE with an adjustable amount of noise s.
 
-    All share the marginals of the forward process. s = 1 is Anderson's reverse SDE (Song et al.
-    2021, eq. 6), s = 0 the probability-flow ODE (eq. 13); the family between and beyond is Zhang &
+        dx = [f x - (1 + s^2)/2 g^2 score] dt + s g dw,  backwards in time
+
+    For every s the marginals are those of the forward process. s = 1 is Anderson's reverse SDE
+    (Song et al. 2021, eq. 6), s = 0 the probability-flow ODE (eq. 13). For all other s see Zhang &
     Chen, "Fast Sampling of Diffusion Models with Exponential Integrator", 2023, eq. 6.
 
     Attributes:
-        model: the score.
+        model: the model that gives the score.
         stochasticity: s, 0 or more.
     """
 
@@ -32,12 +34,12 @@ class ReverseSDE:
             raise ConfigError(f"stochasticity must be 0 or more, got {self.stochasticity!r}")
 
     def drift(self, x: Tensor, t: Scalar) -> Tensor:
-        """The bracket above at x, shape (B, *); t is a float or a tensor of shape (B,)."""
+        """The drift f x - (1 + s^2)/2 g^2 score at x, shape (B, *); t: a float or shape (B,)."""
         sde = self.model.sde
         knot = sde.at(t, like=x)
         weight = -0.5 * (1 + self.stochasticity**2) * sde.g2(knot.t)
         return scale(sde.f(knot.t), x) + scale(weight, self.model(x, knot).score)
 
     def diffusion(self, t: Scalar) -> Scalar:
-        """s g(t)."""
+        """The diffusion coefficient s g(t)."""
         return self.stochasticity * sqrt(self.model.sde.g2(t))

@@ -1,4 +1,4 @@
-"""Exponential SDE solvers in the noise prediction: SEEDS, and Heun's method for the SDE."""
+"""Single-step exponential SDE solvers: SEEDS, stochastic Heun and DPM-Solver++ SDE."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .stages import StagedSDE
 
 @dataclass(frozen=True)
 class SEEDS2(StagedSDE):
-    r"""The exponential midpoint rule for the reverse SDE, in eps.
+    r"""SEEDS-2: the exponential midpoint rule for the reverse SDE, in eps.
 
         x_m = alpha_m/alpha_t x - (1 + tau^2) sigma_m (e^(h/2) - 1) eps(x, t) + n_m
         x_s = alpha_s/alpha_t x - (1 + tau^2) sigma_s (e^h - 1) eps(x_m, m) + n_s
 
     with m in the middle of the step h in lambda. Gonzalez et al., "SEEDS: Exponential SDE Solvers
-    for Fast High-Quality Sampling from Diffusion Models", 2023, algorithm 2 (there tau = 1). Weak
-    order 2, strong order 1; two evaluations a step. The step to sigma = 0 follows `last_step`.
+    for Fast High-Quality Sampling from Diffusion Models", 2023, algorithm 2 (with tau = 1). Weak
+    order 2, strong order 1. Two evaluations per step. The step to sigma = 0 is that of `last_step`.
     """
 
     order = 2
@@ -32,12 +32,12 @@ class SEEDS2(StagedSDE):
 
 @dataclass(frozen=True)
 class SEEDS3(StagedSDE):
-    r"""Three stages at 0, 1/3 and 2/3 of the step in lambda, in eps.
+    r"""SEEDS-3: three stages in eps, at 0, 1/3 and 2/3 of the step in lambda.
 
-    The stages are those of DPM-Solver-3 (Lu et al. 2022, algorithm 2) with the exact noise of the
-    SDE in each: Gonzalez et al. 2023, algorithm 3. As they say, it is third order for the flow
-    (tau = 0) and no more than second in the weak sense for tau > 0 (strong order 1). Three
-    evaluations a step. The step to sigma = 0 follows `last_step`.
+    Gonzalez et al. 2023, algorithm 3: the stages of DPM-Solver-3 (Lu et al. 2022, algorithm 2),
+    each with the exact noise of the SDE. As the paper says, the order is 3 for the flow (tau = 0);
+    with tau > 0 the weak order is 2 and the strong order 1. Three evaluations per step. The step
+    to sigma = 0 is that of `last_step`.
     """
 
     order = 2
@@ -52,16 +52,16 @@ class SEEDS3(StagedSDE):
 
 @dataclass(frozen=True)
 class StochasticHeun(StagedSDE):
-    r"""The trapezoidal rule for the reverse SDE, in eps and rho.
+    r"""Heun's method (the trapezoidal rule) for the reverse SDE, in eps and rho.
 
         x' = alpha_s/alpha_t x + alpha_s (1 + tau^2) (rho_s - rho_t) eps(x, t) + n_s
         x_s = alpha_s/alpha_t x + alpha_s (1 + tau^2) (rho_s - rho_t) (eps(x, t) + eps(x', s))/2 + n_s
 
     Heun's (improved Euler's) method for SDEs, Kloeden & Platen, "Numerical Solution of Stochastic
-    Differential Equations", 1992, section 15.1, applied to x/alpha. The noise is additive, so that
-    Ito's and Stratonovich's readings agree: Euler-Heun is this method, and Milstein's is
-    Euler-Maruyama's. Weak order 2, strong order 1; two evaluations a step. The step to sigma = 0
-    follows `last_step`.
+    Differential Equations", 1992, section 15.1, applied to x/alpha. The noise is additive, so the
+    Ito and Stratonovich integrals agree: Euler-Heun equals this method, and Milstein's equals
+    Euler-Maruyama's. Weak order 2, strong order 1. Two evaluations per step. The step to sigma = 0
+    is that of `last_step`.
     """  # noqa: E501 - a formula
 
     order = 2
@@ -75,18 +75,18 @@ class StochasticHeun(StagedSDE):
 
 @dataclass(frozen=True)
 class DPMSolverPPSDE(StagedSDE):
-    r"""Two stages in x0: DPM-Solver++ (2S) with the exact noise of the SDE.
+    r"""DPM-Solver++ SDE: the two stages of DPM-Solver++ (2S), with the exact noise of the SDE.
 
         x_m = decay x + total x0(x, t) + n_m                    m at the fraction r of the step
         x_s = decay x + total ((1 - 1/2r) x0(x, t) + 1/2r x0(x_m, m)) + n_s
 
-    Lu et al., "DPM-Solver++", 2022, section 5 and algorithm 1, as k-diffusion's `dpmpp_sde`
-    combines them, save that n_m and n_s are here one realisation of the noise and its
-    continuation, which that code draws as if they were increments of equal weight. Weak order 2,
-    strong order 1; two evaluations a step. The step to sigma = 0 follows `last_step`.
+    Lu et al., "DPM-Solver++", 2022, section 5 and algorithm 1, combined as in k-diffusion's
+    `dpmpp_sde`. One thing differs: here n_s continues the same realisation of the noise as n_m,
+    while k-diffusion treats the two as increments of equal weight. Weak order 2, strong order 1.
+    Two evaluations per step. The step to sigma = 0 is that of `last_step`.
 
     Attributes:
-        r: where the second stage lies, above 0 and at most 1.
+        r: position of the second stage as a fraction of the step in lambda, in (0, 1].
     """
 
     r: float = 0.5

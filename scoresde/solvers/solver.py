@@ -1,8 +1,8 @@
-"""What a solver is.
+"""The base class of solvers.
 
-A solver is a frozen value with a pure `step`: the same arguments give the same result, and
-nothing is kept in the solver. History travels in `carry`, randomness in `noise`, time in two
-knots. `scoresde.sampling.run` owns everything else.
+A solver is a frozen value with a pure `step`: the same arguments give the same result, and the
+solver stores nothing between steps. `carry` holds the history, `noise` the randomness, two knots
+the times. `scoresde.sampling.run` does everything else.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..noise import NoiseStream
 from ..sde.knot import Knot
 
 Carry = Any
-"""What a solver hands from one step to the next: any value, None where there is nothing."""
+"""The value that a solver passes from one step to the next. None if it needs no history."""
 
 
 @dataclass(frozen=True)
 class Solver(ABC):
-    """A rule for going from one knot to the next.
+    """A rule that takes the state from one knot to the next.
 
-    A subclass gives `order` as a class attribute (or a field) and `step` as a method; the other
-    members have defaults that fit a deterministic rule with one evaluation a step.
+    A subclass defines `order`, as a class attribute or a field, and the method `step`. The
+    defaults of the other members fit a deterministic rule with one evaluation per step.
     """
 
     @property
@@ -35,9 +35,9 @@ class Solver(ABC):
     def order(self) -> float:
         """Global order of convergence in the number of steps.
 
-        For a stochastic solver the weak order, that of the mean and the variance. Along a fixed
-        Brownian path all of these converge with order 1 and none with more, since they see no more
-        of the path than its increments.
+        For a stochastic solver this is the weak order, the order of the mean and the variance. The
+        strong order, along a fixed Brownian path, is 1 for all of them: a solver that uses only
+        the path's increments cannot have a higher one.
         """
 
     @property
@@ -49,15 +49,16 @@ class Solver(ABC):
     def starts_at_zero_snr(self) -> bool:
         """Whether `step` may start where alpha = 0.
 
-        The driver takes the first step of other solvers with the exact transition of `DDIM`, and
-        hands them the grid from there on.
+        If False, the driver takes that first step with the exact transition of `DDIM`, and the
+        solver follows the rest of the grid.
         """
         return False
 
     @property
     def compiles(self) -> bool:
-        """Whether a whole run over a fixed grid is known to be one graph for `torch.compile`, with
-        `fullgraph=True`. A claim, which `check_solver` tests.
+        """Whether `torch.compile(fullgraph=True)` compiles a run over a fixed grid to one graph.
+
+        The solver claims this; `check_solver` tests the claim.
         """
         return False
 
@@ -65,17 +66,19 @@ class Solver(ABC):
     def step(
         self, model: Predictor, x: Tensor, t: Knot, s: Knot, carry: Carry, noise: NoiseStream
     ) -> tuple[Tensor, Carry]:
-        """The state at s (cleaner), from x at t, shape (B, *).
+        """The state at the cleaner knot s, from the state x at t; both have shape (B, *).
 
-        `s` is the clean end at most once, as the last target; the model is never asked there.
+        Only the last step may have the clean end (sigma = 0) as s. Do not evaluate the model there.
         """
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
-        """The carry that the first step gets."""
+        """The `carry` of the first step."""
         return None
 
     def evals(self, grid: Grid) -> int | None:
-        """Network evaluations per sample over a grid of this solver's own steps; None where it
-        depends on the data. For whole runs there is `evaluations`.
+        """Network evaluations per sample if this solver takes every step of the grid.
+
+        None if they depend on the data. `evaluations` counts a whole run, with its first and last
+        steps.
         """
         return grid.steps

@@ -1,12 +1,12 @@
-r"""Single-step stochastic methods: what SEEDS, DPM-Solver++ SDE and stochastic Heun share.
+r"""The base class of SEEDS, DPM-Solver++ SDE and stochastic Heun: single-step SDE methods.
 
-The linear part of the reverse SDE is integrated exactly (`exponential.forms`). At stages between t
-and s the prediction u is evaluated on one and the same realisation of the noise,
+These methods integrate the linear part of the reverse SDE exactly (`exponential.forms`). They
+evaluate the prediction u at stages between t and s, all on one realisation of the noise:
 
     x_i = decay_i x_t + total_i sum_j w_ij u_j + n_i,      n_i = decay n_(i-1) + spread z_i
 
-so that n_i has exactly the law of the SDE's noise at every stage, and all of them jointly. A
-method is a table of weights w that sum to 1; published ones differ in nothing else.
+The n_i have exactly the joint law of the SDE's noise at the stages. A method is a table of
+weights w, whose rows sum to 1; the published methods differ only in this table.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .solver import Carry, Solver
 
 @dataclass(frozen=True)
 class StagedSDE(Solver):
-    """A single-step method for the reverse SDE with share of noise `tau`.
+    """A single-step method for the reverse SDE with noise scale `tau`.
 
     Attributes:
-        tau: share of noise; 1 is the reverse SDE, 0 the probability flow.
+        tau: noise scale, 0 or more: 1 is the reverse SDE, 0 the probability flow.
     """
 
     tau: float = 1.0
@@ -54,14 +54,14 @@ class StagedSDE(Solver):
     @property
     @abstractmethod
     def nodes(self) -> tuple[float, ...]:
-        """Where the stages beyond the first lie, as ascending fractions of the step in lambda."""
+        """Positions of all stages after the first: ascending fractions of the step in lambda."""
 
     @abstractmethod
     def rows(self, h: float) -> tuple[tuple[float, ...], ...]:
-        """Weights of each stage beyond the first, then of the step, for a step h in lambda."""
+        """Weights of each stage after the first, then those of the step, for a step h in lambda."""
 
     def evals(self, grid: Grid) -> int:
-        """One a stage, and those of `last_step`."""
+        """One per stage, plus those of `last_step`."""
         return count_evals(grid, 1 + len(self.nodes))
 
     def step(
@@ -86,7 +86,7 @@ class StagedSDE(Solver):
     def _noise(
         self, kind: Form, t: Knot, s: Knot, before: Tensor | None, noise: NoiseStream
     ) -> Tensor | None:
-        """The SDE's noise at s, given that at t."""
+        """The SDE's noise at s, given its noise at t."""
         if self.tau == 0 or t == s:
             return before
         z, spread = noise.increment(t, s), kind.spread(t, s, self.tau)

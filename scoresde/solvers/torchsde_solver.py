@@ -1,4 +1,4 @@
-"""The reverse SDE by torchsde's solvers."""
+"""The reverse SDE, solved by the torchsde package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .bridge import seed_from
 from .last_step import to_clean
 from .solver import Carry, Solver
 
-_METHODS = {  # name: (weak order, Ito or Stratonovich: the same thing here, but torchsde asks)
+# name: (weak order, kind of integral: both kinds agree here, but torchsde needs the name)
+_METHODS = {
     "euler": (1, "ito"),
     "milstein": (1, "ito"),
     "srk": (2, "ito"),
@@ -32,28 +33,31 @@ _METHODS = {  # name: (weak order, Ito or Stratonovich: the same thing here, but
 
 @dataclass(frozen=True)
 class TorchSDE(Solver):
-    r"""dy = -(1 + tau^2) rho eps dlam + tau sqrt(2) rho dw for y = x/alpha, by torchsde.
+    r"""The reverse SDE, solved by torchsde in the half log-SNR lam, for y = x/alpha.
 
-    Li et al., "Scalable Gradients for Stochastic Differential Equations", 2020, whose package this
-    needs (extra "torchsde"). The clock is the half log-SNR lam, which grows towards the data. The
-    noise is additive: Milstein's method is Euler's, and Ito's and Stratonovich's readings agree.
+        dy = -(1 + tau^2) rho eps dlam + tau sqrt(2) rho dw
 
-    The Brownian path is torchsde's, one a sample, from seeds that are made of the stream's noise: a
-    sample depends on its own seed alone. Weak order as `order` says; evaluations are torchsde's
-    affair (`evals` is None): one a substep for "euler", two for "heun", nine for "srk". The step to
-    sigma = 0 follows `last_step`.
+    Li et al., "Scalable Gradients for Stochastic Differential Equations", 2020. Needs their package
+    (extra "torchsde"). lam grows towards the data. The noise is additive, so Milstein's method
+    equals Euler's, and the Ito and Stratonovich integrals agree.
+
+    Each sample has a Brownian path of its own, which torchsde makes from a seed. The seed comes
+    from the sample's noise stream, so a sample depends only on its own seed. `order` is the weak
+    order. `evals` is None, since torchsde decides: "euler" takes one evaluation per substep,
+    "heun" two, "srk" nine. So it takes a grid, not a budget; without one, `sample` makes 40 steps
+    uniform in half log-SNR. The step to sigma = 0 is that of `last_step`.
 
     Attributes:
         method: "euler", "milstein", "srk", "euler_heun", "heun" or "midpoint".
-        tau: share of noise; 1 is the reverse SDE.
-        substeps: torchsde's steps, all equal, in one step of the grid.
-        adaptive: let torchsde choose its steps, `substeps` being the first guess. Since it chooses
-            one step for all samples that it is given, it is given one at a time.
+        tau: noise scale, above 0; 1 is the reverse SDE.
+        substeps: number of equal torchsde steps in one step of the grid.
+        adaptive: let torchsde choose its steps; `substeps` gives the first one. torchsde uses one
+            step size for a whole batch, so each sample is solved alone.
         rtol, atol: tolerances of adaptive steps.
-        max_evals: evaluations per sample and step of the grid, after which it is given up and
-            becomes NaN, where steps are adaptive.
-        adjoint: gradients by the adjoint SDE, without the graph of the whole run; the model must be
-            a module, and `sample(..., grad=True)` keeps what is needed.
+        max_evals: the most evaluations per sample and step of the grid, with adaptive steps. A
+            sample that needs more becomes NaN.
+        adjoint: compute gradients with the adjoint SDE, which stores no graph of the whole run.
+            The model must have parameters; call `sample(..., grad=True)`.
     """
 
     method: str = "srk"
@@ -87,8 +91,15 @@ class TorchSDE(Solver):
         """Weak order of the method for additive noise."""
         return _METHODS[self.method][0]
 
+    @property
+    def default_steps(self) -> int:
+        """Steps of the grid that `sample` makes where none is given. 40 are short enough for every
+        method and process of the library; adaptive ones find their own.
+        """
+        return 2 if self.adaptive else 40
+
     def evals(self, grid: Grid) -> None:
-        """It depends on the method's inner workings."""
+        """None: torchsde decides how often it evaluates the model."""
         return None
 
     def step(
@@ -137,7 +148,7 @@ class TorchSDE(Solver):
 
 
 class _Reverse(nn.Module):
-    """What torchsde calls: f and g over the flat state."""
+    """The SDE that torchsde solves: drift f and diffusion g of the flattened state."""
 
     noise_type = "diagonal"
 
@@ -154,8 +165,8 @@ class _Reverse(nn.Module):
     def f(self, lam: Tensor, y: Tensor) -> Tensor:
         """The drift.
 
-        Before it starts torchsde asks for shapes at the very point where it then begins: the same
-        question twice is answered once.
+        torchsde first calls it to learn the shape, then again at the same point to start. The
+        second call returns the stored result, so that it costs no evaluation.
         """
         at = float(lam)
         if self.last is not None and self.last[0] == at and self.last[1] is y:
@@ -163,7 +174,7 @@ class _Reverse(nn.Module):
         self.calls += 1
         if self.cap is not None and self.calls > self.cap:
             raise SolverError(
-                f"not done after {self.cap} evaluations, at half log-SNR {at:.6g} of "
+                f"not done after {self.cap} evaluations: half log-SNR {at:.6g} of "
                 f"{float(self.ends[1].lam):.6g}; write a larger rtol, atol or max_evals"
             )
         knot = self._knot(at)
@@ -177,7 +188,7 @@ class _Reverse(nn.Module):
         return torch.full_like(y, self.tau * math.sqrt(2.0) * math.exp(-float(lam)))
 
     def _knot(self, lam: float) -> Knot:
-        """Rounding must not carry a time outside the step, where the network may know nothing."""
+        """The knot at lam, clamped to the step: outside it the network may not be trained."""
         t, s = self.ends
         if lam <= t.lam:
             return t
@@ -185,7 +196,7 @@ class _Reverse(nn.Module):
 
 
 class _Paths:
-    """One of torchsde's Brownian paths a sample, as the one path of a batch that it asks for."""
+    """A Brownian path for a batch, made of one torchsde path per sample."""
 
     def __init__(
         self, torchsde: Any, start: float, stop: float, y: Tensor, z: Tensor, method: str
@@ -206,7 +217,7 @@ class _Paths:
         ]
 
     def __call__(self, ta: Any, tb: Any = None, **areas: bool) -> Any:
-        """The increment from ta to tb, shape (B, D), or a tuple of it and the areas asked for."""
+        """The increment from ta to tb, shape (B, D), or a tuple of it and the requested areas."""
         drawn = [path(ta, tb, **areas) for path in self.paths]
         if isinstance(drawn[0], Tensor):
             return torch.cat(drawn)

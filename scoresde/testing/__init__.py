@@ -1,4 +1,4 @@
-"""Tests for other people's solvers: does one keep the contract of `scoresde.solvers.Solver`?
+"""Tests for your own solver: does it keep the contract of `scoresde.solvers.Solver`?
 
 >>> from scoresde.testing import check_solver
 >>> print(check_solver(MySolver()))

@@ -1,4 +1,4 @@
-"""The contract of a solver, checked."""
+"""`check_solver`: checks that a solver keeps the contract of solvers."""
 
 from __future__ import annotations
 
@@ -30,26 +30,25 @@ from .stochastic import check_distribution, check_moments
 
 
 def check_solver(solver: Solver | str, processes: Sequence[SDE] = PROCESSES) -> Report:
-    """Run the whole contract for a solver, on exact models, in seconds on a CPU.
+    """Check that a solver keeps the whole contract, on exact models, in seconds on a CPU.
 
-    - It is a value: frozen, hashable, picklable, equal to its copy.
-    - `step` is pure: the same call gives the same result; nothing is kept in the solver, changed in
-      place, or taken from a global generator; it holds no data-dependent branch, so that the host
-      need not wait for a device. A whole run is one graph where `compiles` says so.
-    - It draws noise if and only if it says so, and from the stream that it is given.
-    - It evaluates the network as often as `evals` says, inside the process's times, never at
-      sigma = 0, with one step, two, and more, to sigma = 0 or not, from alpha = 0 too.
-    - It keeps the dtype and takes any shape (B, *), an empty batch included.
-    - A sample depends neither on its batch-mates nor on its place among them.
-    - It has the order that it states on VP, sub-VP, VE, EDM, cosine and flow processes, on even
-      and strongly uneven grids, for data that are not Gaussian; in float32, down to round-off.
-      Stochastic ones: bias and order of mean and variance, the distance along one Brownian path,
-      the distribution.
-      Adaptive ones: the error that their settings lead to.
+    - The solver is a value: frozen, hashable, picklable, equal to its copy.
+    - `step` is pure: the same call gives the same result. It stores nothing in the solver, changes
+      nothing in place and uses no global generator. It has no data-dependent branch, so the host
+      never waits for a device. If `compiles` is True, a whole run is one graph.
+    - It draws noise if and only if `stochastic` is True, and only from the stream it receives.
+    - It evaluates the network as often as `evals` says, at times of the process, never at
+      sigma = 0: with one step, two and more, to sigma = 0 or not, and from alpha = 0.
+    - It keeps the dtype and accepts any shape (B, *), including an empty batch.
+    - A sample depends neither on the other samples of its batch nor on its index.
+    - It converges with its stated order on VP, sub-VP, VE, EDM, cosine and flow processes, on even
+      and strongly uneven grids, for data that are not Gaussian. A float32 run agrees to round-off.
+      For a stochastic solver: bias and order of mean and variance, the distance along one Brownian
+      path, and the distribution. For an adaptive solver: the error with its settings.
 
     Args:
-        solver: the solver, with the settings to be checked, or its name.
-        processes: those on which its order is measured.
+        solver: the solver, with the settings to check, or its name.
+        processes: the processes on which its order is measured.
 
     Returns:
         A report; print it, or call `raise_if_failed`.
@@ -81,7 +80,7 @@ def check_solver(solver: Solver | str, processes: Sequence[SDE] = PROCESSES) -> 
         check_float32(solver, report, processes, steps=32, limit=FLOAT32)
         check_order(solver, report, processes)
     check_no_signal(solver, report, steps=8 if adaptive else 32)
-    if solver.compiles and report.ok:  # the slowest check, of no interest before the others
+    if solver.compiles and report.ok:  # the slowest check, so it runs only if all others passed
         _compiled(solver, report)
     return report
 
@@ -105,7 +104,7 @@ def _value(solver: Solver, report: Report) -> None:
 
 
 class Syncs(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes operations that make the host wait for a device."""
+    """Records operations that make the host wait for a device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -127,7 +126,7 @@ def _generators() -> tuple[bytes, ...]:
 
 
 def _inside(solver: Solver) -> object:
-    """All that a solver holds."""
+    """The attributes of a solver."""
     try:
         return pickle.dumps(solver)
     except Exception:  # a finding of another check
@@ -155,18 +154,18 @@ def _purity(solver: Solver, report: Report, adaptive: bool) -> None:
             again, _ = solver.step(model, x, t, s, carry, tape)
             require(
                 torch.equal(again, result),
-                f"the step from t = {t.t:g}, called again, gives another result: something is kept "
-                "in the solver, changed in the carry, or drawn from a global generator",
+                f"the step from t = {t.t:g}, called again, gives another result: something is "
+                "stored in the solver, changed in the carry, or drawn from a global generator",
             )
-        require(_inside(solver) == before, "a run leaves something behind in the solver")
+        require(_inside(solver) == before, "a run changes the attributes of the solver")
         require(_generators() == rng, "a global random generator was used")
         if solver.stochastic:
-            require(drawn > 0, "says that it is stochastic, but draws no noise")
+            require(drawn > 0, "stochastic is True, but it draws no noise")
         else:
-            require(drawn == 0, "says that it is deterministic, but draws noise")
+            require(drawn == 0, "stochastic is False, but it draws noise")
         require(
             adaptive or not syncs.seen,
-            f"the step looks at values of tensors ({', '.join(sorted(syncs.seen))}), which makes "
+            f"the step reads values of tensors ({', '.join(sorted(syncs.seen))}), which makes "
             "the host wait for the device",
         )
 
@@ -186,13 +185,13 @@ def _cost(solver: Solver, report: Report) -> None:
             stated = evaluations(solver, grid)
             require(
                 stated is None or bool(last.nfe.eq(stated).all()),
-                f"evals says {stated} with {kind}; {last.mean_nfe:g} were counted",
+                f"evals returns {stated} with {kind}; {last.mean_nfe:g} were counted",
             )
             require(bool(torch.isfinite(last.x).all()), f"not finite with {kind}")
             outside = watched.outside()
             require(
                 not outside,
-                f"the network was asked at t = {outside[:3]} with {kind}, outside "
+                f"the network was called at t = {outside[:3]} with {kind}, outside "
                 f"[{grid.sde.t_min:g}, {grid.sde.t_max:g}]",
             )
 
@@ -206,19 +205,21 @@ def _shapes(solver: Solver, report: Report) -> None:
                 x = Tape(shape, dtype).normal() * grid.knots[0].sigma
                 out = end(watched, solver, grid, x, Tape(shape, dtype)).x
                 what = f"a state of shape {shape} in {dtype}"
-                require(out.dtype == dtype, f"{what} comes back as {out.dtype}")
-                require(watched.dtypes <= {dtype}, f"{what} meets the network as {watched.dtypes}")
-                require(out.shape == x.shape, f"{what} comes back with shape {tuple(out.shape)}")
-                require(bool(torch.isfinite(out).all()), f"{what} is not finite")
+                require(out.dtype == dtype, f"{what} is returned in {out.dtype}")
+                require(
+                    watched.dtypes <= {dtype}, f"{what} is given to the network in {watched.dtypes}"
+                )
+                require(out.shape == x.shape, f"{what} is returned with shape {tuple(out.shape)}")
+                require(bool(torch.isfinite(out).all()), f"{what} is returned not finite")
 
 
 def _batch(solver: Solver, report: Report) -> None:
     with report.check("independent samples") as require:
         model, grid = Bimodal(VPSDE()), uneven(VPSDE(), 7)
         seeds, x = SampleSeeds((3, 1, 4, 15, 9)), Tape((5, 2, 3)).normal() * 3.0
-        x[1] *= 8.0  # a mate that is far out
+        x[1] *= 8.0  # an outlier in the batch
         together = end(model, solver, grid, x, seeds)
-        # Black boxes that choose their steps for a batch as a whole move within their tolerance.
+        # Solvers of other libraries choose steps for a whole batch: results vary by the tolerance.
         shared_steps = solver.evals(grid) is None and len(set(together.nfe.tolist())) == 1
         room = 1e-3 if shared_steps else 1e-9
         for rows in ([2], [4, 2, 0, 1, 3], [0, 0, 3]):
@@ -226,7 +227,7 @@ def _batch(solver: Solver, report: Report) -> None:
             gap = float((some - together.x[rows]).abs().max())
             require(
                 gap < room,
-                f"samples {rows}, run by themselves, end {gap:.2g} from their end in the batch",
+                f"samples {rows}, run alone, differ by {gap:.2g} from their result in the batch",
             )
     with report.check("seeds") as require:
         runs = [
@@ -241,7 +242,7 @@ def _batch(solver: Solver, report: Report) -> None:
 
 
 def _compiled(solver: Solver, report: Report) -> None:
-    """With backend "eager", which traces a run and needs no compiler."""
+    """Compile a run with backend "eager", which traces it and needs no compiler."""
     with report.check("a compiled run") as require:
         model, grid = Bimodal(VPSDE()), to_clean(VPSDE(), 3)
         x = Tape((2, 2)).normal()
@@ -256,10 +257,10 @@ def _compiled(solver: Solver, report: Report) -> None:
             compiled = torch.compile(run, fullgraph=True, backend="eager")(x)
         except Exception as error:
             first = str(error).strip().splitlines()[0]
-            require(False, f"says that it compiles, but its run is not one graph: {first}")
+            require(False, f"compiles is True, but a run is not one graph: {first}")
             return
         gap = float((compiled.x - plain.x).abs().max())
-        require(gap < 1e-12, f"a compiled run ends {gap:.2g} from the plain one")
+        require(gap < 1e-12, f"a compiled run differs by {gap:.2g} from a plain run")
         require(
             torch.equal(compiled.nfe, plain.nfe),
             f"{compiled.mean_nfe:g} evaluations, {plain.mean_nfe:g} when plain",

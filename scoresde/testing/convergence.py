@@ -1,4 +1,4 @@
-"""Deterministic solvers: do they converge, as fast as they say, on every process?"""
+"""Checks that a deterministic solver converges with its stated order on every process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .problem import Bimodal
 from .runs import Tape, end, even, observed_order, rms, uneven
 
 SHARES = (0.02, 0.13, 0.35, 0.55, 0.8, 0.97)
-"""The quantiles that are followed: both modes, what lies between, and both tails."""
+"""The quantiles that are solved for: both modes, between them, and both tails."""
 
 LADDER = (16, 32, 64, 128)
-FURTHER = (256, 512)  # for solvers that are late to reach their order
-FLOOR = 1e-11  # of float64 along 100 steps, with room for the weights of high orders
-FLOAT32 = 1e-5  # where solvers end 1e-6 apart in the two dtypes
-SLACK = 0.3  # an order is missed if the slope falls short of it by more
+FURTHER = (256, 512)  # for solvers that reach their order only with many steps
+FLOOR = 1e-11  # round-off of float64 over 100 steps, with a margin for weights of high orders
+FLOAT32 = 1e-5  # limit; good solvers differ by 1e-6 between the two dtypes
+SLACK = 0.3  # an observed order may be smaller than the stated one by this much
 
 Maker = Callable[[SDE, int], Grid]
 GRIDS: dict[str, Maker] = {"even": even, "uneven": uneven}
@@ -42,10 +42,10 @@ def _error_at(solver: Solver, make: Maker, sde: SDE, n: int) -> float:
 
 
 def climb(measure: Callable[[int], float], claimed: float, floor: float = FLOOR) -> float:
-    """The order observed along the ladder, gone further only where it falls short."""
+    """The observed order over the step counts of the ladder, with more steps if it is too low."""
     errors = [measure(n) for n in LADDER]
     for n in FURTHER:
-        if not observed_order(errors, floor) < claimed - SLACK:  # NaN: all at the floor
+        if not observed_order(errors, floor) < claimed - SLACK:  # NaN: all errors at the floor
             break
         errors.append(measure(n))
     return observed_order(errors, floor)
@@ -69,7 +69,7 @@ def check_order(solver: Solver, report: Report, processes: Sequence[SDE]) -> Non
 def check_accuracy(
     solver: Solver, report: Report, processes: Sequence[SDE], limit: float = 1e-2
 ) -> None:
-    """Solvers that choose their own steps: is the answer right with the settings given?"""
+    """For solvers that choose their own steps: the error with their settings."""
     for sde in processes:
         what = f"error, {type(sde).__name__}"
         with report.check(what) as require:
@@ -84,7 +84,7 @@ def check_accuracy(
 def check_float32(
     solver: Solver, report: Report, processes: Sequence[SDE], steps: int, limit: float
 ) -> None:
-    """In float32 the run differs from that in float64 by round-off alone."""
+    """A run in float32 must differ from one in float64 only by round-off."""
     with report.check("float32 round-off") as require:
         worst = 0.0
         for sde in processes:
@@ -96,5 +96,6 @@ def check_float32(
         report.measured["float32 round-off"] = worst
         require(
             worst < limit,
-            f"a float32 run ends {worst:.2g} from the float64 one; expected less than {limit:g}",
+            f"a float32 run differs by {worst:.2g} from a float64 run; expected less than "
+            f"{limit:g}",
         )

@@ -1,4 +1,4 @@
-"""Both ends of a path: steps to sigma = 0, and starts at alpha = 0."""
+"""Checks of both ends of a path: steps to sigma = 0, and starts at alpha = 0."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stochastic import LIMIT, VARIANCE, affine_map, distribution_distance, weak
 def check_clean_end(
     solver: Solver, report: Report, processes: Sequence[SDE], steps: Sequence[int]
 ) -> None:
-    """Steps to sigma = 0: not much worse than the first-order step, which is always possible."""
+    """The step to sigma = 0 must not be much worse than the first-order step."""
     for sde in processes:
         with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
             for n in steps:
@@ -32,7 +32,7 @@ def check_clean_end(
 
 
 def check_clean_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> None:
-    """Stochastic steps to sigma = 0: the denoised x0, of first order, is always possible."""
+    """For a stochastic solver: the step to sigma = 0 against the first-order denoised x0."""
     rho = 0.02
     for sde in processes:
         with report.check(f"step to sigma = 0, {type(sde).__name__}") as require:
@@ -44,13 +44,13 @@ def check_clean_moments(solver: Solver, report: Report, processes: Sequence[SDE]
             simple = rho**2 / VARIANCE
             require(
                 error <= 3 * (simple + before),
-                f"mean and deviation off by {error:.2g} after the step to sigma = 0 and by "
-                f"{before:.2g} before it; the denoised x0 costs {simple:.2g}",
+                f"error of mean and deviation: {error:.2g} after the step to sigma = 0, "
+                f"{before:.2g} before it, {simple:.2g} with the denoised x0",
             )
 
 
 def check_no_signal(solver: Solver, report: Report, steps: int) -> None:
-    """A grid that starts where alpha = 0: the driver helps where the solver cannot."""
+    """A run over a grid that starts at alpha = 0; the driver takes that step if needed."""
     with report.check("start at alpha = 0") as require:
         grid = from_times(
             FlowSDE(), [1 - k / steps for k in range(steps - steps // 8)], clean=False
@@ -64,7 +64,7 @@ def check_no_signal(solver: Solver, report: Report, steps: int) -> None:
                 f"{grid.steps} steps from alpha = 0",
             )
         else:
-            # No order is asked for: whatever n, even steps shrink 1 - t by 1/2, 2/3, 3/4, ...
+            # No order is required: for every n, equal steps reduce 1 - t by 1/2, 2/3, 3/4, ...
             error = endpoint_error(solver, grid)
             report.measured["error, from alpha = 0"] = error
             require(error < 0.5, f"error {error:.2g} after {grid.steps} steps from alpha = 0")

@@ -1,4 +1,4 @@
-"""What a check of a solver found."""
+"""The report of `check_solver`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from ..errors import ContractError, ScoreSDEError
 
 _PLACES = 4
-"""Places of one fault that a report names."""
+"""The number of places of one fault that a report shows."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a solver does not do as it should.
+    """A part of the contract that a solver breaks.
 
     Attributes:
-        check: which part of the contract.
-        message: what was seen, and what was expected.
+        check: the part of the contract.
+        message: what was observed, and what was expected.
     """
 
     check: str
@@ -29,12 +29,12 @@ class Finding:
 
 @dataclass
 class Report:
-    """What `check_solver` found and measured.
+    """The result of `check_solver`: findings and measurements.
 
     Attributes:
-        solver: the solver, as it prints itself.
+        solver: the `repr` of the solver.
         findings: breaches of the contract; empty for a solver that keeps it.
-        measured: numbers by what they are, such as "order, VPSDE, even".
+        measured: measured numbers by name, such as "order, VPSDE, even".
         checks: names of the checks that ran.
     """
 
@@ -45,12 +45,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     @property
     def faults(self) -> list[list[Finding]]:
-        """Findings that say the same but for numbers and places, together."""
+        """The findings in groups, each with one message, apart from numbers and places."""
         groups: dict[str, list[Finding]] = {}
         for finding in self.findings:
             key = re.sub(r"-?\d[\w.+-]*|\b(un)?even\b", "#", finding.message)
@@ -58,7 +58,7 @@ class Report:
         return list(groups.values())
 
     def raise_if_failed(self) -> None:
-        """Raise a `ContractError` with the whole report if anything was found."""
+        """Raise a `ContractError` with the whole report if there are findings."""
         if not self.ok:
             raise ContractError(str(self))
 
@@ -99,7 +99,7 @@ class Report:
 
 
 def _places(first: Finding, others: list[Finding]) -> str:
-    """Where else a fault was seen, where that is not one place alone."""
+    """The other places of a fault, in words; empty if there is only one place."""
     names = [name for name in dict.fromkeys(f.check for f in others) if name != first.check]
     dots = "; ..." if len(names) > _PLACES else ""
     return f": {'; '.join(names[:_PLACES])}{dots}" if names else ""

@@ -1,4 +1,4 @@
-"""Grids, noise and watchers that the checks share."""
+"""Grids, noise and observers that the checks share."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ PROCESSES: tuple[SDE, ...] = (
     VPSDE(), SubVPSDE(), VESDE(), EDMSDE(), CosineVPSDE(), FlowSDE(),
 )  # fmt: skip
 
-_FIRST, _LAST = -math.log(4.0), math.log(10.0)  # rho from 4 to 0.1, where the modes part
+_FIRST, _LAST = -math.log(4.0), math.log(10.0)  # rho from 4 to 0.1, where the modes separate
 
 
 def even(sde: SDE, n: int) -> Grid:
-    """n equal steps in log-SNR."""
+    """A grid of n equal steps in log-SNR."""
     return from_lambdas(sde, np.linspace(_FIRST, _LAST, n + 1).tolist(), clean=False)
 
 
 def uneven(sde: SDE, n: int) -> Grid:
-    """n steps in log-SNR whose widths alternate 1 : 3 and shrink fivefold along the way."""
+    """A grid of n steps in log-SNR whose widths alternate 1 : 3 and shrink by a factor of 5."""
     widths = np.array([(1 + 2 * (k % 2)) * 5.0 ** (-k / n) for k in range(n)])
     places = _FIRST + (_LAST - _FIRST) * np.append(0.0, np.cumsum(widths) / widths.sum())
     return from_lambdas(sde, places.tolist(), clean=False)
 
 
 def to_clean(sde: SDE, n: int, last_rho: float = 0.02) -> Grid:
-    """n steps: even in log-SNR down to `last_rho`, then to sigma = 0."""
+    """A grid of n steps: even in log-SNR down to `last_rho`, then one to sigma = 0."""
     lams = np.linspace(_FIRST if n > 1 else -math.log(last_rho), -math.log(last_rho), n)
     return from_lambdas(sde, lams.tolist())
 
 
 class Watched(Observer):
-    """A predictor that keeps note of where it was asked.
+    """A predictor that records its calls.
 
     Attributes:
-        asked: the knots.
-        dtypes: those of the states.
+        asked: the knots of all calls.
+        dtypes: the dtypes of all states.
     """
 
     def __init__(self, model: Predictor) -> None:
@@ -59,12 +59,12 @@ class Watched(Observer):
         self.dtypes: set[torch.dtype] = set()
 
     def observe(self, prediction: Prediction) -> None:
-        """Note where it was made."""
+        """Record the knot and the dtype."""
         self.asked.append(prediction.knot)
         self.dtypes.add(prediction.x.dtype)
 
     def outside(self) -> list[float]:
-        """Times at which the network was asked outside the range that it was trained on."""
+        """Times of calls outside the range on which the network was trained."""
         times = [
             float(t)
             for k in self.asked
@@ -76,7 +76,7 @@ class Watched(Observer):
 
 @dataclass(frozen=True, eq=False)
 class Given(NoiseSource):
-    """A stream that is open already."""
+    """A source that returns a stream which is already open."""
 
     stream: NoiseStream
 
@@ -88,7 +88,7 @@ class Given(NoiseSource):
 
 
 class Tape(NoiseStream):
-    """Noise that can be played again: the same draws, in any dtype, and how many there were."""
+    """Noise that can be replayed: the same draws in any dtype; it also counts them."""
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.float64, seed: int = 0):
         self.shape, self.dtype, self.seed = tuple(shape), dtype, seed
@@ -96,7 +96,7 @@ class Tape(NoiseStream):
         self.played = 0
 
     def normal(self) -> Tensor:
-        """The next draw, made where there is none yet."""
+        """The next draw; a new one if the tape has no further draw."""
         if self.played == len(self.draws):
             z = normal(self.shape, generator(self.seed, len(self.draws)), torch.float64)
             self.draws.append(z)
@@ -111,7 +111,7 @@ def end(
     x: Tensor,
     noise: NoiseSource | NoiseStream | None = None,
 ) -> StepInfo:
-    """The last of a run's states."""
+    """The last state of a run."""
     if isinstance(noise, NoiseStream):
         noise = Given(noise)
     *_, last = iterate(model, solver, grid, x=x, noise=noise or BatchSeed(0))
@@ -124,10 +124,10 @@ def rms(x: Tensor) -> float:
 
 
 def observed_order(errors: Sequence[float], floor: float) -> float:
-    """How fast errors fall with each doubling of the steps, over the last two doublings.
+    """The observed order of convergence, from the errors over the last two doublings of the steps.
 
-    Over two, because an error that changes its sign falls too fast and then too slowly. NaN where
-    fewer than two errors lie above the floor.
+    Two doublings, because an error that changes its sign falls too fast and then too slowly. NaN
+    if fewer than two errors are above the floor.
     """
     above = [error for error in errors if error > floor][-3:]
     if len(above) < 2:

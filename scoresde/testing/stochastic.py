@@ -1,14 +1,14 @@
-r"""Stochastic solvers, without Monte Carlo where their update is linear.
+r"""Checks of stochastic solvers, without Monte Carlo if their update is linear.
 
-For Gaussian data a scheme that is linear in the state and in its noise is an affine map of the
-start and of every draw. One batch, each row with another unit vector, reads the map off, and with
-it the exact mean and variance that the scheme makes: the weak error.
+For Gaussian data, a scheme that is linear in the state and in its noise is an affine map of the
+start and of every draw. One batch finds the map: each row has another unit vector as its noise.
+The map gives the exact mean and variance of the scheme, and so the weak error.
 
-Written over the clock u = rho^2 of the Brownian path, x_end = c + a x_start + int k(u) dB(u) with
-k constant on each step, and by Ito's isometry two schemes on the same path differ by
-|c - c'|^2, |a - a'|^2 and int (k - k')^2 du: the strong error, exactly.
+In the clock u = rho^2 of the Brownian path, x_end = c + a x_start + int k(u) dB(u), with k constant
+on each step. By Ito's isometry two schemes on the same path differ by |c - c'|^2, |a - a'|^2 and
+int (k - k')^2 du: this is the exact strong error.
 
-Schemes that are not linear (Langevin steps with norms, adaptive ones) are held to the exact
+Schemes that are not linear (adaptive ones, Langevin steps with norms) are compared with the exact
 distribution by a Kolmogorov-Smirnov test.
 """
 
@@ -32,18 +32,19 @@ from .findings import Report
 from .problem import Bimodal
 from .runs import Tape, end, even
 
-MEAN, VARIANCE = 0.5, 0.3  # of the Gaussian data that linear schemes are checked on
-BIAS = 0.1  # of the marginal's deviation; Euler-Maruyama leaves 0.01
-LIMIT = 0.03  # Kolmogorov-Smirnov; chance alone reaches 0.017 once in a thousand
+MEAN, VARIANCE = 0.5, 0.3  # of the Gaussian data for linear schemes
+BIAS = 0.1  # limit, in standard deviations of the marginal; Euler-Maruyama has 0.01
+LIMIT = 0.03  # Kolmogorov-Smirnov; exact samples exceed 0.017 with probability 0.001
 
 
 @dataclass(frozen=True)
 class AffineMap:
-    """x_end = constant + start x + sum_j response_j z_j.
+    """The affine map x_end = constant + start x + sum_j response_j z_j of a scheme.
 
     Attributes:
-        spans: for each draw the interval of rho^2 whose increment it is, or None if it is fresh.
-        gap: how far the scheme is from affine, found by superposition.
+        spans: for each draw the interval of rho^2 whose increment it is; None for a draw that
+            belongs to no path.
+        gap: the distance of the scheme from an affine map, found by superposition.
     """
 
     constant: float
@@ -53,7 +54,7 @@ class AffineMap:
     gap: float
 
     def variance(self, start: float) -> float:
-        """Of x_end: increments over intervals that overlap are correlated."""
+        """The variance of x_end; increments over overlapping intervals are correlated."""
         shared = np.eye(len(self.spans))
         for i, a in enumerate(self.spans):
             for j, b in enumerate(self.spans[:i]):
@@ -63,7 +64,7 @@ class AffineMap:
         return self.start**2 * start + float(self.response @ shared @ self.response)
 
     def kernel(self, u: np.ndarray) -> np.ndarray:
-        """k at the places u."""
+        """The kernel k at the points u."""
         out = np.zeros_like(u)
         for weight, span in zip(self.response, self.spans, strict=True):
             if span is not None:
@@ -74,7 +75,7 @@ class AffineMap:
 
 
 class _Impulses(NoiseStream):
-    """Draw j is 1 in row j + 2; the last row gets every draw at once, with given weights."""
+    """Noise whose draw j is 1 in row j + 2; the last row has all draws, with given weights."""
 
     def __init__(self, rows: int, weights: Tensor | None = None) -> None:
         self.rows, self.weights = rows, weights
@@ -99,9 +100,9 @@ class _Impulses(NoiseStream):
 
 
 def affine_map(solver: Solver, grid: Grid) -> AffineMap:
-    """The map that a scheme is for Gaussian data; its `gap` says if it is one."""
+    """The affine map of a scheme for Gaussian data; `gap` is small if the scheme is affine."""
     model = Bimodal(grid.sde, MEAN, MEAN, variance=VARIANCE)
-    draws = grid.steps  # the usual number; a run tells the true one
+    draws = grid.steps  # the usual number; the run may need more
     for _ in range(3):
         weights = torch.cos(torch.arange(draws, dtype=torch.float64))
         x = torch.zeros(draws + 3, 1, dtype=torch.float64)
@@ -127,7 +128,7 @@ def weak_error(found: AffineMap, grid: Grid) -> float:
 
 
 def strong_distance(a: AffineMap, b: AffineMap, grid: Grid) -> float:
-    """RMS distance of two schemes along the same Brownian path, from the same start of `grid`."""
+    """RMS distance between two schemes on the same Brownian path, from the start of `grid`."""
     mean, variance = Bimodal(grid.sde, MEAN, MEAN, variance=VARIANCE).moments(grid.knots[0])
     edges = np.unique([u for span in (*a.spans, *b.spans) if span for u in span])
     middles = 0.5 * (edges[1:] + edges[:-1])
@@ -139,7 +140,7 @@ def strong_distance(a: AffineMap, b: AffineMap, grid: Grid) -> float:
 
 
 class _Ladder:
-    """The maps of one solver on one family of grids, each found once."""
+    """The maps of one solver on one family of grids, each computed once."""
 
     def __init__(self, solver: Solver, make: Maker, sde: SDE) -> None:
         self.solver, self.make, self.sde = solver, make, sde
@@ -158,7 +159,7 @@ class _Ladder:
 
 
 def check_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> None:
-    """Weak and strong order of a linear scheme, or the distribution of another."""
+    """Weak and strong order of a linear scheme; the distribution of any other scheme."""
     probe = affine_map(solver, even(processes[0], 6))
     if not probe.gap < 1e-9:
         check_distribution(solver, report, processes)
@@ -166,12 +167,12 @@ def check_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> N
     check_distribution(solver, report, processes[:1])
     check_float32(solver, report, processes, steps=32, limit=FLOAT32)
     kinds = {"weak": "mean and variance converge with order {:.2f}; expected at least {:g}"}
-    if None not in probe.spans:  # fresh draws belong to no path
+    if None not in probe.spans:  # None: a draw that belongs to no path
         kinds["strong"] = (
             "along one Brownian path the runs converge with order {:.2f}; expected {:g}"
         )
-    # No scheme that sees only increments of the path exceeds strong order 1 (Clark & Cameron, "The
-    # Maximum Rate of Convergence of Discrete Approximations for SDEs", 1980).
+    # A scheme that uses only increments of the path has strong order 1 at most (Clark & Cameron,
+    # "The Maximum Rate of Convergence of Discrete Approximations for SDEs", 1980).
     claims = {"weak": solver.order, "strong": min(solver.order, 1)}
     for sde in processes:
         for name, make in GRIDS.items():
@@ -179,7 +180,7 @@ def check_moments(solver: Solver, report: Report, processes: Sequence[SDE]) -> N
             for kind, message in kinds.items():
                 what = f"{kind} order, {type(sde).__name__}, {name}"
                 with report.check(what) as require:
-                    # Kernels are differences of sums over many steps: a higher floor.
+                    # Kernels are differences of sums over many steps, so round-off is larger.
                     floor = FLOOR if kind == "weak" else 1e3 * FLOOR
                     order = climb(getattr(ladder, kind), claims[kind], floor)
                     report.measured[what] = order
@@ -194,13 +195,13 @@ def _check_bias(ladder: _Ladder, what: str, report: Report) -> None:
         bias = report.measured[what] = ladder.weak(LADDER[-1])
         require(
             bias < BIAS,
-            f"mean and deviation are off by {bias:.2g} deviations after {LADDER[-1]} steps; "
-            f"expected less than {BIAS:g}",
+            f"error of mean and deviation {bias:.2g}, in standard deviations, after {LADDER[-1]} "
+            f"steps; expected less than {BIAS:g}",
         )
 
 
 def distribution_distance(solver: Solver, grid: Grid) -> float:
-    """Kolmogorov-Smirnov distance of 12,800 coordinates from the exact law at a grid's end."""
+    """Kolmogorov-Smirnov distance of 12,800 coordinates from the exact law at the grid's end."""
     model, shape = Bimodal(grid.sde), (200, 64)
     shares = torch.special.ndtr(Tape(shape, seed=10**6).normal()).flatten()
     x = model.quantiles(shares.tolist(), grid.knots[0]).reshape(shape)
@@ -214,7 +215,7 @@ def distribution_distance(solver: Solver, grid: Grid) -> float:
 def check_distribution(
     solver: Solver, report: Report, processes: Sequence[SDE], steps: int = 60
 ) -> None:
-    """Against the exact distribution function, for data that are not Gaussian."""
+    """Compare samples with the exact distribution function, for data that are not Gaussian."""
     for sde in processes:
         what = f"distribution, {type(sde).__name__}"
         with report.check(what) as require:

@@ -1,1 +1,1 @@
-"""Training: losses, the loop, the library's networks and data sets, and checkpoints in one file."""
+"""Training: losses, the training loop, small networks, data sets, and checkpoint files."""

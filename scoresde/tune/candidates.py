@@ -1,4 +1,4 @@
-"""What is tried first, and the ways in which a candidate can be moved."""
+"""The first candidates of a search, and the parameters by which a candidate is moved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 _ENDS = (0.003, 0.01, 0.03, 0.06, 0.12, 0.25, 0.5)  # rho of the last knot before sigma = 0
 _CONTROLS = 12
-_SHORT = 15  # steps below which high orders do not pay
+_SHORT = 15  # with fewer steps, high orders are not worth trying
 
 
 def stock_grids(base: Grid, steps: int, ends: Sequence[float] = _ENDS) -> dict[str, Grid]:
@@ -58,11 +58,12 @@ def families(default: Solver, steps: int) -> list[Solver]:
 
 
 class Motion:
-    """A candidate as a point of a space: parameters are logarithms, all 0 at the candidate itself.
+    """Maps a vector of parameters to a candidate; the zero vector is the base candidate.
 
-    Gaps between knots in log(rho) are multiplied by exp of a piecewise linear function of at most
-    12 controls, so that knots cannot cross and a long grid keeps its fine structure. With `free`,
-    the fields of a solver's `Focus` move as well, and the data's deviation where it predicts v.
+    All parameters are logarithms. Gaps between knots in log(rho) are multiplied by exp of a
+    piecewise linear function with at most 12 controls. So knots cannot cross, and a long grid keeps
+    its fine structure. With `free`, the fields of the solver's `Focus` change too, and `sigma_data`
+    if it predicts v.
     """
 
     def __init__(self, base: Candidate, *, free: bool) -> None:
@@ -74,7 +75,7 @@ class Motion:
             lams[0] = lams[1] - 1.0
         self._lam, self._gaps = lams[0], np.diff(lams)
         self._controls = min(len(self._gaps), _CONTROLS)
-        self._fields = np.zeros(0)  # logarithms of what moves besides the knots
+        self._fields = np.zeros(0)  # logarithms of the solver's fields that change
         solver = base.solver if free else None
         if isinstance(solver, ExponentialMultistep) and isinstance(solver.coordinate, Focus):
             now = solver.coordinate
@@ -84,7 +85,7 @@ class Motion:
 
     @property
     def start(self) -> Array:
-        """The parameters of the candidate itself."""
+        """The parameters of the base candidate, all 0."""
         return np.zeros(self._controls + len(self._fields))
 
     def __call__(self, theta: Array) -> Candidate:
@@ -94,7 +95,7 @@ class Motion:
         factors = np.interp(np.arange(len(self._gaps)), places, controls)
         gaps = self._gaps * np.exp(np.clip(factors, -6, 6))
         end = float(self._sde.at(self._sde.t_min).lam)
-        if (total := gaps.sum()) > end - self._lam:  # would pass t_min
+        if (total := gaps.sum()) > end - self._lam:  # the grid would pass t_min
             gaps *= (end - self._lam) / total
         lams = np.minimum(self._lam + np.cumsum(gaps), end)
         inner = [self._sde.at_lambda(float(lam)) for lam in lams]

@@ -1,4 +1,4 @@
-"""What tuning asks of a model, and what that costs."""
+"""The cost of tuning: a counter of evaluations, and a progress bar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..wrapper import Observer
 
 
 class Bar:
-    """How far a search is: what it does now, and evaluations so far. Nothing without `progress`."""
+    """A progress bar: the current stage and evaluations so far. Without `progress` it is empty."""
 
     def __init__(self, progress: bool) -> None:
         bar = require("tqdm.auto", "cli").tqdm if progress else None
@@ -23,28 +23,28 @@ class Bar:
             self._bar.close()
 
     def says(self, what: str) -> None:
-        """What begins now."""
+        """Show the stage that begins now."""
         if self._bar is not None:
             self._bar.set_description_str(what)
 
     def add(self, evaluations: int) -> None:
-        """What has been spent."""
+        """Add evaluations to the bar."""
         if self._bar is not None:
             self._bar.update(evaluations)
 
 
 class Metered(Observer):
-    """A predictor that counts evaluations of one sample: all calls, each by its batch.
+    """A predictor that counts evaluations of one sample: each call counts its batch size.
 
     Args:
-        model: what predicts.
-        bar: where the count is shown.
+        model: the model.
+        bar: shows the count.
     """
 
     def __init__(self, model: Predictor, bar: Bar | None = None) -> None:
         super().__init__(model)
         self.bar = Bar(False) if bar is None else bar
-        self._spent = [0]  # one count for all copies
+        self._spent = [0]  # a list, so that all copies share one count
 
     @property
     def spent(self) -> int:
@@ -52,7 +52,7 @@ class Metered(Observer):
         return self._spent[0]
 
     def observe(self, prediction: Prediction) -> None:
-        """Count it."""
+        """Count the evaluations of a call."""
         evaluations = prediction.cost * len(prediction.x)
         self._spent[0] += evaluations
         self.bar.add(evaluations)

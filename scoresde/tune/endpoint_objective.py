@@ -1,4 +1,4 @@
-"""Candidates, and runs of them from one set of starts."""
+"""Candidates, and the objective of their endpoint errors from one set of starts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..sampling.run import sample
 from ..solvers.solver import Solver
 from .cost import Metered
 
-_ELEMENTS = 2**20  # of the state, at a time
-_CACHED = 2**17  # the same on a CPU, where a network is a third slower with more
-_APART = 2**20  # batches of one set of starts, at most
-_LOST = 1e3  # stands for the error of a coordinate that is not finite
+_ELEMENTS = 2**20  # elements of the state in one batch, at most
+_CACHED = 2**17  # the same on a CPU; larger batches make a network a third slower
+_APART = 2**20  # seeds reserved for each number of `noise`; more than there are batches
+_LOST = 1e3  # replaces the error of a coordinate that is not finite
 
 
 class Candidate(NamedTuple):
-    """A solver with its grid, and where they come from."""
+    """A solver with its grid, and a name that tells their origin."""
 
     name: str
     solver: Solver
@@ -33,17 +33,17 @@ class Candidate(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search ends with.
+    """The result of a search.
 
     Attributes:
-        best: the candidate.
-        metric: what was made small.
-        error: the metric, on starts that took no part.
+        best: the best candidate.
+        metric: name of the quantity that was minimised.
+        error: its value on starts that the search did not use.
         cost: evaluations of one sample that the search took.
-        ratio: `error` over that of the default, with a paired interval; None for a metric of
+        ratio: `error` divided by that of the default, with a paired interval; None for a metric of
             samples.
-        typical: the same for the median endpoint error; None for other metrics.
-        change: for a metric of samples, `error` less that of the default, with a paired interval.
+        typical: the same ratio for the median endpoint error; None for other metrics.
+        change: for a metric of samples, `error` minus that of the default, with a paired interval.
     """
 
     best: Candidate
@@ -56,8 +56,9 @@ class Found(NamedTuple):
 
 
 def samples(model: Metered, x: Tensor, candidate: Candidate, noise: int = 0) -> Tensor:
-    """Where a candidate leads from starts x, shape (B, *), on the CPU; the same noise every time
-    with one number for it.
+    """Samples of a candidate from starts x, shape (B, *), on the CPU.
+
+    The number `noise` selects the noise: the same number gives the same noise.
 
     Raises:
         ScoreSDEError: for a candidate that cannot be run.
@@ -67,7 +68,7 @@ def samples(model: Metered, x: Tensor, candidate: Candidate, noise: int = 0) -> 
     most = _CACHED if device.type == "cpu" else _ELEMENTS
     parts = torch.split(x, max(1, most // x[0].numel()))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a candidate that diverges is just a bad one
+        warnings.simplefilter("ignore")  # a candidate that diverges gets a bad value, no warning
         ends = [
             sample(model, solver, grid, x=part, seeds=_APART * noise + k, device=device).x
             for k, part in enumerate(parts)
@@ -80,10 +81,10 @@ class Trial:
     """Starts with their true endpoints, all on the CPU.
 
     Attributes:
-        model: what predicts.
+        model: the model.
         x: starts, shape (B, *).
         reference: true endpoints, shape (B, *), float64.
-        weight: how many starts of the whole population each stands for, shape (B,), mean 1.
+        weight: weight of each start, 1 / sampling probability, shape (B,), mean 1.
         typical: weight of the typical error in the objective.
     """
 
@@ -94,12 +95,13 @@ class Trial:
     typical: float = 0.25
 
     def run(self, candidate: Candidate) -> Tensor:
-        """Endpoints, shape (B, *)."""
+        """Endpoints of a candidate, shape (B, *)."""
         return samples(self.model, self.x, candidate)
 
     def errors(self, candidate: Candidate) -> Tensor:
-        """Endpoint errors, shape (B, D), scaled so that a row's norm is its RMS over coordinates;
-        very large where the candidate cannot be run at all.
+        """Endpoint errors, shape (B, D), scaled so that a row's norm is its RMS over coordinates.
+
+        They are very large if the candidate cannot be run.
         """
         try:
             return self.difference(self.run(candidate))
@@ -113,8 +115,10 @@ class Trial:
         return found.nan_to_num(_LOST, _LOST, -_LOST).clamp(-_LOST, _LOST) / math.sqrt(size)
 
     def objective(self, errors: Tensor) -> float:
-        """log RMS + `typical` times the log of the geometric mean: the few starts that rule the
-        RMS, and the many that do not. Each term is free of scale, so neither drowns the other.
+        """log RMS error + `typical` times the log of the geometric mean error.
+
+        A few starts dominate the first term; the second describes the others. A change of scale
+        adds a constant to each, so their balance does not depend on the size of errors.
         """
         square = errors.square().sum(1)
         mean = float((self.weight * square).mean())
@@ -135,11 +139,11 @@ class Trial:
         return self.weight * share / len(square)
 
     def subset(self, count: int) -> Trial:
-        """The first starts."""
+        """The trial with only the first `count` starts."""
         weight = self.weight[:count]
         return Trial(self.model, self.x[:count], self.reference[:count], weight / weight.mean())
 
     @staticmethod
     def _floor(mean: float) -> float:
-        # An error far below the others is good enough: no start may rule by being perfect.
+        # An error far below the others is small enough: log(0) of one start must not dominate.
         return 1e-6 * mean + 1e-300

@@ -1,9 +1,9 @@
-r"""Knots and settings that make a trial's objective small, by Gauss-Newton within a trust region.
+r"""Minimise a trial's objective over knots and settings, by Gauss-Newton with damping.
 
-The objective weighs squared endpoint errors with weights that depend on the errors themselves
-(iteratively reweighted least squares). Its model is that of Levenberg and Marquardt. The Jacobian
-is taken by differences, one run a parameter, and carried on by Broyden's rank-one update (Broyden,
-"A Class of Methods for Solving Nonlinear Simultaneous Equations", 1965) while that leads downhill,
+The objective weighs squared endpoint errors, with weights that depend on the errors themselves
+(iteratively reweighted least squares). Steps follow Levenberg and Marquardt. The Jacobian is
+computed by finite differences, one run for each parameter. Between these, Broyden's rank-one update
+keeps it current (Broyden, "A Class of Methods for Solving Nonlinear Simultaneous Equations", 1965),
 so that most steps cost a single run.
 """
 
@@ -20,14 +20,14 @@ from .endpoint_objective import Candidate, Trial
 
 Array = NDArray[np.float64]
 
-_STEP = 0.03  # of a difference; above the noise of a network in float32
-_RADIUS = 0.5  # longest step of any parameter, all of which are logarithms
+_STEP = 0.03  # of a finite difference; its effect is above the round-off of a float32 network
+_RADIUS = 0.5  # largest step of any parameter; all parameters are logarithms
 _CARRIED = 5  # steps with one Jacobian
 _ENOUGH = 2e-3  # a smaller gain in the objective ends the search
 
 
 def refine(trial: Trial, make: Callable[[Array], Candidate], start: Array, jacobians: int) -> Array:
-    """The best parameters found with that many Jacobians, from those at `start`."""
+    """The best parameters found from `start`, with at most that many Jacobians."""
     theta, damping = start, 1e-2
     errors = trial.errors(make(theta))
     value = trial.objective(errors)
@@ -54,7 +54,7 @@ def refine(trial: Trial, make: Callable[[Array], Candidate], start: Array, jacob
 def _differences(
     trial: Trial, make: Callable[[Array], Candidate], theta: Array, errors: Tensor
 ) -> Tensor:
-    """Derivatives of all errors, shape (P, B, D), float32 (they steer, nothing more)."""
+    """Derivatives of all errors, shape (P, B, D), float32, which is accurate enough for steps."""
     columns = [
         ((trial.errors(make(theta + _STEP * unit)) - errors) / _STEP).to(torch.float32)
         for unit in np.eye(len(theta))
@@ -63,7 +63,7 @@ def _differences(
 
 
 def _carry_on(jacobian: Tensor, change: Tensor, step: Array) -> None:
-    """Broyden's update, in place: the smallest change that explains the last step."""
+    """Broyden's update, in place: the smallest change consistent with the last step."""
     along = torch.from_numpy(step).to(torch.float32)
     missed = change.to(torch.float32) - torch.einsum("p,pbd->bd", along, jacobian)
     jacobian += (along / float(along @ along))[:, None, None] * missed

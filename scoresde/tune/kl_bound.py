@@ -1,20 +1,21 @@
 r"""Grids for solvers that draw noise, by a bound on the KL divergence of their samples.
 
-A solver that holds the denoised x0 over each step follows another SDE than the reverse one. By
-Girsanov's theorem the divergence of its paths from the true ones, and so of its samples, is at most
+A solver that keeps the denoised x0 constant over each step follows an approximate reverse SDE. By
+Girsanov's theorem, the KL divergence of its paths from the true paths, and so that of its samples,
+is bounded:
 
     KL <= 1/2 sum over steps i of integral E|x0(rho) - x0(rho_i)|^2 d(1/rho^2)
 
 (Sabour et al., "Align Your Steps", 2024, theorem 3.1). Along the true reverse SDE the denoised x0
-is a martingale, so that the expectation is M(rho) - M(rho_i) with M(rho) = E|x0(rho)|^2: the bound
-is what a Riemann sum misses of an integral of one scalar function. M depends on marginals alone,
-which the probability flow shares, so that a pilot of deterministic trajectories gives it; the grid
-that makes the bound least is a shortest path. The two ends are those of the default grid: the bound
-says nothing of the noise that is left at the last knot.
+is a martingale. So the expectation is M(rho) - M(rho_i), with M(rho) = E|x0(rho)|^2, and the bound
+is the error of a Riemann sum for the integral of one scalar function. M depends only on marginals,
+and the probability flow has the same marginals. So deterministic trajectories give M. The grid with
+the smallest bound is a shortest path. Its two ends are those of the default grid, since the bound
+does not include the noise that is left at the last knot.
 
-A bound is not the divergence. Its grid saves on the first steps, where errors are small in x0 but
-decide between modes; between it and the default there are better ones (`between`), and samples
-decide (`search`).
+A bound is not the divergence. The grid with the smallest bound has few of the first steps, where
+errors in x0 are small but decide between modes. Some grids between it and the default are better
+(`between`), and samples decide (`by_bound`).
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ from .shortest_path import shortest
 
 Array = NDArray[np.float64]
 
-_FINE = 6  # fine knots a step
+_FINE = 6  # fine knots for each step
 
 
 class Signal:
-    """M at fine knots between the ends of a grid, one value a start.
+    """M at fine knots between the ends of a grid, one value for each start.
 
     Attributes:
-        knots: the fine knots, count + 1 of them.
-        values: |x0|^2 per dimension along each trajectory, shape (B, count + 1). Its mean
-            never falls along the true reverse SDE.
+        knots: the count + 1 fine knots.
+        values: |x0|^2 per dimension along each trajectory, shape (B, count + 1). Along the true
+            reverse SDE its mean never decreases.
     """
 
     def __init__(self, model: Metered, x: Tensor, grid: Grid) -> None:
@@ -55,19 +56,20 @@ class Signal:
         ends = {"t_min": float(grid.knots[-2].t), "t_max": float(grid.knots[0].t)}
         fine = uniform_lambda(model.sde, count, clean=False, **ends)
         listener = _Listener(model)
-        # One evaluation a step; the last knot is met by a step to sigma = 0 that is thrown away.
+        # One evaluation a step. A last step to sigma = 0 evaluates the last knot; its result is
+        # not used.
         whole = Grid(fine.sde, (*fine.knots, CLEAN))
         sample(listener, ExponentialMultistep(4), whole, x=x.to(device_of(model)))
         self.knots = fine.knots
         self.values: Array = np.stack(listener.heard, 1)
 
     def costs(self, rows: slice) -> Array:
-        """The bound's part of a step from fine knot i to j, shape (count + 1, count + 1)."""
+        """The part of the bound of a step from fine knot i to j, shape (count + 1, count + 1)."""
         mean = np.maximum.accumulate(self.values[rows].mean(0))
         return _costs(mean, _snr(self.knots))
 
     def best(self, grid: Grid, rows: slice) -> Grid:
-        """The grid of as many steps, and with the same ends, whose bound is least."""
+        """The grid with the smallest bound, with the same ends and number of steps as `grid`."""
         into = self.costs(rows)
         ends = np.full_like(into, np.inf)
         ends[:, -1] = 0.0
@@ -75,7 +77,7 @@ class Signal:
         return Grid(grid.sde, (*(self.knots[place] for place in places), CLEAN))
 
     def bound(self, grid: Grid, rows: slice) -> Array:
-        """Each start's share of the bound, nats a dimension; their mean is the bound."""
+        """One value for each start, in nats per dimension; their mean is the bound."""
         fine = -np.array([float(knot.angle) for knot in self.knots])
         at = -np.array([float(knot.angle) for knot in grid.knots[:-1]])
         both = np.unique(np.concatenate([fine, at]))  # M is linear in between
@@ -87,7 +89,7 @@ class Signal:
         return parts
 
     def ratio(self, grid: Grid, other: Grid, rows: slice) -> Estimate:
-        """The bound of one grid over that of another, with a paired interval."""
+        """The bound of one grid divided by that of another, with a paired interval."""
 
         def ratio(a: Array, b: Array, axis: int = -1) -> Array:
             found: Array = a.mean(axis) / b.mean(axis)
@@ -97,7 +99,7 @@ class Signal:
 
 
 def between(grid: Grid, other: Grid, share: float) -> Grid:
-    """The grid whose log-SNRs are that share of the way from those of one to those of another."""
+    """The grid with log-SNRs (1 - share) * those of `grid` + share * those of `other`."""
     pairs = zip(grid.knots[1:-1], other.knots[1:-1], strict=True)
     inner = [
         grid.sde.at_lambda((1 - share) * float(one.lam) + share * float(two.lam))
@@ -107,14 +109,14 @@ def between(grid: Grid, other: Grid, share: float) -> Grid:
 
 
 class _Listener(Observer):
-    """A predictor that notes |x0|^2 of every answer."""
+    """A predictor that records |x0|^2 of every prediction."""
 
     def __init__(self, model: Predictor) -> None:
         super().__init__(model)
         self.heard: list[Array] = []
 
     def observe(self, prediction: Prediction) -> None:
-        """Note it."""
+        """Record |x0|^2 of a prediction."""
         square = prediction.x0.to(torch.float64).flatten(1).square().mean(1)
         self.heard.append(square.cpu().numpy())
 

@@ -1,15 +1,15 @@
-r"""The local error of a solver, measured along reference trajectories at no further evaluations.
+r"""The local error of a solver, measured along reference trajectories without new evaluations.
 
 A fine solve stores states and predictions at M knots, evenly spaced in log-SNR. The solver's own
-`step` is then run along any subset of these knots with the stored predictions in place of the
-network's, and from the stored states: what it misses the next stored state by is the error of that
-step alone,
+`step` then runs along any subset of these knots. It starts from the stored states and uses the
+stored predictions instead of the network. Its distance to the next stored state is the error of
+that step alone,
 
     E[i, j] = RMS over trajectories of |x_j - step(x_i; predictions at i, i-g, i-2g, ...)| / r,
 
-with g = j - i, in the normalised state x/r, r = sqrt(alpha^2 + sigma^2), which is of unit size at
-both ends. No formula of the solver is used, so that this serves any rule; only where a rule asks
-between knots is the network called again.
+with g = j - i, in the normalised state x/r, r = sqrt(alpha^2 + sigma^2), which has unit size at
+both ends. The method uses no formula of the solver, so it works for any rule. The network is
+called again only if a rule evaluates it between knots.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ _LAST = 0.003  # rho of the last fine knot
 
 
 class _Memory(Wrapper):
-    """A predictor that records what the network says, and then answers from the record."""
+    """A predictor that records the predictions of the network, and later returns them."""
 
     def __init__(self, model: Predictor) -> None:
         super().__init__(model)
         self.record, self.full = dict[Knot, Prediction](), False
 
     def rows(self, index: Tensor) -> Self:
-        """See `Predictor`: trajectories stay together here."""
+        """Not needed here: the batch of trajectories never changes."""
         raise NotImplementedError
 
     def __call__(self, x: Tensor, knot: Knot) -> Prediction:
-        """What was said at the knot, whatever x; the network's answer where there is none."""
+        """The recorded prediction at the knot, whatever x is; without one, call the network."""
         if knot in self.record:
             return self.record[knot]
         found = self.model(x, knot)
@@ -68,8 +68,8 @@ class Pilot:
     """Reference trajectories from x, shape (B, *), at `count` fine knots and at sigma = 0.
 
     Attributes:
-        knots: all of them.
-        states: the state at each, shape (B, *), float64.
+        knots: the fine knots, and the clean end.
+        states: the state at each knot, shape (B, *), float64.
     """
 
     def __init__(self, model: Metered, x: Tensor, count: int, t_max: float) -> None:
@@ -77,7 +77,7 @@ class Pilot:
         sde = model.sde
         low = max(sde.t_min, float(sde.t_at_lambda(-math.log(_LAST))))
         fine = uniform_lambda(sde, count, t_min=min(low, 0.5 * t_max), t_max=t_max)
-        # Without a corrector, predictions are made at the very states that are stored.
+        # Without a corrector, the predictions belong to exactly the stored states.
         path = iterate(
             self._memory, ExponentialMultistep(4), fine, x=x.to(device_of(model), torch.float64)
         )
@@ -87,7 +87,7 @@ class Pilot:
         self.states = [step.x for step in info]
 
     def grid(self, places: Array) -> Grid:
-        """The grid through real-valued places along the fine knots, then to sigma = 0."""
+        """The grid with knots at real-valued places along the fine knots, then sigma = 0."""
         sde, inner = self._memory.sde, self.knots[:-1]
         lams = np.array([float(knot.lam) for knot in inner])
         if inner[0].is_zero_snr:
@@ -96,8 +96,12 @@ class Pilot:
         return Grid(sde, (inner[0], *(sde.at_lambda(float(lam)) for lam in at), CLEAN))
 
     def errors(self, solver: Solver, longest: int) -> tuple[Array, Array]:
-        """Errors of steps from fine knot i to j up to `longest` knots on, shape (M, M), infinite
-        where there is no such step; and of steps from j to sigma = 0 where j was reached from i.
+        """Local errors of all steps, and of all last steps.
+
+        Returns:
+            Errors of steps from fine knot i to j, for j - i up to `longest`, shape (M, M); infinite
+            for other pairs. And errors of the step from j to sigma = 0 after a step from i to j,
+            also (M, M).
         """
         count = len(self.knots) - 1  # without the clean end
         into, ends = np.full((count, count), np.inf), np.full((count, count), np.inf)
@@ -106,12 +110,12 @@ class Pilot:
             for i in range(count - gap):
                 before = [k for k in range(i - _PAST * gap, i + 1, gap) if k >= 0]
                 into[i, i + gap] = self._miss(rule, [*before, i + gap])
-                if i + gap > count // 2:  # far from the data no grid ends
+                if i + gap > count // 2:  # no grid has its last knot far from the data
                     ends[i, i + gap] = self._miss(rule, [*before, i + gap, count])
         return into, ends
 
     def _miss(self, solver: Solver, places: list[int]) -> float:
-        """RMS error of the last of some steps, each of which starts from the stored state."""
+        """RMS error of the last of several steps; each step starts from the stored state."""
         grid = Grid(self._memory.sde, tuple(self.knots[k] for k in places))
         stream = source(0).open(self.states[0].shape, torch.float64, self.states[0].device)
         remaining = iter(places)
@@ -125,7 +129,7 @@ class Pilot:
 
 
 def _predictor(solver: Solver) -> Solver:
-    """Without a corrector, which mends the step before and says nothing of this one."""
+    """The solver without its corrector, which changes only the state before the step."""
     if not isinstance(solver, ExponentialMultistep):
         return solver
     values = max(solver.values, solver.corrector)

@@ -1,8 +1,9 @@
-"""Mixtures of low rank in the few coordinates that matter: the same errors at a fraction of cost.
+"""Reduce a low-rank mixture to few coordinates: the same endpoint errors at a lower cost.
 
-Where all components have one variance outside the span of their means and factors, the probability
-flow there is one linear map, and every solver's step is one too. That part of a state is carried by
-its length alone: distances between endpoints are what they were, to the last digit.
+Take the span of all means and factors of a mixture. If all components have the same variance
+outside this span, the probability flow multiplies that part of a state by a number, and so does
+every step of a deterministic solver. So the norm of that part is enough, and one coordinate
+replaces it. Distances between endpoints do not change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..model import Predictor
 
 
 def in_its_span(model: Predictor, x: Tensor) -> tuple[Predictor, Tensor]:
-    """A smaller model and its starts, shape (B, r + 1); both unchanged where nothing is gained.
+    """A smaller model and its starts, shape (B, r + 1); both unchanged if the cost is not lower.
 
     The RMS over coordinates of a difference grows by sqrt(D / (r + 1)).
     """
@@ -31,8 +32,10 @@ def in_its_span(model: Predictor, x: Tensor) -> tuple[Predictor, Tensor]:
 
 
 def reduced(model: GaussianMixture) -> tuple[GaussianMixture, Tensor] | None:
-    """A mixture in the r coordinates of the span and one outside it, and the span's orthonormal
-    basis, shape (D, r); None for a mixture of another kind, or where little is gained.
+    """The reduced mixture, in r coordinates of the span and one outside, and the span's basis.
+
+    The basis is orthonormal, shape (D, r). None for a mixture of another kind, or if the span has
+    more than half of all dimensions.
     """
     covariance, size = model.covariance, math.prod(model.event_shape)
     if type(model) is not GaussianMixture or not isinstance(covariance, Spectral):

@@ -1,4 +1,4 @@
-"""What tuning finds, and the small file that keeps it."""
+"""The result of tuning, and the JSON file that stores it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from .._internal import specs
 from .._internal.files import read_json, write_atomic
 from .._internal.witness import name_of
-from ..errors import CheckpointError, ConfigError, ScoreSDEError
+from ..errors import CheckpointError, ConfigError, ScoreSDEError, ScoreSDEWarning
 from ..grid import Grid, from_times
 from ..metrics import Estimate
 from ..model import Predictor
@@ -21,34 +21,36 @@ from ..solvers.solver import Solver
 _FORMAT = 5
 
 MOST_KNOTS = 10_000
-"""Times of a grid in a file, at most."""
+"""Largest number of times of a grid in a file."""
 
 
-class TunedGridWarning(UserWarning):
-    """A grid that was tuned to another model or solver."""
+class TunedGridWarning(ScoreSDEWarning):
+    """A tuned grid is used with another model or solver than it was tuned to."""
 
 
-class TuningWarning(UserWarning):
-    """What tuning could not make sure of."""
+class TuningWarning(ScoreSDEWarning):
+    """The result of tuning is uncertain."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tuned:
-    """A solver with its grid, what they were tuned to, and what that gained.
+    """The result of `tune`: a solver with its grid, and the measured gain.
 
     Attributes:
         solver: the solver.
         grid: the grid.
         model: fingerprint of the model, or the name that was given as its key.
-        nfe: evaluations a sample that it takes.
-        budget: what was asked for; `nfe` is the most of it that the solver can use.
-        source: which candidate it is.
-        metric: what was made small: "RMS endpoint error", "KL bound", or the name of a metric.
-        error: the metric, on starts that took no part.
-        ratio: `error` over that of the default solver and grid, with a paired interval; None for a
-            metric, which may be 0 or below.
-        typical: the same for the median endpoint error; None for other metrics.
-        change: for a metric, `error` less that of the default, with a paired interval.
+        nfe: network evaluations per sample of the solver on the grid.
+        budget: network evaluations asked for; `nfe` is the largest number within it that the
+            solver can use.
+        source: name of the candidate from which it was found.
+        metric: the quantity that was minimised: "RMS endpoint error", "KL bound", or the name of a
+            metric of samples.
+        error: its value on starts that the search did not use.
+        ratio: `error` divided by that of the default solver and grid, with a paired interval; None
+            for a metric of samples, whose value can be 0 or negative.
+        typical: the same ratio for the median endpoint error; None for other metrics.
+        change: for a metric of samples, `error` minus that of the default, with a paired interval.
         cost: evaluations of one sample that the search took, reference included.
     """
 
@@ -68,8 +70,8 @@ class Tuned:
     def save(self, path: str | Path) -> None:
         """Write a small JSON file that `load` reads.
 
-        It keeps the name of the solver, and of the process. Those of a user's own class are given
-        to `load` again.
+        The file contains the names of the solver and of the process. If one of them is of your own
+        class, give it to `load` again.
         """
         data = {
             "scoresde_grid": _FORMAT,
@@ -90,13 +92,13 @@ class Tuned:
         write_atomic(Path(path), json.dumps(data, indent=1).encode())
 
     def __str__(self) -> str:
-        nearest = "" if self.nfe == self.budget else f" of {self.budget}, which it cannot meet"
+        nearest = "" if self.nfe == self.budget else f" within a budget of {self.budget}"
         head = (
-            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} evaluations"
-            f"{nearest}; on starts that took no part, {self.metric} {self.error:.3g}"
+            f"{specs.describe(self.solver)} in {self.grid.steps} steps, {self.nfe} network "
+            f"evaluations{nearest}; on other starts, {self.metric} {self.error:.3g}"
         )
         if self.source == "default":
-            return f"{head}; nothing better than the default was found"
+            return f"{head}; no candidate is better than the default"
         typical = "" if self.typical is None else f", in the median {self.typical} times"
         gain = f"{self.ratio} times the default's{typical}"
         if self.change is not None:
@@ -111,22 +113,24 @@ def _listed(estimate: Estimate | None) -> list[float] | None:
 def load(
     path: str | Path, model: Predictor, solver: Solver | None = None, *, key: str | None = None
 ) -> tuple[Solver, Grid]:
-    """The solver and the grid in a file of `Tuned.save`: `sample(model, *load(path, model), ...)`.
+    """Load the solver and grid that `Tuned.save` wrote: `sample(model, *load(path, model), ...)`.
 
-    The file is data: a name in it is one of the library's, or the class of the model's own
+    The file is data. A name in it must be one of the library's, or the class of the model's own
     process. Nothing is imported or run for it.
 
     Args:
         path: the file.
-        model: what they will be used with. Warns where they were tuned to another one.
-        solver: to be used on the grid instead of the file's own. Warns where it differs. Needed
-            where the file names a solver of your own.
-        key: the model's name, where it was tuned under one.
+        model: the model that will use them. If they were tuned to another one, a
+            `TunedGridWarning` says so.
+        solver: the solver to use on the grid, instead of the file's own. If it differs from that
+            one, a `TunedGridWarning` says so. It is required if the file names a solver of your
+            own.
+        key: the model's name, if `tune` was given one.
 
     Raises:
-        CheckpointError: for a file that is not such a grid, or one of a solver or a process that
-            is neither the library's nor given.
-        ConfigError: for one of another process.
+        CheckpointError: if the file is not a tuned grid, or names a solver or a process that is
+            neither the library's nor given.
+        ConfigError: if the grid is of another process than the model's.
     """
     data = read_json(path)
     try:
@@ -136,7 +140,7 @@ def load(
         own = bool(data["own"])
         times = [float(t) for t in data["times"]]
         if not 1 <= len(times) <= MOST_KNOTS or not all(map(math.isfinite, times)):
-            raise ValueError(f"{len(times)} times; from 1 to {MOST_KNOTS:,} finite ones are read")
+            raise ValueError(f"{len(times)} times; a grid has 1 to {MOST_KNOTS:,} finite times")
         sde = sde_from_dict(data["sde"], known=(type(model.sde),))
         grid = from_times(sde, times, clean=bool(data["clean"]))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -158,15 +162,15 @@ def load(
 
 
 def _solver(path: str | Path, name: str, own: bool) -> Solver:
-    """The library's solver of a name in a file."""
+    """The library's solver that a file names."""
     hint = (
         f"write load({str(path)!r}, model, solver) with the solver, or on the command line "
         "--solver FILE.py:NAME beside --grid"
     )
     if own:
         raise CheckpointError(
-            f"the solver of {path} is {name[:200]!r} of somebody's own, which a file cannot bring "
-            f"along; {hint}"
+            f"the solver of {path} is {name[:200]!r}, a class of your own that the file does not "
+            f"contain; {hint}"
         )
     try:
         return specs.solver(name)

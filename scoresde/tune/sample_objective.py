@@ -1,4 +1,4 @@
-"""What candidates are judged by: a metric of their samples from one set of starts."""
+"""The objective of tuning by a metric: the metric of samples from one set of starts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .endpoint_objective import Candidate, samples
 
 
 class Judge:
-    """Starts, and what samples from them are measured by.
+    """Judges candidates by a metric of their samples from one set of starts.
 
     Args:
-        model: what predicts.
+        model: the model.
         x: starts, shape (B, *).
-        metric: a distance: less is better.
-        noise: which noise solvers draw that draw some; other starts should have another number.
+        metric: a distance: lower is better.
+        noise: a number that selects the noise of stochastic solvers; use another number for other
+            starts.
     """
 
     def __init__(self, model: Metered, x: Tensor, metric: Metric, noise: int = 0) -> None:
@@ -33,12 +34,12 @@ class Judge:
         """The metric of a candidate's samples, with its draws.
 
         Raises:
-            ScoreSDEError: for a candidate that cannot be run, or whose samples are not finite.
+            ScoreSDEError: if the candidate cannot be run, or its samples are not finite.
         """
         return self._metric(samples(self._model, self._x, candidate, self._noise))
 
     def rate(self, candidate: Candidate) -> float:
-        """The value alone; infinite where there is none."""
+        """The metric's value without interval; infinite if it has none or is not finite."""
         try:
             value = self._quick(samples(self._model, self._x, candidate, self._noise)).value
         except ScoreSDEError:
@@ -46,10 +47,10 @@ class Judge:
         return value if math.isfinite(value) else math.inf
 
     def check(self, candidate: Candidate) -> float:
-        """The value for a candidate that must have one, and draws to compare it by.
+        """The metric's value for a candidate that must have a finite value and draws.
 
         Raises:
-            ConfigError: where either is missing.
+            ConfigError: if the value is not finite, or there are no draws.
             ScoreSDEError: see `estimate`.
         """
         found: Any = self.estimate(candidate)
@@ -57,18 +58,19 @@ class Judge:
         if not isinstance(found, Estimate) or not math.isfinite(found.value):
             raise ConfigError(
                 f"{name} of {len(self._x)} of the default's samples is {found!r}, not an Estimate "
-                "of a finite value; see that the true samples are finite"
+                "with a finite value; check that the true samples are finite"
             )
         if len(found.draws) < 2:
             raise ConfigError(
-                f"{name} of {len(self._x)} samples has no draws, by which a gain is told from "
-                "chance; take more starts, or give Estimate(value, low, high, draws)"
+                f"{name} of {len(self._x)} samples has no draws, which decide whether a gain is "
+                "significant; take more starts, or return Estimate(value, low, high, draws)"
             )
         return found.value
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The candidate with the least value; the first unless that is below its own by more than
-        chance.
+        """The candidate with the smallest value, if it is significantly better than the first.
+
+        Otherwise the first candidate.
         """
         first, *others = candidates
         rated = [(self.rate(one), one) for one in others]
@@ -80,7 +82,7 @@ class Judge:
 
 
 def _without_interval(metric: Metric) -> Metric:
-    """The same metric without its bootstrap, which can take longer than the samples."""
+    """The same metric without its bootstrap, which can take longer than sampling."""
     if dataclasses.is_dataclass(metric) and hasattr(metric, "resamples"):
         return dataclasses.replace(metric, resamples=0)
     return metric

@@ -1,4 +1,4 @@
-"""What is searched for, from which starts, and by what."""
+"""`tune`: checks its arguments, draws starts, and runs the search that suits the solver."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._internal.checks import check_event_shape, explained_shape
+from .._internal.checks import calls_within, check_event_shape, explained_shape
 from .._internal.witness import name_of
 from ..errors import ConfigError
 from ..metrics import Metric
@@ -17,6 +17,7 @@ from ..sampling.choose import choose
 from ..sampling.start import draw_start
 from ..solvers.legs import evaluations
 from ..solvers.solver import Solver
+from ..wrapper import begin, evals_per_call
 from .by_bound import by_bound
 from .by_endpoints import by_endpoints
 from .by_metric import by_metric, check_metric
@@ -40,52 +41,55 @@ def tune(
     key: str | None = None,
     progress: bool = False,
 ) -> Tuned:
-    """Find the grid on which a solver makes the smallest endpoint error at a budget; for a
-    stochastic solver, one on the way to the smallest bound on the KL divergence of its samples;
-    with a `metric`, the grid whose samples have the least of it. With "recommended" the solver is
-    chosen as well.
+    """Find the best time grid for a model, a solver and a budget.
+
+    For a deterministic solver, the best grid has the smallest endpoint errors. For a stochastic
+    solver, candidates lie between the default grid and the grid with the smallest bound on the KL
+    divergence, and the energy distance of samples decides. With a `metric`, the best grid has the
+    smallest metric of samples. With "recommended", the solver is chosen as well.
 
     Args:
-        model: what predicts.
-        solver: a solver, or its name. With "recommended" order, corrector, prediction variable and
-            coordinate change too, and the default that the gain is stated against is the
-            recommended solver on its own grid; "recommended(stochastic=True)" stays what it is.
-        nfe: the budget; the most that the solver can use of it is taken.
-        event_shape: shape of one sample, without the batch; that of a closed-form model by
-            default.
-        starts: starts to tune on, of which a quarter is used most, those with large errors before
-            others; 96 by default, and 2,048 for a closed-form model (16,384 up to 16 dimensions);
-            256 with a metric.
-        held_out: starts to choose on, and as many others to state the gain on; half of `starts` by
-            default, and at least 4,096 for a closed-form model tuned with the default `starts`;
-            twice `starts` with a metric.
-        seed: start k has the seed `seed + k`. The default is far from the seeds that `sample` and
-            `compare` begin with, so that a grid is not judged on the starts it was tuned on.
-        dtype: of the state.
-        rounds: how long to search: hops, and Jacobians for each of the finalists (with a metric,
-            24 random moves each); 1 by default, and 3 for a closed-form model. 0 leaves all
-            candidates as they are.
-        metric: a distance to what samples should be, such as `FrechetDistance(images, features)`:
-            less is better, and 0 perfect, with draws to compare by (see `Estimate`). Its samples
-            should be others than those that the result is judged by.
-        key: a name for the model, which you change whenever the model changes. It takes the place
-            of the model's fingerprint, where that cannot be known or is slow to find.
+        model: the model.
+        solver: a solver, or its name. With "recommended", the search also changes order, corrector,
+            prediction variable and coordinate; the gain is then relative to the recommended solver
+            on its own grid. "recommended(stochastic=True)" changes only its grid.
+        nfe: the budget, in network evaluations per sample; the solver uses as much of it as it can.
+        event_shape: shape of one sample, without the batch; by default that of a closed-form model.
+        starts: number of starts to tune on. Most work uses a quarter of them, sampled by error. The
+            default is 96; for a closed-form model 2,048, and 16,384 up to 16 dimensions; with a
+            metric 256.
+        held_out: number of starts to choose the best candidate on; as many others measure the gain.
+            The default is half of `starts`; for a closed-form model with the default `starts` at
+            least 4,096; with a metric twice `starts`.
+        seed: start k has the seed `seed + k`. The default is far from the first seeds of `sample`
+            and `compare`, so that a grid is not judged on the starts it was tuned on.
+        dtype: dtype of the state.
+        rounds: length of the search: rounds of hops, and number of Jacobians for each finalist;
+            with a metric, each round has 24 random moves. The default is 1, and 3 for a closed-form
+            model. With 0, candidates are compared but not improved.
+        metric: a distance to true samples, such as `FrechetDistance(images, features)`. Lower is
+            better, 0 is perfect, and its `Estimate` needs draws. Use other true samples to judge
+            the result.
+        key: a name for the model. Change it whenever the model changes. It replaces the model's
+            fingerprint, if that cannot be computed or is slow to compute.
         progress: show a bar (needs tqdm).
 
     Raises:
-        FingerprintError: where the content of the model cannot be known; write `key=`.
+        FingerprintError: if the model has no fingerprint; write `key=`.
         ConfigError: for a solver that chooses its own steps, a budget of one step, too few
-            starts, or a metric that is no distance, not finite or without draws.
-        NonFiniteError: for a model whose reference endpoints, or with a metric the default's
-            samples, are not finite.
-        ScoreSDEError: what the metric says of the default's samples.
+            starts, or a metric that is not a distance, not finite or without draws.
+        NonFiniteError: if the reference endpoints are not finite; with a metric, if the default's
+            samples are not finite.
+        ScoreSDEError: if the metric raises it for the default's samples.
     """
     if metric is not None:
         check_metric(metric)
     who = name_of(model, key)
-    rule, default = choose(model, solver, None, nfe)
+    with torch.no_grad():
+        model = begin(model)
+    rule, default = choose(model, solver, None, calls_within(model, nfe))
     if default.steps < 2:
-        raise ConfigError(f"{nfe} evaluations leave no knot to move; write a larger nfe")
+        raise ConfigError(f"{nfe} network evaluations leave no knot to move; write a larger nfe")
     closed: Sequence[int] = event_shape_of(model) or ()
     event = tuple(closed) if event_shape is None else check_event_shape(event_shape, closed or None)
     if not event:
@@ -97,8 +101,8 @@ def tune(
         held_out = starts // 2 if metric is None else 2 * starts
     if rounds is not None and metric is None and rule.stochastic:
         raise ConfigError(
-            f"rounds={rounds!r} is of a search, and the grid of a solver that draws noise is found "
-            "without one; leave rounds out, or give a metric"
+            f"rounds={rounds!r} has no effect here: without a metric, the grid of a solver that "
+            "draws noise is found without a search; leave rounds out, or give a metric"
         )
     if rounds is None:
         rounds = 3 if closed else 1
@@ -124,7 +128,7 @@ def tune(
         solver=best.solver,
         grid=best.grid,
         model=who,
-        nfe=evaluations(best.solver, best.grid) or 0,
+        nfe=(evaluations(best.solver, best.grid) or 0) * evals_per_call(model),
         budget=nfe,
         source=best.name,
         metric=found.metric,
@@ -137,15 +141,18 @@ def tune(
 
 
 def _chosen_too(solver: Solver | str) -> bool:
-    """Whether the solver is left to the tuner: "recommended", in capitals or not."""
+    """Whether `tune` also chooses the solver: it is "recommended", in any case of letters."""
     return isinstance(solver, str) and solver.strip().lower() in ("recommended", "recommended()")
 
 
 def _counts(closed: Sequence[int] | None, metric: Metric | None) -> tuple[int, int]:
-    """Starts to tune on, and to decide on; `closed` is the shape of a closed form's samples."""
+    """Default numbers of starts to tune on and to decide on.
+
+    `closed` is the shape of a closed-form model's samples, or None for other models.
+    """
     if metric is not None:
         return 256, 512
     if closed is None:
         return 96, 48
     starts = 16384 if math.prod(closed) <= 16 else 2048
-    return starts, max(starts // 2, 4096)  # a handful of starts hold most of the squared error
+    return starts, max(starts // 2, 4096)  # many, since a few starts have most squared error

@@ -1,13 +1,14 @@
-r"""Grids read off a table of local errors: one by equidistribution, one by dynamic programming.
+r"""Grids from a table of local errors: one by equidistribution, one by dynamic programming.
 
-*Equidistribution.* Where a step of length h has the error c h^(p+1), the sum over n steps is least
-where all steps have the same share, so that knots are quantiles of the density c^(1/(p+1)) (de
+*Equidistribution.* Let a step of length h have the error c h^(p+1). The sum over n steps is
+smallest if all steps have equal errors. Knots are then quantiles of the density c^(1/(p+1)) (de
 Boor, "Good Approximation by Splines with Variable Knots", 1973).
 
-*Dynamic programming.* Among all subsequences of the fine knots of n steps, the one whose errors sum
-to the least is a shortest path (compare Pei et al., "Optimal Stepsize for Diffusion Sampling",
-2025; Chen et al., "On the Trajectory Regularity of ODE-based Diffusion Sampling", 2024, section 4).
-The error of a step is that of the solver's own rule, whose past is taken to be evenly spaced.
+*Dynamic programming.* A grid of n steps is a subsequence of the fine knots. The grid with the
+smallest sum of errors is a shortest path (compare Pei et al., "Optimal Stepsize for Diffusion
+Sampling", 2025; Chen et al., "On the Trajectory Regularity of ODE-based Diffusion Sampling", 2024,
+section 4). The error of a step is that of the solver's own rule, under the assumption that its
+earlier steps are evenly spaced.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ def equidistributed(into: Array, steps: int, order: float) -> Array:
 
 
 def shortest(into: Array, ends: Array, steps: int) -> Array:
-    """Places of `steps` knots, the first being 0, that make a sum of costs least.
+    """Places of `steps` knots, the first at 0, with the smallest sum of costs.
 
     Args:
         into: cost of a step from i to j, shape (M, M).
-        ends: further cost of leaving the last of the `steps` knots, j, where it was reached from
-            i, shape (M, M); infinite where the path may not end.
+        ends: additional cost of a path that ends with a step from i to j, shape (M, M); infinite
+            if the path may not end there.
         steps: number of knots, 2 or more.
     """
     best = np.full(len(into), np.inf)

@@ -1,20 +1,20 @@
 r"""Variational bounds of the likelihood, by Monte Carlo.
 
-With q the noising of x0 and p the model's generation, backwards in time from a prior,
+Let q be the noising process of x0, and p the model's generative process, from a prior backwards in
+time. Then
 
-    E_q[-log p(x_s)] <= H(q(x_s | x0)) + KL(q(x_T | x0) || prior) + sum or integral of KLs between
+    E_q[-log p(x_s)] <= H(q(x_s | x0)) + KL(q(x_T | x0) || prior) + KLs from T to s
 
-and for integers k the reconstruction -log P(k | x_s) takes the place of the entropy. The times are
-cut into T steps in `ddpm_bound` (Ho et al., "Denoising Diffusion Probabilistic Models", 2020, eq.
-5: L_0, ..., L_T), or infinitely many in `variational_bound`, where with lam = log(alpha/sigma) what
-is between becomes
+For integers k, the reconstruction term -log P(k | x_s) replaces the entropy H. `ddpm_bound` has T
+steps (Ho et al., "Denoising Diffusion Probabilistic Models", 2020, eq. 5: L_0, ..., L_T).
+`variational_bound` has infinitely many. With lam = log(alpha/sigma), its KLs from T to s become
 
     integral of E |eps - eps_net|^2 dlam
 
 (Kingma et al., "Variational Diffusion Models", 2021, eq. 17 and appendix K; Song et al., "Maximum
 Likelihood Training of Score-Based Diffusion Models", 2021, theorem 1). Both bound the likelihood of
-the model's SDE; `log_likelihood` is the density of its ODE. For a network that is the exact score
-of some density the two densities agree, and the continuous bound is met.
+the model's SDE; `log_likelihood` is the density of its ODE. If the network is the exact score of a
+density, the two densities are equal, and the continuous bound is an equality.
 """
 
 from .common import Bound

@@ -1,4 +1,4 @@
-"""What the two bounds share: their result, and the draws that it is made of."""
+"""Shared by the two bounds: their result, and the draws from which it is computed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..._internal.checks import check_model, check_tensor
 from ..._internal.counted import mean_nfe
 from ...errors import ShapeError
 from ...model import Predictor
-from ...scalar import affine
+from ...scalar import affine, widest
 from ...sde.knot import Knot
 from ..pixels import Pixels
 from ..prior import prior_log_prob
@@ -26,13 +26,14 @@ class Bound:
     """An upper bound of the negative log-likelihood of each sample, with its standard error.
 
     Attributes:
-        per_sample: shape (B,), float64.
-        terms: what it is the sum of, each of shape (B,): "prior", "diffusion", and
+        per_sample: the bound of each sample, shape (B,), float64.
+        terms: the terms of the sum, each of shape (B,): "prior", "diffusion", and
             "reconstruction" (of integers) or "entropy" (of the noised data).
-        variance: of `per_sample` from times and noise, shape (B,); NaN for a single draw.
-        unit: "nats" of a sample, or "bits/dim" of integers.
-        nfe: network evaluations of each sample, shape (B,), int64, on the CPU; those of the pilot
-            are not in it.
+        variance: variance of `per_sample` from random times and noise, shape (B,); NaN for a
+            single draw.
+        unit: "nats" per sample, or "bits/dim" of integers.
+        nfe: network evaluations of each sample, shape (B,), int64, on the CPU, without those of the
+            pilot.
         per_step: L_0, ..., L_T of the discrete bound, means over samples, shape (T + 1,).
     """
 
@@ -50,18 +51,18 @@ class Bound:
 
     @property
     def mean(self) -> float:
-        """Over the samples."""
+        """Mean of the bound over the samples."""
         return float(self.per_sample.mean())
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean, from the spread between samples (two or more)."""
+        """Standard error of the mean, from the spread between samples; NaN for a single one."""
         count = len(self.per_sample)
         return float(self.per_sample.std()) / math.sqrt(count) if count > 1 else math.nan
 
     @property
     def stderr_of_this_set(self) -> float:
-        """Standard error of the mean for these samples, from times and noise alone."""
+        """Standard error of the mean of this fixed set of samples, from times and noise only."""
         return math.sqrt(float(self.variance.sum())) / max(len(self.variance), 1)
 
     def __str__(self) -> str:
@@ -89,7 +90,7 @@ class Draw:
         seeds: Any,
     ) -> None:
         self.model, self.x, self.x0, self.pixels = model, x, x0, pixels
-        self.noise = seeds.open(x0.shape, torch.float64, x0.device)
+        self.noise = seeds.open(x0.shape, x0.dtype, x0.device)
         self.size = x0[0:1].numel()
         self.low = low
         self.terms = {"prior": self._prior(prior, high)}
@@ -102,16 +103,16 @@ class Draw:
         return -prior_log_prob(prior, self.model.sde, high, end) - self._entropy(high)
 
     def _entropy(self, knot: Knot) -> float:
-        """Of N(alpha x0, sigma^2 I)."""
+        """Entropy of N(alpha x0, sigma^2 I), in nats."""
         return self.size * (0.5 * math.log(2 * math.pi * math.e) + float(knot.log_sigma))
 
 
 def clean(model: Predictor, x: Tensor, pixels: Pixels | None) -> Tensor:
-    """Clean data in float64."""
+    """Clean data in float64: x itself, or the middle of the bins of integers."""
     check_model(model)
     if pixels is None:
         check_tensor(x, "x")
-        x0 = x.to(torch.float64)
+        x0 = x.to(widest(x.device))
     else:
         pixels.check(x)
         x0 = pixels.lower_edge(x) + 0.5 * pixels.width
@@ -123,7 +124,7 @@ def clean(model: Predictor, x: Tensor, pixels: Pixels | None) -> Tensor:
 def batches(
     x: Tensor, size: int | None, seeds: int | Sequence[int]
 ) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-    """Rows and their seeds, `size` at a time."""
+    """Batches of at most `size` rows, with their seeds."""
     own = per_sample(seeds, len(x))
     for rows in torch.split(torch.arange(len(x), device=x.device), size or len(x)):
         first = int(rows[0])
@@ -131,14 +132,14 @@ def batches(
 
 
 def unit(x: Tensor, pixels: Pixels | None) -> float:
-    """Of the result, in nats: 1, or a bit a dimension."""
+    """Factor from nats to the result's unit: 1 for nats, 1 / (D ln 2) for bits/dim."""
     return 1.0 if pixels is None else 1.0 / (x[0].numel() * math.log(2))
 
 
 def total(
     parts: list[list[dict[str, Tensor]]], x: Tensor, pixels: Pixels | None, nfe: int
 ) -> Bound:
-    """From the terms of each draw of each batch, in nats."""
+    """The bound, from the terms in nats of each draw of each batch."""
     per = unit(x, pixels)
     terms = {
         name: per * torch.cat([torch.stack([draw[name] for draw in part], 1) for part in parts])

@@ -1,4 +1,4 @@
-"""The bound with infinitely many steps: an integral over noise levels."""
+"""The variational bound with infinitely many steps: an integral over noise levels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._internal.integers import whole_numbers
 from ...errors import ConfigError
 from ...model import Predictor
 from ...noise import NoiseStream
@@ -16,23 +17,24 @@ from ...scalar import Scalar
 from ...sde import SDE
 from ...sde.knot import Knot
 from ...training.losses import Likelihood, TimeDraw, loss_per_noise_level, weighted_error
+from ...wrapper import begin
 from ..dequantization import read_back
 from ..log_density import likelihood_ends
 from ..pixels import Pixels
 from ..streams import NOISE, TIMES, derived
 from .common import Bound, Draw, batches, clean, total
 
-_PILOT = 16  # samples that tell where the integrand is large
-_FLOOR = 0.05  # share of the draws that stays even in lam
+_PILOT = 16  # samples on which the size of the integrand is measured
+_FLOOR = 0.05  # share of the draws that is always uniform in lam
 
 
 @dataclass(frozen=True)
 class Measured(TimeDraw):
-    """Half log-SNRs drawn from a histogram.
+    """Times whose half log-SNR is drawn from a histogram.
 
     Attributes:
-        edges: of its bins, ascending.
-        shares: of the draws in each, adding up to 1.
+        edges: edges of the bins, ascending.
+        shares: share of the draws in each bin; their sum is 1.
     """
 
     edges: tuple[float, ...]
@@ -57,17 +59,18 @@ class Measured(TimeDraw):
 def measured_times(
     model: Predictor, x0: Tensor, *, t_min: float | None = None, bins: int = 32, seed: int = 0
 ) -> Measured:
-    """Times drawn where the bound's integrand is large: its root mean square over samples, which
-    gives the least variance, measured on the edges of `bins` even bins of lam.
+    """Distribution of times that gives the variational bound the smallest variance.
 
-    It costs `bins + 1` evaluations for each sample given; a few, such as 16, are enough.
+    Its density is proportional to the root mean square of the integrand over samples, measured at
+    the edges of `bins` equal bins of lam. The cost is `bins + 1` evaluations for each sample; a few
+    samples, such as 16, are enough.
 
     Args:
-        model: what predicts.
+        model: the model.
         x0: clean data, shape (N, *).
         t_min: as in `variational_bound`.
-        bins: of the histogram.
-        seed: of the noise.
+        bins: number of bins of the histogram.
+        seed: seed of the noise.
     """
     low, high = likelihood_ends(model.sde, t_min)
     edges = torch.linspace(float(high.lam), float(low.lam), bins + 1, dtype=torch.float64)
@@ -92,30 +95,34 @@ def variational_bound(
     batch_size: int | None = None,
     seeds: int | Sequence[int] = 0,
 ) -> Bound:
-    """The bound with infinitely many steps, of -log P(x) for integers in bits/dim, or of
-    E[-log p(alpha x + sigma eps)] at t_min in nats.
+    """Upper bound of the negative log-likelihood, with infinitely many steps.
+
+    For integers it bounds -log P(x), in bits/dim. For other data it bounds
+    E[-log p(alpha x + sigma eps)] at t_min, in nats.
 
     Args:
-        model: what predicts, under any process with alpha > 0 at t_max.
-        x: integers, shape (B, *), where `pixels` says how they are laid out; else clean data in
-            floating point.
-        pixels: such as `Pixels()`.
-        t_min: where reconstruction takes over; the process's own by default.
-        times: how times are drawn; `measured_times` of the first 16 samples by default, or any
+        model: the model, with any process that has alpha > 0 at t_max.
+        x: integers, shape (B, *), if `pixels` is given; else clean data in floating point.
+        pixels: the pixel convention of integers, such as `Pixels()`.
+        t_min: the time at which the reconstruction or entropy term is computed; the process's own
+            by default.
+        times: distribution of times; `measured_times` of the first 16 samples by default, or any
             of `scoresde.training.losses`, such as `UniformLambda()`.
-        evaluations: times of a draw, stratified.
+        evaluations: number of times in one draw, stratified.
         draws: independent draws of all times; two or more give a standard error for each sample.
         prior: see `log_likelihood`.
-        batch_size: samples at a time; all by default.
-        seeds: of times and noise, one a sample; a number s stands for s, s + 1, ...
+        batch_size: number of samples in one batch; all by default.
+        seeds: seeds of times and noise, one for each sample; a number s means s, s + 1, ...
     """
     if evaluations < 1 or draws < 1:
         raise ConfigError(
-            f"need evaluations and draws of 1 or more, got {evaluations!r}, {draws!r}"
+            f"evaluations and draws must be 1 or more, got {evaluations!r} and {draws!r}"
         )
     low, high = likelihood_ends(model.sde, t_min)
     sde = replace(model.sde, t_min=float(low.t))
-    x0 = clean(model, x, pixels)
+    x0, x = clean(model, x, pixels), whole_numbers(x)
+    with torch.no_grad():
+        model = begin(model)
     if times is None:
         few = torch.arange(min(_PILOT, len(x)), device=x.device)
         times = measured_times(model.rows(few), x0[few], t_min=t_min)
@@ -131,10 +138,10 @@ def variational_bound(
 
 
 class _Integrated(Draw):
-    """One draw, with its times."""
+    """One draw of all terms, with random times."""
 
     def integrate(self, sde: SDE, times: TimeDraw, count: int, clock: NoiseStream) -> None:
-        """The terms that depend on the network."""
+        """Add the diffusion term, and the reconstruction or entropy term."""
         total = torch.zeros_like(self.terms["prior"])
         for k in range(count):
             u = (k + torch.special.ndtr(clock.normal())[:, 0]) / count

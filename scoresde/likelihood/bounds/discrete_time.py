@@ -1,4 +1,4 @@
-"""The bound with finitely many Gaussian steps: DDPM's."""
+"""The variational bound of DDPM, with finitely many Gaussian steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._internal.integers import whole_numbers
 from ...errors import ConfigError, unknown_name
 from ...grid import Grid
 from ...model import Predictor
@@ -18,6 +19,7 @@ from ...prediction import Prediction
 from ...scalar import affine
 from ...sde import SDE, DiscreteVPSDE
 from ...sde.knot import Knot
+from ...wrapper import begin
 from ..pixels import Pixels
 from ..streams import NOISE, derived
 from .common import Bound, Draw, batches, clean, total, unit
@@ -37,31 +39,34 @@ def ddpm_bound(
     batch_size: int | None = None,
     seeds: int | Sequence[int] = 0,
 ) -> Bound:
-    """The bound of a sampler with finitely many Gaussian steps, L_0 + ... + L_T.
+    """Upper bound of the negative log-likelihood with finitely many Gaussian steps.
 
-    Every step's mean is that of q(x_s | x_t, x0) at the network's x0. The decoder's variance is
-    that of the second step, as in DDPM; integers outside the outer bins count to these
+    It is the sum L_0 + ... + L_T of Ho et al., 2020.
+
+    The mean of every step is that of q(x_s | x_t, x0) at the network's x0. The decoder's variance
+    is that of the second step, as in DDPM. The two outer bins of integers are extended to infinity
     (Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, section 2.1).
 
     Args:
-        model: what predicts.
-        x: integers, shape (B, *), where `pixels` says how they are laid out (DDPM's own
-            convention is "centres"): the bound of -log P(x) in bits/dim. Else clean data in
-            floating point: the bound of -log p(x) in nats.
-        pixels: such as `Pixels(256, "centres")`.
-        grid: the steps, to which the clean end is added; all indices of a `DiscreteVPSDE` by
-            default.
-        variance: of a step: "posterior", that of q(x_s | x_t, x0), "forward", that of q(x_t | x_s)
-            (DDPM's "fixedsmall" and "fixedlarge"), or "learned", between the two.
-        draws: of the noise of all steps; two or more give a standard error for each sample.
+        model: the model.
+        x: integers, shape (B, *), if `pixels` is given; the result bounds -log P(x), in bits/dim.
+            Else clean data in floating point; the result bounds -log p(x), in nats.
+        pixels: the pixel convention of integers, such as `Pixels(256, "centres")`, that of DDPM.
+        grid: the steps; a last step to the clean end is added. By default all indices of a
+            `DiscreteVPSDE`.
+        variance: variance of a step: "posterior", that of q(x_s | x_t, x0), "forward", that of
+            q(x_t | x_s) (DDPM's "fixedsmall" and "fixedlarge"), or "learned", between the two.
+        draws: draws of the noise of all steps; two or more give a standard error for each sample.
         prior, batch_size, seeds: see `variational_bound`.
     """
     if variance not in _VARIANCES:
         raise unknown_name("variance of a step", variance, _VARIANCES)
     if draws < 1:
-        raise ConfigError(f"need draws of 1 or more, got {draws!r}")
+        raise ConfigError(f"draws must be 1 or more, got {draws!r}")
     knots = _knots(model.sde, grid)
-    x0 = clean(model, x, pixels)
+    x0, x = clean(model, x, pixels), whole_numbers(x)
+    with torch.no_grad():
+        model = begin(model)
     parts, steps = [], torch.zeros(len(knots) + 1, dtype=torch.float64)
     for rows, own in batches(x, batch_size, seeds):
         part = model.rows(rows)
@@ -79,10 +84,10 @@ def ddpm_bound(
 
 
 class _Stepped(Draw):
-    """One draw, step by step."""
+    """One draw of all terms, step by step."""
 
     def step_through(self, knots: Sequence[Knot], variance: str) -> Tensor:
-        """The terms that depend on the network; sums over the batch of L_0, ..., L_T."""
+        """Add the terms of all steps; returns L_0, ..., L_T, summed over the batch."""
         steps = []
         for s, t in pairwise(knots):
             prediction, eps = self._predict(t)
@@ -106,13 +111,13 @@ class _Stepped(Draw):
         return torch.stack([term.sum() for term in every])
 
     def _predict(self, knot: Knot) -> tuple[Prediction, Tensor]:
-        """The network's answer to a noised state, and the noise."""
+        """The network's prediction at a noised state, and the noise."""
         eps = self.noise.normal()
         with torch.no_grad():
             return self.model(affine(knot.alpha, self.x0, knot.sigma, eps), knot), eps
 
     def _decoded(self, mean: Tensor, log_std: Tensor) -> Tensor:
-        """log of N(x0; mean, std^2), or of its mass in the bins of the integers."""
+        """Log of the density N(x0; mean, std^2), or of its mass in the bins of the integers."""
         inverse = (-log_std).exp()
         if self.pixels is None:
             square = (inverse * (self.x0 - mean)).square()
@@ -122,7 +127,7 @@ class _Stepped(Draw):
         below = torch.where(self.x == 0, -math.inf, inverse * (edge - mean))
         last = self.x == self.pixels.levels - 1
         above = torch.where(last, math.inf, inverse * (edge + self.pixels.width - mean))
-        # log(Phi(above) - Phi(below)) in the lower tail, where nothing cancels.
+        # log(Phi(above) - Phi(below)), in the lower tail to avoid cancellation.
         flip = below + above > 0
         low, high = torch.where(flip, -above, below), torch.where(flip, -below, above)
         log_high: Tensor = torch.special.log_ndtr(high)
@@ -131,19 +136,19 @@ class _Stepped(Draw):
 
 
 def _share(prediction: Prediction, variance: str) -> Tensor:
-    """Where the log of a step's variance lies between the posterior's (0) and the forward's (1)."""
+    """Log-variance of a step, as a number from 0 (the posterior's) to 1 (the forward's)."""
     if variance == "forward":
         return torch.ones_like(prediction.x)
     if prediction.share is None:
         raise ConfigError(
-            "this model says nothing of its variance; write ScoreModel(..., "
+            "this model does not predict a variance; write ScoreModel(..., "
             "output=LearnedRange()) for a network with twice the channels, or variance='posterior'"
         )
     return prediction.share.to(prediction.x)
 
 
 def _knots(sde: SDE, grid: Grid | None) -> list[Knot]:
-    """Knots of a discrete bound from the cleanest with noise to the noisiest."""
+    """Knots of a discrete bound, from the smallest noise above 0 to the largest."""
     if grid is not None:
         knots = [knot for knot in reversed(grid.knots) if not knot.is_clean]
     elif isinstance(sde, DiscreteVPSDE):

@@ -1,4 +1,4 @@
-"""Exponential integrators: one multistep and one single-step family, many published names."""
+"""Exponential integrators: a multistep and a single-step family, and published presets."""
 
 from .multistep import ExponentialMultistep as ExponentialMultistep
 from .presets import *  # noqa: F403

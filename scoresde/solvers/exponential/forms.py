@@ -1,12 +1,12 @@
-r"""The three ways to split the reverse process into a part solved exactly and a prediction.
+r"""Three ways to split the reverse process: a linear part solved exactly, and a prediction.
 
 With y = x/alpha, rho = sigma/alpha, the half log-SNR lam = -log rho, the angle a = atan(rho) and
-r = sqrt(alpha^2 + sigma^2), the reverse SDE of noise share tau (0: the probability flow) is
+r = sqrt(alpha^2 + sigma^2), the reverse SDE with noise scale tau (0: the probability flow) is
 
     dy = (1 + tau^2) eps drho + tau sqrt(d rho^2) dw
 
-and writing eps by way of x0 = y - rho eps or v = (eps - rho x0) cos(a) moves part of the right-hand
-side into a linear factor that is integrated exactly. Over a step from t to s each form reads
+Replace eps by x0 = y - rho eps or by v = (eps - rho x0) cos(a): then part of the right-hand side
+becomes a linear term, which is integrated exactly. Over a step from t to s each form is
 
     x_s = decay x_t + integral of kernel(a) u(a) da + spread z
 
@@ -18,7 +18,7 @@ side into a linear factor that is integrated exactly. Over a step from t to s ea
 
 eps: Zhang & Chen, "Fast Sampling of Diffusion Models with Exponential Integrator" (DEIS), 2023,
 proposition 3. x0: Lu et al., "DPM-Solver++", 2022, proposition 4.1; with tau, Xue et al.,
-"SA-Solver", 2023, proposition 4.2. The v form is the same argument in the angle.
+"SA-Solver", 2023, proposition 4.2. The v form follows in the same way, in the angle.
 """  # noqa: E501 - a table
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from .quadrature import GAUSS, Array
 
 
 class Form(ABC):
-    """One row of the table above; knots have float fields."""
+    """A form of the reverse process: one row of the table of this module, for float knots."""
 
     stiffness: int
-    """L of w' = L w + u on the form's own axis."""
+    """L of the equation w' = L w + u along `axis`."""
 
     sigma_data: float = 1.0
     """Scale d of the angle atan(rho / d), for the step to sigma = 0."""
 
     @property
     def axis(self) -> Axis:
-        """The variable of that equation: lambda, or an angle."""
+        """The variable of the equation w' = L w + u: lambda, or an angle."""
         return LAMBDA
 
     @abstractmethod
     def scale(self, s: Knot) -> float:
-        """What turns w back into x, with the sign of u in w'."""
+        """The factor from w to x, times the sign of u in w'."""
 
     @abstractmethod
     def read(self, prediction: Prediction) -> Tensor:
@@ -65,11 +65,11 @@ class Form(ABC):
 
     @abstractmethod
     def total(self, t: Knot, s: Knot, tau: float) -> float:
-        """The kernel's integral over the step: the weight of a constant prediction."""
+        """The integral of the kernel over the step: the weight of a constant prediction."""
 
     @abstractmethod
     def kernel(self, rho: Array, s: Knot, tau: float) -> Array:
-        """The kernel over the angle, at atan(rho)."""
+        """The kernel with respect to the angle a, at a = atan(rho)."""
 
     @abstractmethod
     def spread(self, t: Knot, s: Knot, tau: float) -> float:
@@ -77,7 +77,7 @@ class Form(ABC):
 
 
 class EpsForm(Form):
-    """The linear part is x/alpha = const; w = x/sigma with w' = w - eps in lambda."""
+    """The form in eps: the linear part keeps x/alpha; w = x/sigma, w' = w - eps in lambda."""
 
     stiffness = 1
 
@@ -107,8 +107,9 @@ class EpsForm(Form):
 
 
 class X0Form(Form):
-    """The linear part is x/sigma = const (times a power of rho where there is noise);
-    w = x/alpha with w' = -w + x0 in lambda.
+    """The form in x0: the linear part keeps x/sigma (times a power of rho if tau > 0).
+
+    w = x/alpha, w' = -w + x0 in lambda.
     """
 
     stiffness = -1
@@ -144,10 +145,11 @@ class X0Form(Form):
 
 @dataclass(frozen=True)
 class VForm(Form):
-    """The linear part is x/r = const (times a power of cos a where there is noise); w = x/r with
-    w' = v in the angle. In general r^2 = (alpha d)^2 + sigma^2 and a = atan(rho / d): then v
-    vanishes for data of N(0, d^2), it is EDM's F but for its sign, and tends to eps and to x0 as d
-    grows and falls.
+    """The form in v: the linear part keeps x/r (times a power of cos a if tau > 0).
+
+    w = x/r, w' = v in the angle, with r^2 = (alpha d)^2 + sigma^2 and a = atan(rho / d). v is zero
+    for data N(0, d^2), and equals EDM's F up to its sign. As d grows the form tends to that in eps,
+    as d tends to 0 to that in x0.
 
     Attributes:
         sigma_data: d.
@@ -158,7 +160,7 @@ class VForm(Form):
 
     @property
     def axis(self) -> Axis:
-        """atan(rho / d)."""
+        """The angle atan(rho / d)."""
         return AngleAxis(self.sigma_data)
 
     def scale(self, s: Knot) -> float:
@@ -197,7 +199,7 @@ class VForm(Form):
         return self.scale(s) * math.sqrt(1 - self._cosines(t, s) ** (2 * tau**2)) if tau else 0.0
 
     def _turned(self, rho: Array, s: Knot, tau: float) -> Array:
-        """The kernel over the form's own angle."""
+        """The kernel with respect to the form's own angle atan(rho / d)."""
         d = self.sigma_data
         turn: Array = (np.hypot(d, float(s.rho)) / np.hypot(d, rho)) ** (tau**2)
         return (1 + tau**2) * self.scale(s) * turn
@@ -211,7 +213,7 @@ FORMS: dict[str, Form] = {"eps": EpsForm(), "x0": X0Form(), "v": VForm()}
 
 
 def form(name: str, sigma_data: float = 1.0) -> Form:
-    """The form with this name; `sigma_data` is that of v.
+    """The form with this name; only "v" uses `sigma_data`.
 
     Raises:
         ConfigError: for an unknown name.

@@ -1,11 +1,11 @@
-r"""One family for the fast solvers: exponential linear multistep methods.
+r"""Exponential linear multistep methods: one family for the fast solvers.
 
 DDIM, DPM-Solver++ (2M, 3M and their SDE forms), DEIS, LMS, iPNDM, PNDM, UniPC, SA-Solver and
 exponential Adams-Bashforth are the rule
 
     x_s = decay x_t + sum_j W_j u_j + spread z
 
-with different choices of what is written in the class below; `presets` has them by name.
+with different settings of `ExponentialMultistep`. `presets` has them by name.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Plan(NamedTuple):
     """One step, with its coefficients.
 
     Attributes:
-        t, s: from which time to which.
-        rule: the rule for x_s, the correction of x_t included.
-        inner: later stages of a Runge-Kutta step that is taken instead, if any.
+        t, s: start and end of the step.
+        rule: the rule for x_s, including the correction of x_t.
+        inner: for a Runge-Kutta step, its stages after the first; else empty.
     """
 
     t: float
@@ -51,11 +51,11 @@ class Plan(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one step hands to the next.
+    """The carry of `ExponentialMultistep`.
 
     Attributes:
-        plans: all steps.
-        done: steps taken so far.
+        plans: the coefficients of all steps.
+        done: number of steps taken.
         past: predictions at earlier knots, newest first.
     """
 
@@ -66,34 +66,37 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ExponentialMultistep(Solver):
-    r"""x_s = decay x_t + sum_j W_j u_j + spread z, with u_j the last predictions.
+    r"""The exponential multistep family: a step from the last predictions u_j.
 
-    The linear part of the process is integrated exactly (`forms`), the prediction u as a polynomial
-    through its last values (`weights`). One evaluation a step. The first steps use as many values
-    as there are, or are Runge-Kutta steps (`start`), which cost an evaluation a stage. The step to
-    sigma = 0 uses the last values as well, as an odd polynomial in the angle for eps and v, and as
-    an even one for x0; with tau > 0 they are as noisy as the path, and the step is that of
+        x_s = decay x_t + sum_j W_j u_j + spread z
+
+    The linear part of the process is integrated exactly (`forms`). The prediction u is replaced by
+    the polynomial through its last values (`weights`). One evaluation per step. The first steps use
+    the values that exist so far, or are Runge-Kutta steps (`start`), with one evaluation per stage.
+
+    The step to sigma = 0 uses the last values too: in an odd polynomial in the angle for eps and v,
+    in an even one for x0. With tau > 0 the last values are noisy, so the step is that of
     `last_step`, with two further evaluations.
 
-    With a corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) the state at t is computed
-    again once the prediction there is known, from the state before; the prediction itself is not
-    repeated, so that a step still takes one evaluation, and the order rises by one. The two states
-    at t differ by a sum of predictions alone, so that correcting and predicting are one rule: it
-    costs no more than one further value in the polynomial, and nothing but predictions is kept.
+    A corrector (UniC; Zhao et al., "UniPC", 2023, algorithm 1) computes the state at t again, from
+    the state before, as soon as the prediction at t is known. The prediction at t is not repeated:
+    a step still takes one evaluation, and the order rises by one. The corrected state differs from
+    the predicted one only by a sum of predictions. So one rule corrects and predicts at once; it
+    costs one further value in the polynomial, and only predictions are stored.
 
     Attributes:
-        values: number of predictions in the polynomial, 1 or more.
-        prediction: u, one of "eps", "x0" and "v".
-        coordinate: in which u is a polynomial: an axis by its name (see `scoresde.axis`), a
-            `Focus` or another `Axis`, or "index", the place in the grid.
+        values: number of predictions in the polynomial, from 1 to 12.
+        prediction: the prediction u: "eps", "x0" or "v".
+        coordinate: the variable of the polynomial: the name of an axis (see `scoresde.axis`), a
+            `Focus` or another `Axis`, or "index", the position in the grid.
         weights: "exact", or as published: "mean" (iPNDM), "dpm++", "bh1" and "bh2" (UniPC).
         start: a Runge-Kutta method of `tableaus` for the first values - 1 steps; "" for none.
-        corrector: values in the corrector's polynomial besides the new one; 0 for none.
-        sigma_data: of v, where prediction="v": the deviation of data for which it vanishes.
-        tau: share of noise; 0 is the probability flow, 1 the reverse SDE.
-        tau_min, tau_max: range of rho in which tau applies; outside it is 0.
-        caps: the most values that each step of a grid may use, as `scoresde.tune` finds them for
-            one grid; steps beyond have no cap.
+        corrector: number of values in the corrector's polynomial besides the new one; 0 for none.
+        sigma_data: standard deviation of data for which v is zero, if prediction="v".
+        tau: noise scale; 0 is the probability flow, 1 the reverse SDE.
+        tau_min, tau_max: range of rho in which tau applies; outside it tau is 0.
+        caps: for each step of a grid the most values it may use, as `scoresde.tune` finds them for
+            one grid. Steps after the last cap have none.
     """
 
     values: int = 3
@@ -135,7 +138,7 @@ class ExponentialMultistep(Solver):
             )
         if self.coordinate == "index" and self.weights != "mean":
             raise ConfigError(
-                "a polynomial in the index of the grid says nothing between its knots; "
+                "a polynomial in the index of the grid is not defined between the knots; "
                 "write weights='mean', or another coordinate"
             )
         if self.weights == "bh1" and self.prediction == "v":
@@ -143,11 +146,11 @@ class ExponentialMultistep(Solver):
 
     @property
     def order(self) -> int:
-        """What theory promises; the number of values is no promise.
+        """The order of convergence in theory; it can be lower than the number of values.
 
-        Published weights that differ from the integral hold it at 2, and so does a first step with
-        one value, whose error is of second order: 3 with a corrector, or a `start` avoids it. In
-        the index of any grid it is 1, and with noise 1 in the weak sense.
+        Published weights that differ from the exact integral limit it to 2. A first step with one
+        value limits it to 2 as well, or to 3 with a corrector; a `start` method of order p raises
+        this limit to p + 1. In the index the order is 1, and with noise it is 1 in the weak sense.
         """
         if self.tau > 0 or self.coordinate == "index":
             return 1
@@ -166,7 +169,7 @@ class ExponentialMultistep(Solver):
 
     @property
     def starts_at_zero_snr(self) -> bool:
-        """Whether x/alpha is never formed."""
+        """True for x0 and v. For eps the rule divides by alpha, which is 0 there."""
         return self.prediction != "eps"
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
@@ -174,7 +177,7 @@ class ExponentialMultistep(Solver):
         return Run(_plans(self, grid.sde, grid.knots))
 
     def evals(self, grid: Grid) -> int:
-        """One a step, one for every further stage of the start, and those of `last_step`."""
+        """One per step and per further stage of the start, plus those of `last_step`."""
         last = further_evals(grid) if self.stochastic else 0
         if not self.start:
             return grid.steps + last
@@ -190,7 +193,7 @@ class ExponentialMultistep(Solver):
         if plan.t != t.t or plan.s != s.t:
             raise ConfigError(
                 f"step {run.done} was prepared from t = {plan.t:g} to {plan.s:g}, not from "
-                f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid that is followed"
+                f"{t.t:g} to {s.t:g}; call init(model, grid) with the grid of this run"
             )
         kind = self._form
         prediction = model(x, t)
@@ -200,7 +203,7 @@ class ExponentialMultistep(Solver):
         z = noise.increment(t, s) if plan.rule.spread else None
         values = through(plan.inner, model, kind, x, past[0]) if plan.inner else past
         x = apply(plan.rule, x, values, z)
-        # A correction takes back what the last prediction added: it reaches as far as that did.
+        # A correction subtracts what the last predictor added, so it needs the same values again.
         keep = max(self.values, self.corrector) if self.corrector else self.values - 1
         return x, Run(run.plans, run.done + 1, past[:keep])
 
@@ -209,22 +212,24 @@ class ExponentialMultistep(Solver):
         return form(self.prediction, self.sigma_data)
 
     def _started(self, grid: Grid, k: int) -> bool:
-        """Whether step k is one of the start's."""
+        """Whether step k is a Runge-Kutta step of the start."""
         return bool(self.start) and k < self.values - 1 and not grid.knots[k + 1].is_clean
 
     def _cap(self, k: int) -> int:
         return self.caps[k] if k < len(self.caps) else 12
 
     def _predict(self, grid: Grid, k: int) -> Rule:
-        """The rule for the next state, from the state at knot k as it is."""
+        """The rule for the next state from the state at knot k, without a correction."""
         t, s = grid.knots[k : k + 2]
         count = max(self.values, self.corrector + 1) if s.is_clean else self.values
         count = min(count, self._cap(k))
         return self._rule(grid, t, s, range(k, max(k - count, -1), -1))
 
     def _correct(self, grid: Grid, k: int, predict: Rule) -> tuple[float, ...]:
-        """What is added to the state at knot k + 1 once the prediction there is known: the weight
-        of each prediction, newest first.
+        """The correction of the state at knot k + 1 once the prediction there is known.
+
+        Returns:
+            The weight of each prediction, newest first.
         """
         t, s = grid.knots[k : k + 2]
         earlier = range(k - 1, max(k - min(self.corrector, self._cap(k)), -1), -1)
@@ -239,7 +244,7 @@ class ExponentialMultistep(Solver):
     def _rule(self, grid: Grid, t: Knot, s: Knot, places: Iterable[int]) -> Rule:
         nodes = [(i, grid.knots[i]) for i in places]
         if self.coordinate != "index" and not axis(self.coordinate).at_zero_snr:
-            # A value at alpha = 0 has no place on such an axis; only t itself may be there.
+            # This axis has no finite value at alpha = 0: only t itself may lie there.
             nodes = nodes[:1] + [node for node in nodes[1:] if not node[1].is_zero_snr]
             nodes = nodes[:1] if t.is_zero_snr else nodes
         used = nodes if self.coordinate == "index" else apart(nodes, t, s)
@@ -256,17 +261,17 @@ class ExponentialMultistep(Solver):
 
 @ahead
 def _plans(solver: ExponentialMultistep, sde: SDE, knots: tuple[Knot, ...]) -> tuple[Plan, ...]:
-    """All steps."""
+    """The coefficients of all steps."""
     grid = Grid(sde, knots)
     plans: list[Plan] = []
-    correction: tuple[float, ...] = ()  # of the state at t, by the predictions at t and before
+    correction: tuple[float, ...] = ()  # of the state at t: weights of the predictions up to t
     for k, (t, s) in enumerate(pairwise(knots)):
         times = float(t.t), float(s.t)
         if solver._started(grid, k):
             start = stages(solver._form, tableau(solver.start), sde, t, s)
             plans.append(Plan(*times, start.last, start.inner))
         elif s.is_clean and solver.stochastic:
-            # `to_clean` goes on from the state at t as it was predicted.
+            # `to_clean` starts from the predicted state; the correction is added to its result.
             due = Rule(1.0, (), 0.0)
             if correction:  # never at alpha = 0, where a first and only step may start
                 due = due.after(correction, 1.0 / float(t.alpha))

@@ -1,8 +1,8 @@
-"""The published names, each a member of the family.
+"""Presets: the published solvers that are members of the exponential families.
 
-Every function returns an `ExponentialMultistep` or an `ExponentialRK`, whose fields say what the
-name stands for. `tests/test_peers.py` holds them against independent implementations. A new one is
-a function here, its name in `__all__`, and its name in `scoresde/solvers/__init__.py`.
+Every function returns an `ExponentialMultistep` or an `ExponentialRK`, whose fields define the
+method. `tests/test_peers.py` compares them with independent implementations. To add one, write a
+function here and add its name to `__all__` and to `scoresde/solvers/__init__.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _RECOGNISED: dict[Preset, dict[str, tuple[Any, ...]]] = {}
 
 
 def _recognised(**choices: tuple[Any, ...]) -> Callable[[_P], _P]:
-    """Marks a preset by whose name a member of the family is described, with the arguments for
-    which it is. Where several presets fit, the first one in this file counts.
+    """Decorator: a solver equal to this preset with one of these arguments is shown by its name.
+
+    If several presets give the same solver, the first one in this file is used.
     """
 
     def mark(make: _P) -> _P:
@@ -54,12 +55,12 @@ def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  #
     """DPM-Solver++(2M) or (3M), and with tau = 1 their SDE forms.
 
     Lu et al., "DPM-Solver++", 2022, algorithm 2 and appendix; the SDE form of (3M) is that of
-    k-diffusion. x0, polynomial in lambda, published weights: (3M) halves the quadratic term and is
-    therefore of order 2. For an order that is met, write `ExponentialAB(order, "x0")`.
+    k-diffusion. x0, polynomial in lambda, published weights. The weights of (3M) halve the
+    quadratic term, so it converges with order 2; `ExponentialAB(3, "x0")` has order 3.
 
     Args:
-        order: values used, 1 to 3.
-        tau: share of noise; 0 for the ODE, 1 for the SDE.
+        order: number of values, 1 to 3.
+        tau: noise scale; 0 for the ODE, 1 for the SDE.
     """
     _within("DPMSolverPP", order, 3)
     weights = "dpm++3m sde" if order == 3 and tau > 0 else "dpm++"
@@ -68,8 +69,9 @@ def DPMSolverPP(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  #
 
 @_recognised(order=(1, 2, 3), tau=(0.0, 1.0))
 def DPMSolverMultistep(order: int = 2, *, tau: float = 0.0) -> ExponentialMultistep:  # noqa: N802
-    """The multistep DPM-Solver in eps (diffusers' algorithm_type "dpmsolver" and, with tau = 1,
-    "sde-dpmsolver"). Orders 1 to 3.
+    """The multistep DPM-Solver in eps, of orders 1 to 3.
+
+    In diffusers: algorithm_type "dpmsolver" and, with tau = 1, "sde-dpmsolver".
     """
     _within("DPMSolverMultistep", order, 3)
     return ExponentialMultistep(order, "eps", "lambda", "dpm++", tau=tau)
@@ -92,10 +94,10 @@ def LMS(order: int = 4) -> ExponentialMultistep:  # noqa: N802
 
 @_recognised(order=(1, 2, 3, 4))
 def IPNDM(order: int = 4) -> ExponentialMultistep:  # noqa: N802
-    """Improved PNDM: Adams-Bashforth weights of a uniform grid, whatever the grid.
+    """Improved PNDM: Adams-Bashforth weights of a uniform grid, on any grid.
 
-    Zhang & Chen 2023, section 4 and appendix H.2. Of order 2 on smooth grids, 1 on
-    others; its weights are exact where a grid is uniform in rho.
+    Zhang & Chen 2023, section 4 and appendix H.2. Order 2 on smooth grids, 1 on others. The
+    weights are exact on grids uniform in rho.
     """
     return ExponentialMultistep(order, "eps", "index", "mean")
 
@@ -116,11 +118,12 @@ def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep
 
     Hochbruck & Ostermann, "Exponential integrators", 2010, section 2.5.
 
-    With few steps, v in the angle wants another grid than one uniform in log-SNR: its steps h grow
-    by e^h in the angle from the noisy end (2.9 for ten steps of `VPSDE`), the polynomial through
-    short steps is continued over a long one, and a higher order gains next to nothing. A grid in
-    the polynomial's own coordinate has no such ratio: `focused(sde, n, Focus())` with
-    `ExponentialMultistep(order, "v", Focus())`, as `recommended` has it.
+    With few steps, do not use v in the angle on a grid uniform in log-SNR. In the angle its steps
+    grow from the noisy end by a factor e^h each, with h the step in lambda (2.9 for ten steps of
+    `VPSDE`): a polynomial through short steps is extrapolated over a long one, and a higher order
+    gains almost nothing. A grid uniform in the polynomial's own coordinate avoids this:
+    `focused(sde, n, Focus())` with `ExponentialMultistep(order, "v", Focus())`, as in
+    `recommended`.
     """
     return ExponentialMultistep(order, prediction, "angle" if prediction == "v" else "lambda")
 
@@ -129,13 +132,13 @@ def ExponentialAB(order: int = 3, prediction: str = "v") -> ExponentialMultistep
 def UniPC(  # noqa: N802
     order: int = 3, weights: str = "bh2", prediction: str = "x0"
 ) -> ExponentialMultistep:
-    """UniPC-p: predictor UniP-p and corrector UniC-p, of order p + 1 where the weights are exact.
+    """UniPC-p: predictor UniP-p and corrector UniC-p; order p + 1 if the weights are exact.
 
     Zhao et al., "UniPC", 2023, algorithms 1 and 2.
 
     Args:
         order: p.
-        weights: "bh1" or "bh2", which differ where two values are used, or "exact".
+        weights: "bh1" or "bh2", which differ only in steps with two values, or "exact".
         prediction: "x0" or "eps".
     """
     return ExponentialMultistep(order, prediction, "lambda", weights, corrector=order)
@@ -152,14 +155,14 @@ def SASolver(  # noqa: N802
 ) -> ExponentialMultistep:
     """SA-Solver: stochastic Adams predictor and corrector in x0 and lambda.
 
-    Xue et al., "SA-Solver", 2023, algorithm 1; exact weights from three values on, and where there
-    are two those of the authors' code.
+    Xue et al., "SA-Solver", 2023, algorithm 1. Weights are exact with three values or more, and
+    those of the authors' code with two.
 
     Args:
-        predictor: values in the predictor.
-        corrector: values in the corrector, the new one included; 0 for none.
-        tau: share of noise, within rho from tau_min to tau_max (the paper's choice for EDM).
-        tau_min, tau_max: the range.
+        predictor: number of values in the predictor.
+        corrector: number of values in the corrector, including the new one; 0 for none.
+        tau: noise scale for rho from tau_min to tau_max; outside it is 0.
+        tau_min, tau_max: the range of rho; the defaults are the paper's choice for EDM.
     """
     return ExponentialMultistep(
         predictor, "x0", "lambda", "bh1", corrector=max(corrector - 1, 0),
@@ -179,7 +182,7 @@ def DPMSolver(order: int = 3, prediction: str = "eps") -> ExponentialRK:  # noqa
 
 @_recognised()
 def DPM2() -> ExponentialRK:  # noqa: N802
-    """The midpoint method in rho with its middle at the geometric mean, as in k-diffusion."""
+    """DPM2 of k-diffusion: the midpoint method in rho, with the middle at the geometric mean."""
     return ExponentialRK("midpoint2", "eps")
 
 
@@ -195,7 +198,7 @@ def RES2(prediction: str = "x0") -> ExponentialRK:  # noqa: N802
 
 @functools.cache
 def published() -> dict[ExponentialMultistep | ExponentialRK, str]:
-    """Presets and how they are written, `{UniPC(2): "UniPC(order=2)", ...}`."""
+    """All presets with their code, `{UniPC(2): "UniPC(order=2)", ...}`."""
     found: dict[ExponentialMultistep | ExponentialRK, str] = {}
     for make, choices in _RECOGNISED.items():
         defaults = {name: p.default for name, p in signature(make).parameters.items()}

@@ -1,4 +1,4 @@
-"""Gauss-Legendre quadrature, in float64 and ahead of the loop."""
+"""Gauss-Legendre quadrature in float64, computed before the loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def gauss_legendre(count: int) -> tuple[Array, Array]:
-    """Nodes and weights on (0, 1), each of shape (count,)."""
+    """Gauss-Legendre nodes and weights on (0, 1), each of shape (count,)."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return 0.5 * (nodes + 1), 0.5 * weights
 

@@ -1,4 +1,4 @@
-"""One update of the state, as float coefficients, and its evaluation."""
+"""The rule of one update: float coefficients, and their application to a state."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 class Rule(NamedTuple):
-    """x = decay x + sum of weights times predictions, newest first, + spread z."""
+    """The rule x <- decay x + sum_j weights_j u_j + spread z, predictions u newest first."""
 
     decay: float
     weights: tuple[float, ...]
     spread: float
 
     def after(self, correction: tuple[float, ...], factor: float) -> Rule:
-        """The rule for a state to which predictions with these weights, times factor, are due."""
+        """This rule, and in the same update `factor` times predictions with these weights."""
         pairs = zip_longest(self.weights, correction, fillvalue=0.0)
         return self._replace(weights=tuple(own + factor * due for own, due in pairs))
 
 
 def apply(rule: Rule, x: Tensor, values: tuple[Tensor, ...], z: Tensor | None) -> Tensor:
-    """The rule's sum, in the dtype of x, accumulated in one fresh tensor."""
+    """The updated state in the dtype of x, as a new tensor."""
     out = x * rule.decay
     for weight, value in zip(rule.weights, values, strict=False):
         out.add_(value, alpha=weight)

@@ -1,4 +1,4 @@
-"""Exponential Runge-Kutta methods: DPM-Solver, its ++ form, RES, DPM2 and fourth-order ones."""
+"""Exponential Runge-Kutta methods: DPM-Solver, DPM-Solver++, RES, DPM2, fourth-order methods."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .weights import step_weights
 
 
 class Stages(NamedTuple):
-    """A step's later stages, each a knot with the rule that leads there, and the rule for x_s."""
+    """A step: its later stages, each a knot with the rule for its state, and the rule for x_s."""
 
     inner: tuple[tuple[Knot, Rule], ...]
     last: Rule
@@ -36,16 +36,18 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ExponentialRK(Solver):
-    r"""x_i = decay_i x_t + h_i sum_j a_ij u_j;  x_s = decay x_t + h sum_j b_j u_j.
+    r"""The exponential Runge-Kutta family: single steps for the probability flow.
 
-    With w = x/alpha and u = x0, or w = x/sigma and u = -eps, the flow in lambda is w' = -w + u and
-    w' = w + u; with w = x/r and u = v it is w' = u in the angle. Any tableau of `tableaus` goes
-    with any of the three. One evaluation a stage. The step to sigma = 0 takes one evaluation: it
-    extrapolates the first stages of the last steps, as many as the order says (`weights`).
+        x_i = decay_i x_t + h_i sum_j a_ij u_j;  x_s = decay x_t + h sum_j b_j u_j
+
+    The flow has three forms: w' = -w + u in lambda with w = x/alpha and u = x0; w' = w + u in
+    lambda with w = x/sigma and u = -eps; w' = u in the angle with w = x/r and u = v. Every tableau
+    of `tableaus` works with each of them. One evaluation per stage. The step to sigma = 0 takes one
+    evaluation: it extrapolates the first stages of the last `order` steps (`weights`).
 
     Attributes:
         method: name of the tableau.
-        prediction: u, one of "eps", "x0" and "v".
+        prediction: the prediction: "eps", "x0" or "v".
     """
 
     method: str = "dpm3"
@@ -59,16 +61,16 @@ class ExponentialRK(Solver):
 
     @property
     def order(self) -> int:
-        """That of the tableau."""
+        """The order of the tableau."""
         return tableau(self.method).order
 
     @property
     def starts_at_zero_snr(self) -> bool:
-        """Whether the clock is the angle."""
+        """True if the nodes lie on the angle: prediction="v", and not a tableau in t."""
         return self.prediction == "v" and tableau(self.method).coordinate is None
 
     def evals(self, grid: Grid) -> int:
-        """One a stage; one for a step to sigma = 0."""
+        """One per stage; one for a step to sigma = 0."""
         return grid.steps + len(tableau(self.method).nodes) * (grid.steps - grid.ends_clean)
 
     def init(self, model: Predictor, grid: Grid) -> Carry:
@@ -89,7 +91,7 @@ class ExponentialRK(Solver):
 
 @ahead
 def _plans(solver: ExponentialRK, sde: SDE, knots: tuple[Knot, ...]) -> tuple[Stages, ...]:
-    """All steps."""
+    """The coefficients of all steps."""
     plans = []
     kind, table = form(solver.prediction), tableau(solver.method)
     for k, (t, s) in enumerate(pairwise(knots)):
@@ -121,7 +123,7 @@ def stages(kind: Form, table: Tableau, sde: SDE, t: Knot, s: Knot) -> Stages:
 def through(
     inner: tuple[tuple[Knot, Rule], ...], model: Predictor, kind: Form, x: Tensor, first: Tensor
 ) -> tuple[Tensor, ...]:
-    """The predictions of all stages, of which the first is known."""
+    """The predictions of all stages, given the first."""
     values: tuple[Tensor, ...] = (first,)
     for knot, rule in inner:
         values = (*values, kind.read(model(apply(rule, x, values, None), knot)))
@@ -129,5 +131,5 @@ def through(
 
 
 def _copy(knot: Knot) -> Knot:
-    """Another object: a constant of a compiled run that is also one of its inputs breaks it."""
+    """A copy: torch.compile fails if a constant of a run is the same object as an input."""
     return Knot(*knot)

@@ -1,10 +1,10 @@
 r"""Tableaus of explicit exponential Runge-Kutta methods, in terms of the phi functions.
 
-For w' = L w + N(w) a step of length h is, with z = L h and stages at c_i h,
+A step of length h for w' = L w + N(w), with z = L h and stages at c_i h, is
 
     w_i = e^(c_i z) w + h sum_j a_ij(z) N_j,        w_+ = e^z w + h sum_j b_j(z) N_j.
 
-Where L = 0 the phi functions are 1/k! and the tableaus become ordinary Runge-Kutta methods.
+If L = 0, phi_k = 1/k! and the tableaus become ordinary Runge-Kutta methods.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def phi(k: int, z: float) -> float:
 
 @dataclass(frozen=True)
 class Tableau:
-    """One method.
+    """The coefficients of one Runge-Kutta method.
 
     Attributes:
-        order: of convergence.
+        order: order of convergence.
         nodes: c_2, c_3, ..., as fractions of the step.
-        rows: from z and (0, c_2, ...) to the rows a_2, a_3, ..., and b last.
-        coordinate: in which the nodes are fractions: None for the method's own clock, or "t".
+        rows: a function of z and (0, c_2, ...) that returns the rows a_2, a_3, ..., and b last.
+        coordinate: the variable in which nodes are fractions: None for the form's axis, or "t".
     """
 
     order: int

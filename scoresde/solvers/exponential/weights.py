@@ -1,12 +1,12 @@
-r"""Weights of the multistep family, in float64 and ahead of the loop.
+r"""Weights of the multistep family, computed in float64 before the loop.
 
-The prediction u is taken to be the polynomial through its values at some knots, in a coordinate c
-of the user's choice, so that the step's integral becomes a weighted sum of those values,
+The prediction u is replaced by the polynomial through its values at some knots, in a coordinate c
+that the user chooses. The integral over the step becomes a weighted sum of those values,
 
     W_j = integral over the step of kernel(a) L_j(c(a)) da,
 
-with L_j the Lagrange polynomials. Gauss-Legendre quadrature evaluates them in their product form:
-no powers, no linear system, nothing that loses digits for short steps or high orders.
+with L_j the Lagrange polynomials. Gauss-Legendre quadrature uses their product form, without
+powers or a linear system, so no digits are lost for short steps or high orders.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .forms import Form, X0Form
 from .quadrature import GAUSS, Array
 
 Coordinate = str | Axis
-"""Name of an axis, an `Axis`, or "index": the place in the grid, known at its knots alone."""
+"""The name of an axis, an `Axis`, or "index": the position in the grid, defined at knots only."""
 
 PUBLISHED: dict[str, dict[int, str]] = {
     "exact": {},
@@ -33,17 +33,17 @@ PUBLISHED: dict[str, dict[int, str]] = {
     "bh1": {2: "h"},
     "bh2": {2: "mean"},
 }
-"""Where published weights differ from the exact integral, by the number of values used.
+"""How published weights differ from the exact integral, for each number of values.
 
 mean: the kernel is replaced by its mean over the step ("phi_1-scaled"). halved: the quadratic
-term has half its weight, as in DPM-Solver++(3M), whose order is 2 for that reason (its SDE form
-has exact weights in the step before there are three values). h: the linear
-term is weighted as if the kernel were constant (B_1(h) = h of UniPC, and SA-Solver).
+term has half its weight, as in DPM-Solver++(3M), which therefore has order 2 (its SDE form has
+exact weights in the step with two values). h: the linear term is weighted as if the kernel were
+constant (B_1(h) = h of UniPC, and SA-Solver).
 """
 
 
-_LARGEST = 16.0  # sum of absolute weights of the last step
-_NEAR = 0.01  # of the step: an earlier knot that is nearer says nothing new
+_LARGEST = 16.0  # the largest sum of absolute weights in the last step
+_NEAR = 0.01  # fraction of the step: knots nearer to each other add no information
 
 
 def step_weights(
@@ -60,13 +60,13 @@ def step_weights(
     """The weight of each node's prediction in a step from t to s.
 
     Args:
-        form: the prediction variable.
+        form: the form, which names the prediction.
         sde: the process, for the coordinate t.
         t, s: ends of the step; s may be the clean end.
-        nodes: where predictions are known, as (index in the grid, knot); t itself comes first.
-        coordinate: in which the prediction is a polynomial.
+        nodes: knots with known predictions, as (index in the grid, knot); t is the first.
+        coordinate: the variable of the polynomial.
         rule: a key of `PUBLISHED`.
-        tau: share of noise.
+        tau: noise scale.
     """
     total = form.total(t, s, tau)
     count = len(nodes)
@@ -100,11 +100,10 @@ def step_weights(
 
 
 def apart(nodes: Sequence[tuple[int, Knot]], t: Knot, s: Knot) -> list[tuple[int, Knot]]:
-    """The nodes without those that lie within 1 % of the step of one before them, in lambda.
+    """The nodes, without those closer in lambda than 1 % of the step to an earlier node.
 
-    Weights of two such nodes are large and of opposite sign. They would magnify round-off, and
-    more so that the predictions are of two states: one as it was predicted, one as it was
-    corrected.
+    Two such nodes have large weights of opposite sign. These magnify round-off, and even more the
+    difference between the two states: one is predicted, the other corrected.
     """
     least = _NEAR * abs(float(s.lam - t.lam)) if not s.is_clean else 0.0
     kept: list[tuple[int, Knot]] = []
@@ -124,12 +123,12 @@ def lagrange(x: Array, nodes: Array) -> Array:
 
 
 def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[float, ...]:
-    """A step to sigma = 0, through an odd polynomial in the angle (eps, v) or an even one (x0).
+    """Weights of a step to sigma = 0: an odd polynomial in the angle (eps, v) or an even one (x0).
 
-    Data with a density, seen through noise, change with rho^2 alone: y(rho) and x0(rho) are even
-    functions, eps and v are odd ones. Half of the coefficients are known to be 0, so that p values
-    say as much as 2p would. Where knots are so close that the weights would magnify round-off,
-    fewer values are used.
+    For data with a density, y(rho) and x0(rho) are even functions along the flow; eps and v are
+    odd. Half of the coefficients are known to be 0, so p values determine as much as 2p would
+    without this. If knots are so close that the weights would magnify round-off, fewer values are
+    used.
     """
     total = form.total(t, s, 0.0)
     along = AngleAxis(form.sigma_data)
@@ -149,7 +148,7 @@ def _to_clean(form: Form, t: Knot, s: Knot, nodes: Sequence[Knot]) -> tuple[floa
 
 
 def _quadrature(form: Form, t: Knot, s: Knot, tau: float) -> tuple[Array, Array]:
-    """Nodes rho of the step and what each contributes: kernel times length."""
+    """Quadrature nodes rho in the step, and their weights: the kernel times the length."""
     u, du = GAUSS
     if t.is_zero_snr or s.is_clean:
         angle = float(t.angle) + u * float(s.angle - t.angle)
