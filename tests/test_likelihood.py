@@ -360,7 +360,7 @@ def test_a_field_that_does_not_depend_on_the_state() -> None:
         torch.testing.assert_close(got.z, x * ratio, rtol=1e-7, atol=1e-9)
         nats = model.sde.prior_log_prob(x * ratio) + 3 * math.log(ratio)
         torch.testing.assert_close(got.nats, nats, rtol=1e-7, atol=1e-7)
-        probes = torch.ones(2, 3).double() if rule.columns > 1 else None
+        probes = torch.ones(2, 2, 3).double() if rule.columns > 1 else None
         value, traces = value_and_traces(
             lambda x: torch.full_like(x, 2.0) + 0 * x, x, rule, probes, grad=False
         )
