@@ -41,6 +41,10 @@ class NonFiniteError(ScoreSDEError, ArithmeticError):
     """A NaN or an infinity where a finite number was expected."""
 
 
+class GraphError(ScoreSDEError, RuntimeError):
+    """A derivative that would be silently 0: the graph does not lead to the input."""
+
+
 class SolverError(ScoreSDEError, RuntimeError):
     """A solver stopped before it reached its target."""
 

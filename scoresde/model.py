@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._internal.graph import check_graph
 from ._internal.net_facts import COMPUTE, bare, compute_dtype, place
 from .conditions import checked, for_network, is_label, rows_of
 from .errors import ConfigError, DtypeError, ShapeError, TimeRangeError
@@ -338,6 +339,7 @@ class ScoreModel(nn.Module):
             DtypeError: if the output is not a tensor, or x is not floating point.
             TimeRangeError: at sigma = 0.
             ZeroSNRError: if alpha = 0 and the network predicts eps, the score or F.
+            GraphError: if gradients with respect to x are needed and the network cuts them off.
         """
         if not isinstance(knot, Knot):
             raise DtypeError(
@@ -377,6 +379,9 @@ class ScoreModel(nn.Module):
                 f"{tuple(x.shape)}; write ScoreModel(..., output=lambda out: ...) to select the "
                 "prediction (output=LearnedRange() if the network also predicts its variance)"
             )
+        # x0, eps and v have a graph through x itself; only the raw output shows a cut.
+        if not torch.compiler.is_compiling():
+            check_graph(out, x, "the network")
         # A network may return the same tensor at each call, and solvers keep predictions.
         raw = out.clone() if out.dtype == x.dtype else out.to(x.dtype)
         share = None if share is None else share.clone()

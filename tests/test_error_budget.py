@@ -93,9 +93,10 @@ def test_what_is_not_known_is_nan() -> None:
         "draws",
         "dequantization",
         "prior",
+        "end",
     }
     assert list(parts) == [
-        "images", "trace", "draws", "ode", "dequantization", "prior", "truncation",
+        "images", "trace", "draws", "ode", "dequantization", "prior", "end", "truncation",
     ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ LAYERS = [
         "_internal.files",
         "_internal.fingerprint",
         "_internal.folder",
+        "_internal.graph",
         "_internal.integers",
         "_internal.named_files",
         "_internal.net_facts",

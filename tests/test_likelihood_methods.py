@@ -32,7 +32,7 @@ from scoresde.likelihood import (
     round_off,
 )
 from scoresde.likelihood.fixed_grid import quadrature
-from scoresde.likelihood.per_sample import _A, _B, _dense
+from scoresde.likelihood.per_sample import _A, _B, _dense, suited
 from scoresde.ode import TorchDiffEq
 from scoresde.sampling.latents import encode
 from scoresde.sampling.run import NonFiniteWarning
@@ -624,3 +624,30 @@ def test_nonsense_is_refused_with_advice() -> None:
     model = mixture(VPSDE(), 3)
     with pytest.raises(NonFiniteError, match="pilot"):
         calibrated_grid(model, torch.full((2, 3), math.nan), 9)
+
+
+def test_the_tolerance_follows_the_floor_of_a_network() -> None:
+    exact = ring8(VPSDE())
+    x = exact.sample(24, seed=0).double()
+    wiggles = torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double()
+
+    def net(x, t):
+        # An error of .02 in eps that changes fast with time and place, as those of networks do.
+        knot = exact.sde.at(t, like=x)
+        wave = torch.sin(4 * x @ wiggles + 10 * knot.lam)
+        return exact(x, knot).eps + 0.02 * 2**0.5 * wave
+
+    model = ScoreModel(net, exact.sde, time="t", net_dtype=torch.float64)
+    found = log_likelihood(model, x)
+    said = log_likelihood(model, x, method=PerSample(tol=1e-3))
+    assert torch.equal(found.nats, said.nats)
+    fine = log_likelihood(model, x, method=PerSample(tol=1e-6))
+    small = log_likelihood(model, x, method=PerSample())
+    assert found.mean_nfe < 0.7 * small.mean_nfe
+    assert float((found.nats - fine.nats).mean().abs()) < float(found.error.mean())
+    # A closed form has no floor, and images keep their tolerance.
+    closed = log_likelihood(exact, x)
+    assert torch.equal(closed.nats, log_likelihood(exact, x, method=PerSample(tol=1e-4)).nats)
+    assert suited(model, 784) == PerSample(tol=1e-4)
+    assert suited(exact, 2) == PerSample(tol=1e-4)
+    assert suited(model, 64) == PerSample(tol=1e-3)

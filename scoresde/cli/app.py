@@ -198,7 +198,7 @@ def nll(
         typer.Option(
             min=5,
             help="Network evaluations per image of the default method.",
-            show_default="41",
+            show_default="41 to 101",
         ),
     ] = None,
     t_min: Annotated[

@@ -15,6 +15,7 @@ from .dequantization import (
 from .discrete_data import bits_per_dim
 from .divergence import Divergence, Exact, Hutchinson
 from .error_budget import AccuracyWarning, BitsPerDim
+from .fallback import Fallback
 from .fixed_grid import FixedGrid
 from .frame import Frame, NoFrame, Whitened
 from .frame_estimate import estimate_frame
@@ -34,6 +35,7 @@ __all__ = [
     "Dequantization",
     "Divergence",
     "Exact",
+    "Fallback",
     "FixedGrid",
     "Frame",
     "Hutchinson",

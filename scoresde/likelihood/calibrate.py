@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import NonFiniteError
 from ..model import Predictor
 from .divergence import Divergence, Hutchinson
+from .end import EndLike
 from .fixed_grid import FixedGrid, graded
 from .frame import Frame
 from .inputs import check_divergence
@@ -32,6 +33,7 @@ def calibrated_grid(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> FixedGrid:
     """Fit a `FixedGrid` to a model, so that every step has an equal error of the log-density.
@@ -45,16 +47,30 @@ def calibrated_grid(
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
         nodes, order: nodes and order of the fitted grid.
         dense: nodes of the even grid; 4 times `nodes` by default.
-        t_min, divergence, frame, seeds: the same as in the later call of `log_likelihood`.
+        t_min, divergence, frame, end, seeds: the same as in the later call of `log_likelihood`.
 
     Raises:
         NonFiniteError: if a pilot sample fails.
     """
     seen = Pilot(
         model, pilot, dense or 4 * nodes, order,
-        t_min=t_min, divergence=divergence, frame=frame, seeds=seeds,
+        t_min=t_min, divergence=divergence, frame=frame, end=end, seeds=seeds,
     )  # fmt: skip
-    return seen.grid(nodes)[0]
+    return seen.grid(nodes).grid
+
+
+class Fitted(NamedTuple):
+    """A grid, and its errors on the pilot in nats per dimension.
+
+    Attributes:
+        grid: the grid.
+        error: mean distance to the dense grid.
+        stated: the upper quartile of its own error estimates.
+    """
+
+    grid: FixedGrid
+    error: float
+    stated: float
 
 
 class Pilot:
@@ -64,7 +80,7 @@ class Pilot:
         model, pilot: see `calibrated_grid`.
         dense: number of nodes of the dense grid.
         order: order of all grids.
-        settings: t_min, divergence, frame, seeds.
+        settings: t_min, divergence, frame, end, seeds.
 
     Raises:
         NonFiniteError: if a sample fails.
@@ -87,8 +103,8 @@ class Pilot:
         self.local = local.mean(1).cpu().numpy()
         self.error = float(self.truth.error.mean()) / self.size
 
-    def grid(self, nodes: int) -> tuple[FixedGrid, float]:
-        """The fitted grid of `nodes` nodes, and its mean error on the pilot, nats per dimension."""
+    def grid(self, nodes: int) -> Fitted:
+        """The grid of so many nodes, with its errors on the pilot."""
         order = self.dense.order
         grid = FixedGrid(nodes, order, _places(self.dense, self.local, nodes, order))
         with torch.no_grad():
@@ -96,7 +112,8 @@ class Pilot:
         # An error of the state changes the prior's log-density too, so both are added.
         off = (found.log_det - self.truth.log_det) + _end(found.z) - _end(self.truth.z)
         off = off.abs() / self.size
-        return replace(grid, pilot_error=float(off.median())), float(off.mean())
+        stated = float(found.error.quantile(0.75)) / self.size
+        return Fitted(replace(grid, pilot_error=float(off.median())), float(off.mean()), stated)
 
 
 def _end(z: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..model import Predictor
 from ..noise import generator, normal
 from .divergence import Hutchinson
+from .end import EndLike
 from .frame import Frame
 from .log_density import density_flow
 
@@ -29,6 +30,7 @@ def chosen_control(
     nodes: int = 21,
     t_min: float | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> Hutchinson:
     """Hutchinson's estimator with the control variate that minimises its variance on a pilot.
@@ -43,10 +45,10 @@ def chosen_control(
         pilot: a few typical samples, shape (B, *).
         divergence: the estimator; `Hutchinson()` by default.
         nodes: number of noise levels at which the two are compared.
-        t_min, frame, seeds: the same as in the later call of `log_likelihood`.
+        t_min, frame, end, seeds: the same as in the later call of `log_likelihood`.
     """
     rule = divergence if divergence is not None else Hutchinson()
-    settings: dict[str, Any] = {"t_min": t_min, "frame": frame, "seeds": seeds}
+    settings: dict[str, Any] = {"t_min": t_min, "frame": frame, "end": end, "seeds": seeds}
     probing = replace(rule, probes=_PROBES, control=0.0)
     flow, _, x = density_flow(model, pilot, divergence=probing, **settings)
     first, last = flow.ends

@@ -32,17 +32,20 @@ from .._internal.witness import disagree, identity
 from ..errors import ConfigError, NonFiniteError, ShapeError, require
 from ..model import Predictor, dtype_of
 from ..ode import Backend
-from .calibrate import calibrated_grid
+from .calibrate import Pilot, calibrated_grid
 from .dequantization import Dequantization, Uniform
 from .discrete_data import Evaluation, LikelihoodSettings
 from .divergence import Divergence
+from .end import EndLike
 from .error_budget import BitsPerDim, Estimates, summarize
+from .fallback import Fallback
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .frame_estimate import estimate_frame
 from .method import Method
 from .pixels import EDGES, Pixels
 
+_NODES = (41, 55, 75, 101)
 _FOR_FRAME = 10_000  # largest number of images used to estimate the frame
 
 
@@ -52,11 +55,11 @@ class _Shards:
 
     Attributes:
         folder: the folder of the job.
-        nodes: number of nodes of the grid that the job calibrates.
+        nodes: number of nodes of the grid that the job calibrates; None if a pilot chooses.
     """
 
     folder: JobFolder
-    nodes: int
+    nodes: int | None
 
     def load(self, shard: int, count: int, draws: int, method: str) -> Estimates | None:
         """Read one shard; None if it is missing, damaged, or computed by another method."""
@@ -96,7 +99,7 @@ class _Shards:
             )
         except (ValueError, KeyError, TypeError):
             return None
-        return grid if grid and grid.nodes == self.nodes else None
+        return grid if grid and self.nodes in (None, grid.nodes) else None
 
     def keep_method(self, grid: FixedGrid) -> None:
         """Write the grid."""
@@ -125,6 +128,7 @@ def nll_dataset(
     method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
+    end: EndLike = None,
     frame: Frame | None = None,
     nodes: int | None = None,
     batch_size: int = 64,
@@ -145,12 +149,14 @@ def nll_dataset(
         images: integers 0 .. levels-1, shape (N, *).
         folder: an empty or new folder, or that of the same job.
         pixels, dequantize: see `bits_per_dim`.
-        t_min, divergence, prior: see `log_likelihood`.
+        t_min, divergence, prior, end: see `log_likelihood`.
         method: the integrator. By default `calibrated_grid` fits a `FixedGrid` once to a pilot of
-            the first 2 to 8 images, at about `5 * nodes` evaluations for each of them.
+            the first 2 to 8 images, at about 400 evaluations for each of them. Images whose error
+            estimate exceeds 0.002 bits/dim are integrated again by `PerSample()`, see `Fallback`.
         frame: by default `estimate_frame` of the first images, at most 10,000. It affects only the
             accuracy of the result, not its expected value.
-        nodes: number of nodes of the default method, 41 by default.
+        nodes: number of nodes of the grid, which then serves all images. By default the least of
+            41 to 101 for which the error estimates of the pilot are below that tolerance.
         batch_size: number of images in a shard. To resume a job, it must be the same.
         seed: seed of dequantization and probes.
         target: stop when the standard error of the mean, in bits/dim, is this small, but not
@@ -175,7 +181,6 @@ def nll_dataset(
             f"nodes={nodes!r} is only for the default method, and method={method!r} is given; "
             "leave nodes out, or write method=FixedGrid(nodes=...)"
         )
-    nodes = 41 if nodes is None else nodes
     rule = dequantize if dequantize is not None else Uniform()
     if batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
@@ -183,7 +188,7 @@ def nll_dataset(
         raise ConfigError(f"table must be 'npz' or 'parquet', got {table!r}")
     if table == "parquet":
         require("pyarrow.parquet", "parquet")  # fails now rather than after the work
-    given = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    given = LikelihoodSettings(t_min, method, divergence, prior, frame, end)
     Evaluation.of(model, images, pixels, rule, given)  # checks the arguments
     images = whole_numbers(images)
     if len(images) == 0:
@@ -194,7 +199,7 @@ def nll_dataset(
         "images": fingerprint(images.cpu()),
         "count": len(images),
         "dequantize": fingerprint(rule),
-        "method": f"calibrated, {nodes} nodes"
+        "method": f"calibrated, {nodes or 'chosen'} nodes"
         if given.method is None
         else fingerprint(given.method),
         "frame": "estimated" if frame is None else fingerprint(frame),
@@ -204,6 +209,7 @@ def nll_dataset(
         "setting divergence": fingerprint(divergence),
         "setting prior": fingerprint(prior),
         "setting t_min": fingerprint(t_min),
+        "setting end": fingerprint(given.end),
     }
     job = JobFolder(Path(folder), "likelihood", config, _differs)
     job.claim()
@@ -211,10 +217,13 @@ def nll_dataset(
     if frame is None and len(images) > 1:
         few = images[:_FOR_FRAME]
         frame = estimate_frame(pixels.lower_edge(few) + 0.5 * pixels.width)
-    chosen: Method | Backend | str | None = given.method or shards.method()
+    chosen = given.method
     if chosen is None:
-        chosen = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
-        shards.keep_method(chosen)
+        grid = shards.method()
+        if grid is None:
+            grid = _calibrated(model, images, pixels, nodes, replace(given, frame=frame))
+            shards.keep_method(grid)
+        chosen = Fallback(grid) if nodes is None else grid
     settings = replace(given, method=chosen, frame=frame)
     asked = Evaluation.of(model, images, pixels, rule, settings)
     size = images[0].numel()
@@ -258,17 +267,24 @@ def _calibrated(
     model: Predictor,
     images: Tensor,
     layout: Pixels,
-    nodes: int,
+    nodes: int | None,
     settings: LikelihoodSettings,
 ) -> FixedGrid:
     """A grid fitted to the first images, or an even grid if a pilot sample fails."""
     pilot = torch.arange(min(len(images), max(2, min(8, len(images) // 50))))
     x = layout.lower_edge(images[pilot]) + 0.5 * layout.width
-    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame")}
+    given = {name: getattr(settings, name) for name in ("t_min", "divergence", "frame", "end")}
     try:
-        return calibrated_grid(model.rows(pilot), x, nodes, **given)
+        if nodes is not None:
+            return calibrated_grid(model.rows(pilot), x, nodes, **given)
+        seen = Pilot(model.rows(pilot), x, 2 * _NODES[-1], **given)
     except NonFiniteError:
-        return FixedGrid(nodes)
+        return FixedGrid(nodes or _NODES[-1])
+    for count in _NODES:
+        fitted = seen.grid(count)
+        if fitted.stated < Fallback.tol:
+            break
+    return fitted.grid
 
 
 def _write(

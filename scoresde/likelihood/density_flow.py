@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._internal.graph import check_graph
 from ..axis import LOG_RHO
 from ..model import Predictor
 from ..ode import Parts, VectorField, clock
@@ -79,9 +80,13 @@ class DensityFlow:
             dy = field.clock.velocity(prediction, self.model.sde)
             traces = self._closed_trace(prediction)[:, None]
         else:
-            dy, traces = value_and_traces(
-                lambda u: field.velocity(tau, u), y, self.divergence, probes, grad=self.grad
-            )
+
+            def velocity(u: Tensor) -> Tensor:
+                prediction = field.predict(tau, u)
+                check_graph(prediction.raw, u, "the model")  # x0 and v have one through x itself
+                return field.clock.velocity(prediction, self.model.sde).to(u.dtype)
+
+            dy, traces = value_and_traces(velocity, y, self.divergence, probes, grad=self.grad)
         known = self.frame.trace(tau, z[0].numel())
         if isinstance(known, Tensor):
             known = known.reshape(-1, 1)

@@ -21,7 +21,9 @@ from ..scalar import widest
 from ..sde.knot import Knot
 from .dequantization import Dequantization, Uniform
 from .divergence import Divergence
-from .error_budget import BitsPerDim, Estimates, prior_gap, summarize
+from .end import EndLike, end_of, settled
+from .end_gap import end_gap, prior_gap
+from .error_budget import BitsPerDim, Estimates, summarize
 from .frame import Frame
 from .inputs import check_frame, check_method
 from .log_density import TimeRangeWarning, likelihood_ends, log_likelihood
@@ -43,6 +45,7 @@ def bits_per_dim(
     method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
+    end: EndLike = None,
     frame: Frame | None = None,
     batch_size: int | None = None,
     seeds: int | Sequence[int] = 0,
@@ -57,7 +60,7 @@ def bits_per_dim(
         images: integers 0 .. levels-1, shape (B, *).
         pixels: the convention with which the model was trained; 256 levels in (-1, 1) by default.
         dequantize: `Uniform(draws=1)` by default.
-        t_min, method, divergence, prior, frame: see `log_likelihood`.
+        t_min, method, divergence, prior, end, frame: see `log_likelihood`.
         batch_size: number of images in one batch; all by default.
         seeds: seeds of dequantization and probes, one for each image; a number s means
             s, s + 1, ...
@@ -72,7 +75,7 @@ def bits_per_dim(
     """
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
-    settings = LikelihoodSettings(t_min, method, divergence, prior, frame)
+    settings = LikelihoodSettings(t_min, method, divergence, prior, frame, end)
     rule = Uniform() if dequantize is None else dequantize
     asked = Evaluation.of(model, images, pixels, rule, settings)
     images = whole_numbers(images)
@@ -98,9 +101,10 @@ class LikelihoodSettings:
     divergence: Divergence | None = None
     prior: Any = None
     frame: Frame | None = None
+    end: EndLike = None
 
     def __post_init__(self) -> None:
-        """Replace the name of a method by the method.
+        """Replace the name of a method by the method, and set the end that goes with a prior.
 
         Raises:
             ConfigError: for a method or a frame of the wrong kind.
@@ -108,6 +112,7 @@ class LikelihoodSettings:
         if self.method is not None:
             object.__setattr__(self, "method", check_method(self.method))
         check_frame(self.frame)
+        object.__setattr__(self, "end", settled(self.end, self.prior))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +160,7 @@ class Evaluation:
         if not isinstance(rule, Dequantization):
             hint = "write Uniform(), TruncatedNormal(), Reconstruction() or Variational(sample=...)"
             raise ConfigError(f"dequantize must be a Dequantization, got {rule!r}; {hint}")
-        low, _ = likelihood_ends(model.sde, settings.t_min)
+        low, _ = likelihood_ends(model.sde, settings.t_min, end_of(model, settings.end))
         return cls(layout, rule, low, settings)
 
     def systematic(
@@ -168,16 +173,17 @@ class Evaluation:
         """
         few, seeds = images[:_PILOT], seeds[:_PILOT]
         size = images[0:1].numel()
-        gap = prior_gap(model.sde, self.settings.frame, self.settings.prior, size)
+        how = self.settings
+        gap = prior_gap(model, how.frame, how.prior, how.end, size)
         if len(few) == 0:
             return {"truncation": 0.0, "prior_gap": gap}
         index = torch.arange(len(few), device=images.device)
         part = model if len(few) == len(images) else model.rows(index)
         x, _ = self._draw(few, seeds, 0)
         own = derived(seeds, PROBES, 0).seeds
-        how = self.settings
+        given: dict[str, Any] = {"t_min": how.t_min, "divergence": how.divergence, "end": how.end}
         try:
-            cost = truncation(part, x, seeds=own, t_min=how.t_min, divergence=how.divergence)
+            cost = truncation(part, x, seeds=own, **given)
         except ScoreSDEError:
             raise
         except (RuntimeError, ValueError, IndexError) as error:
@@ -186,7 +192,8 @@ class Evaluation:
             reason = str(error).partition("\n")[0]
             raise _misshapen(images, f"the network fails on them ({reason})") from error
         mean = 0.0 if self.rule.state_at_t_min else float(cost.mean())
-        return {"truncation": mean, "prior_gap": gap}
+        end = end_gap(part, x, seeds=own, **given) if how.prior is None else math.nan
+        return {"truncation": mean, "prior_gap": gap, "end_gap": end}
 
     def estimate(self, model: Predictor, images: Tensor, seeds: Sequence[int]) -> Estimates:
         """Estimates from all draws, for one batch of images."""

@@ -18,10 +18,14 @@ from ..ode import Backend, TorchDiffEq
 from ..sampling.run import NonFiniteWarning, sample
 from ..solvers.probability_flow import ProbabilityFlow
 from . import Divergence, Exact, Frame, Method, log_likelihood
+from .end import end_of
 
 
 class ScoreDistribution(Distribution):
     """The density of a model's probability flow at the process's t_min, as a torch distribution.
+
+    If the model has a noise range, both use its highest level as the noisy end (see `end` of
+    `log_likelihood`).
 
     `sample` and `log_prob` follow the same flow, so `sample` draws from the density that `log_prob`
     computes. The distribution has its own seeds: successive calls of `sample` differ, and two
@@ -87,7 +91,8 @@ class ScoreDistribution(Distribution):
         count = shape.numel()
         seeds = range(self._next, self._next + count)
         self._next += count
-        grid = uniform_lambda(self.model.sde, 1, clean=False)
+        high = float(end_of(self.model).t)
+        grid = uniform_lambda(self.model.sde, 1, t_max=high, clean=False)
         drawn = sample(
             self.model,
             self.solver,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._internal.graph import check_graph, with_graph
 from ..errors import ConfigError
 from ..noise import normal
 
@@ -166,25 +167,36 @@ def value_and_traces(
         divergence: the rule.
         probes: from `divergence.draw`.
         grad: keep the graph of both results.
+
+    Raises:
+        GraphError: where a field has no graph that leads to x.
     """
-    if isinstance(divergence, Hutchinson) and divergence.forward:
-        return _forward(fn, x, probes)
     grad = grad and torch.is_grad_enabled()  # False in the forward pass of the adjoint method
-    with torch.enable_grad():
-        inputs = x if grad and x.requires_grad else x.detach().requires_grad_()
+    if isinstance(divergence, Hutchinson) and divergence.forward:
+        return with_graph(lambda: _forward(fn, x, probes), reverse=grad)
+
+    def both() -> tuple[Tensor, Tensor]:
+        inputs = x if grad and x.requires_grad else x.detach().clone().requires_grad_()
         value = fn(inputs)
-        if not value.requires_grad:  # a field that does not depend on x
-            return value, value.new_zeros(len(x), divergence.columns)
-        traces = divergence.traces(value, inputs, probes, grad=grad)
+        check_graph(value, inputs, "the model")
+        return value, divergence.traces(value, inputs, probes, grad=grad)
+
+    value, traces = with_graph(both)
     return (value, traces) if grad else (value.detach(), traces.detach())
 
 
 def _forward(fn: Function, x: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
     """`value_and_traces` by forward mode: one evaluation has the tangents of all probes."""
     assert probes is not None  # for the type checker
+    x, probes = (part.clone() if part.is_inference() else part for part in (x, probes))
+
+    def checked(u: Tensor) -> Tensor:
+        value = fn(u)
+        check_graph(value, u, "the model")
+        return value
 
     def along(v: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = torch.func.jvp(fn, (x,), (v,))[:2]
+        value, slope = torch.func.jvp(checked, (x,), (v,))[:2]
         return value, (slope * v).flatten(1).sum(1)
 
     values, columns = torch.func.vmap(along)(probes)

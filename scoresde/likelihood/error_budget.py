@@ -13,8 +13,6 @@ from torch import Tensor
 from .._internal.counted import mean_nfe
 from ..errors import ScoreSDEWarning
 from ..sampling.run import NonFiniteWarning
-from ..sde import SDE
-from .frame import Frame
 from .pixels import Pixels
 
 _CHANCE = ("images", "trace", "draws")
@@ -41,9 +39,14 @@ includes it | two draws |
     | "ode" | mean of the integration's error estimates | a method that estimates its error |
     | "dequantization" | gap between the bound and -log2 P, to second order: half the variance \
 between draws, an overestimate | two draws and two probes, or the exact divergence |
-    | "prior" | cost of the prior N(0, sigma^2) relative to the moment-matched one | a frame of \
-the data |
+    | "prior" | cost of the library's prior relative to the Gaussian with the data's moments | a \
+frame of the data |
+    | "end" | cost of that Gaussian at a trusted end, from half its noise level on | a noise range |
     | "truncation" | effect of the noise at t_min, to first order in its variance | always |
+
+    "end" is measured on the first 16 images at half the noise level of the end, where the data are
+    less Gaussian, and holds what the network errs between the two. What it errs below half the
+    level is in no part.
 
     Attributes:
         mean: mean over the images; NaN if any image failed.
@@ -52,8 +55,8 @@ the data |
         per_image: bits/dim of each image, shape (B,), float64.
         parts: see above.
         nfe: network evaluations of each image, all draws together, shape (B,), int64, on the
-            CPU. It does not count the pilot for "truncation", one evaluation for each of the first
-            16 images.
+            CPU. It does not count the pilots for "truncation" and "end", 1 and 9 evaluations for
+            each of the first 16 images.
         pixels: the convention.
         importance_weighted: another, tighter bound for each image, shape (B,): the log of the
             mean over draws of p/q (Burda et al., "Importance Weighted Autoencoders", 2016), if the
@@ -186,6 +189,7 @@ def summarize(
     *,
     truncation: float = 0.0,
     prior_gap: float = math.nan,
+    end_gap: float = math.nan,
 ) -> BitsPerDim:
     """Bits per dimension, its error and parts.
 
@@ -194,7 +198,8 @@ def summarize(
         layout: the pixel convention.
         size: number of dimensions of an image.
         truncation: effect of the noise at t_min, in nats.
-        prior_gap: cost of the standard prior, in nats.
+        prior_gap: cost of the prior relative to the moment-matched one, in nats.
+        end_gap: cost of the Gaussian at a trusted end, in nats.
     """
     count, draws = found.nats.shape
     size = max(size, 1)
@@ -223,6 +228,7 @@ def summarize(
             "ode": unit * float(found.error.mean()),
             "dequantization": _at_least_zero(0.5 * unit * float((between - trace).mean())),
             "prior": unit * prior_gap,
+            "end": unit * end_gap,
             "truncation": unit * truncation,
         },
         nfe=found.nfe,
@@ -230,16 +236,6 @@ def summarize(
         importance_weighted=weighted,
         failures=found.failures,
     )
-
-
-def prior_gap(sde: SDE, frame: Frame | None, prior: object, size: int) -> float:
-    """Cost of the prior N(0, sigma^2) in nats.
-
-    NaN if another prior is used, or the frame does not know the moments of the data.
-    """
-    if frame is None or prior is not None:
-        return math.nan
-    return frame.prior_gap(sde.at(sde.t_max), size)
 
 
 def _at_least_zero(value: float) -> float:

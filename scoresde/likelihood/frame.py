@@ -64,11 +64,13 @@ class Frame(ABC):
     def half_log_det(self, tau: float, size: int) -> float:
         """(1/2) log det S, up to a constant: the integral of `trace`."""
 
-    def prior_gap(self, high: Knot, size: int) -> float:
-        """Cost of the standard prior in nats; NaN if the frame does not know the data's moments.
+    def prior_gap(
+        self, high: Knot, size: int, mean: float | Tensor = 0.0, variance: float = 0.0
+    ) -> float:
+        """Cost of a prior in nats; NaN if the frame does not know the data's moments.
 
-        It is the KL divergence from the Gaussian with the data's moments to N(0, sigma^2), both at
-        the noisy end.
+        It is the KL divergence from the Gaussian with the data's moments to the one of this mean
+        and one variance, both noised to the noisy end: N(0, sigma^2) by default.
         """
         return math.nan
 
@@ -168,13 +170,19 @@ class Whitened(Frame):
         rho2 = math.exp(2 * tau)
         return 0.5 * float(self._total(lambda v: (v + rho2).log(), size))
 
-    def prior_gap(self, high: Knot, size: int) -> float:
+    def prior_gap(
+        self, high: Knot, size: int, mean: float | Tensor = 0.0, variance: float = 0.0
+    ) -> float:
         """See `Frame`."""
         if self.assumed:
             return math.nan
-        snr = math.exp(2 * float(high.lam))
-        spread = float(self._total(lambda v: snr * v - (snr * v).log1p(), size))
-        return 0.5 * (spread + snr * float(self.mean.expand(self._shape(size)).square().sum()))
+        total = variance + math.exp(-2 * float(high.lam))  # of the prior, in units of x / alpha
+        # (ratio of variances) - 1, small at the end, so that no digits are lost.
+        spread = float(
+            self._total(lambda v: (v - variance) / total - ((v - variance) / total).log1p(), size)
+        )
+        shift = (self.mean - torch.as_tensor(mean).to(self.mean)).expand(self._shape(size))
+        return 0.5 * (spread + float(shift.square().sum()) / total)
 
     def _shape(self, size: int) -> tuple[int, ...]:
         return tuple(self.mean.shape) if self.mean.ndim else (size,)

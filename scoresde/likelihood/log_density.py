@@ -22,6 +22,7 @@ from .._internal.checked import Checked, crash
 from .._internal.checks import check_lockstep, check_model, check_tensor
 from .._internal.counted import Counted, format_nfe, mean_nfe
 from ..errors import (
+    ConfigError,
     DtypeError,
     NonFiniteError,
     ScoreSDEWarning,
@@ -38,11 +39,12 @@ from ..sde.knot import Knot
 from ..wrapper import begin
 from .density_flow import DensityFlow, closed_form
 from .divergence import Divergence
+from .end import EndLike, end_of, prior_for, settled
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .inputs import check_divergence, check_frame, check_method
 from .method import BlackBox, Method
-from .per_sample import PerSample
+from .per_sample import suited
 from .prior import prior_log_prob
 from .probes import ProbeStream
 from .streams import per_sample
@@ -74,6 +76,7 @@ class LogLikelihood:
         divergences: number of these evaluations that also computed the divergence, which costs
             more than a forward pass, shape (B,), int64, on the CPU.
         t_min: the time of this density.
+        t_max: the time at which the flow met the prior.
         failures: reason of each failure, by index in the batch.
     """
 
@@ -84,6 +87,7 @@ class LogLikelihood:
     nfe: Tensor
     divergences: Tensor
     t_min: float
+    t_max: float
     failures: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -110,6 +114,7 @@ def log_likelihood(
     method: Method | Backend | str | None = None,
     divergence: Divergence | None = None,
     prior: Any = None,
+    end: EndLike = None,
     frame: Frame | None = None,
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
@@ -127,11 +132,16 @@ def log_likelihood(
         t_min: the time of x; the process's own by default. Sampling usually uses 1e-3 and
             likelihoods of data 1e-5, if the network was trained for such times. Below the process's
             t_min, a `TimeRangeWarning` says so.
-        method: the integrator; `PerSample()` by default. Others are `FixedGrid(...)`,
+        method: the integrator; `PerSample()` by default, for networks in up to 64 dimensions with
+            a twentieth of their floor as tolerance (usually 1e-3). Others are `FixedGrid(...)`,
             `TwoPhase(...)`, the `Backend`s of `scoresde.ode`, and names of these, such as
             "PerSample(tol=1e-4)".
         divergence: `Exact()` by default up to 64 dimensions, `Hutchinson()` beyond.
-        prior: density at t_max, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default.
+        prior: density at the end, see `scoresde.likelihood.prior`; N(0, sigma^2 I) by default, or,
+            if the model has a noise range, the Gaussian with the mean and variance of its data.
+        end: noise level rho = sigma / alpha at which the flow meets the prior, or "process" for
+            t_max with N(0, sigma^2 I). By default the highest level that is trusted
+            (`model.with_range(found)`), or t_max if the model has no range or a prior is given.
         frame: variables of the integration, see `scoresde.likelihood.frame`; by default they
             whiten data of mean 0 and variance 1. `estimate_frame(data)` is better for real data.
         seeds: seeds of the probes, one for each sample; a number s means s, s + 1, ...
@@ -145,16 +155,25 @@ def log_likelihood(
         TimeRangeWarning: if t_min lies below the process's own.
 
     Raises:
-        ZeroSNRError: if alpha = 0 at t_max.
+        ZeroSNRError: if alpha = 0 at the end.
         TimeRangeError: for a t_min outside the process, or without noise.
+        GraphError: for a network that cuts its graph (no_grad, detach, numpy inside), whose
+            divergence would be taken as 0. Under `torch.inference_mode()` nothing changes.
+        ConfigError: for grad=True under `torch.inference_mode()`.
         DtypeError, ShapeError: for x of a wrong dtype or shape.
     """
-    rule = check_method(PerSample() if method is None else method)
+    if grad and torch.is_inference_mode_enabled():
+        raise ConfigError(
+            "grad=True keeps a graph, which torch.inference_mode() forbids; leave the block, or "
+            "write `with torch.inference_mode(False):` around the call"
+        )
+    rule = None if method is None else check_method(method)
     if isinstance(rule, Backend):
         rule = BlackBox(rule)
+    end = settled(end, prior)
     fixed = rule.backend.evals_per_solve if isinstance(rule, BlackBox) else None
     if fixed is None and not isinstance(rule, FixedGrid):
-        check_lockstep(model, type(rule).__name__, grad)
+        check_lockstep(model, "PerSample" if rule is None else type(rule).__name__, grad)
     if isinstance(x, Tensor) and widest(x.device) != torch.float64:
         warnings.warn(
             f"{x.device.type} has no float64: the likelihood is integrated in float32 and has "
@@ -162,12 +181,15 @@ def log_likelihood(
             PrecisionWarning,
             stacklevel=2,
         )
-    settings: dict[str, Any] = {"t_min": t_min, "divergence": divergence, "frame": frame}
+    settings: dict[str, Any] = {
+        "t_min": t_min, "divergence": divergence, "frame": frame, "end": end,
+    }  # fmt: skip
     flow, counted, x = density_flow(model, x, seeds=seeds, grad=grad, **settings)
+    rule = suited(model, x.shape[1:].numel()) if rule is None else rule
     with torch.set_grad_enabled(grad):
         path = rule.run(flow, flow.start(x))
         z = flow.finish(path.z)
-        nats = _density(flow, prior, z, path.log_det)
+        nats = _density(flow, prior_for(model, end, prior), z, path.log_det)
     failures = dict(path.failures)
     for place in (~torch.isfinite(nats)).nonzero().flatten().tolist():
         failures.setdefault(place, "the density at the noisy end is not finite")
@@ -190,6 +212,7 @@ def log_likelihood(
         nfe=nfe,
         divergences=nfe if path.traced is None else path.traced,
         t_min=float(flow.low.t),
+        t_max=float(flow.high.t),
         failures=failures,
     )
 
@@ -201,6 +224,7 @@ def density_flow(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
     grad: bool = False,
 ) -> tuple[DensityFlow, Counted, Tensor]:
@@ -209,7 +233,7 @@ def density_flow(
     if isinstance(x, Tensor) and not x.is_floating_point():
         raise DtypeError(f"x must be floating point, got {x.dtype}; use bits_per_dim for integers")
     check_tensor(x, "x")
-    low, high = likelihood_ends(model.sde, t_min)
+    low, high = likelihood_ends(model.sde, t_min, end_of(model, end))
     if x.ndim < 2:
         raise ShapeError(f"x must have shape (B, *event), got {tuple(x.shape)}; write x[None]")
     divergence = check_divergence(divergence, x.shape[1:].numel())
@@ -231,14 +255,16 @@ def density_flow(
     return flow, counted, x
 
 
-def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
-    """The knots between which a likelihood is integrated, checked."""
-    low, high = sde.at(sde.t_min if t_min is None else t_min), sde.at(sde.t_max)
+def likelihood_ends(sde: SDE, t_min: float | None, high: Knot | None = None) -> tuple[Knot, Knot]:
+    """The knots between which a likelihood is integrated, checked; `high` is t_max by default."""
+    low = sde.at(sde.t_min if t_min is None else t_min)
+    high = sde.at(sde.t_max) if high is None else high
     if high.is_zero_snr:
         raise ZeroSNRError(
             f"a likelihood needs alpha > 0, but alpha = 0 at t_max = {sde.t_max:g}; give the model "
             "a process that ends earlier, best at the largest time of the network's training: "
-            f"dataclasses.replace(sde, t_max={0.999 * sde.t_max:g})"
+            f"dataclasses.replace(sde, t_max={0.999 * sde.t_max:g}); or end it where the network "
+            "is trusted: model.with_range(noise_range(model, data))"
         )
     if low.is_clean:
         raise TimeRangeError(
@@ -246,7 +272,9 @@ def likelihood_ends(sde: SDE, t_min: float | None) -> tuple[Knot, Knot]:
             "there; write a t_min > 0, such as 1e-5"
         )
     if not low.lam > high.lam:
-        raise TimeRangeError(f"t_min = {float(low.t):g} must lie below t_max = {sde.t_max:g}")
+        raise TimeRangeError(
+            f"t_min = {float(low.t):g} must lie below the end, t_max = {float(high.t):g}"
+        )
     if float(low.t) < sde.t_min:
         warnings.warn(
             f"t_min = {float(low.t):g} lies below {sde.t_min:g}, the smallest time of the "

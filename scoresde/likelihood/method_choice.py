@@ -15,6 +15,7 @@ from ..model import Predictor, dtype_of
 from ..noise import generator, normal
 from .calibrate import Pilot
 from .divergence import Divergence
+from .end import EndLike
 from .fixed_grid import FixedGrid
 from .frame import Frame
 from .log_density import density_flow
@@ -56,6 +57,7 @@ def choose_method(
     t_min: float | None = None,
     divergence: Divergence | None = None,
     frame: Frame | None = None,
+    end: EndLike = None,
     seeds: int | Sequence[int] = 0,
 ) -> Choice:
     """Choose the cheapest integrator whose mean error on a pilot is small enough.
@@ -69,7 +71,7 @@ def choose_method(
         model: the model.
         pilot: a few typical samples, such as 4 to 16 images, shape (B, *).
         error: the largest allowed error of the integration, in bits per dimension.
-        t_min, divergence, frame, seeds: the same as in the later call of `log_likelihood`.
+        t_min, divergence, frame, end, seeds: the same as in the later call of `log_likelihood`.
 
     Raises:
         ConfigError: for an error that is not positive.
@@ -78,7 +80,8 @@ def choose_method(
     if not error > 0:
         raise ConfigError(f"the error must be positive, got {error!r}; write error=1e-3")
     settings: dict[str, Any] = {
-        "t_min": t_min, "divergence": divergence, "frame": frame, "seeds": seeds,
+        "t_min": t_min, "divergence": divergence, "frame": frame, "end": end,
+        "seeds": seeds,
     }  # fmt: skip
     floor = round_off(model, pilot, **settings)
     target = max(error, floor)
@@ -86,7 +89,7 @@ def choose_method(
     cost = 2 + seen.dense.nodes
     if seen.error < target * math.log(2):
         for nodes in _NODES:
-            grid, found = seen.grid(nodes)
+            grid, found, _ = seen.grid(nodes)
             cost += nodes
             if found < target * math.log(2):
                 return Choice(grid, found / math.log(2), floor, cost)
@@ -102,7 +105,7 @@ def round_off(model: Predictor, pilot: Tensor, **settings: Any) -> float:
     Args:
         model: the model.
         pilot: a few typical samples, shape (B, *).
-        **settings: t_min, divergence, frame and seeds, as in `log_likelihood`.
+        **settings: t_min, divergence, frame, end and seeds, as in `log_likelihood`.
     """
     flow, _, x = density_flow(model, pilot, **settings)
     flow = flow.fixed()

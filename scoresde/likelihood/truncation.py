@@ -32,7 +32,7 @@ def truncation(model: Predictor, x: Tensor, **settings: Any) -> Tensor:
     Args:
         model: the model.
         x: the state at t_min, shape (B, *).
-        settings: t_min, divergence and seeds, as in `log_likelihood`.
+        settings: t_min, divergence, end and seeds, as in `log_likelihood`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TimeRangeWarning)
