@@ -23,7 +23,7 @@ from .errors import ConfigError, TimeRangeError
 from .sde import SDE, DiscreteVPSDE
 from .sde.knot import CLEAN, Knot
 
-_RHO_CAP = 160.0
+RHO_CAP = 160.0
 _RESOLUTION = 1e-6  # in log rho: two nearer knots count as the same knot, given twice
 
 
@@ -243,7 +243,7 @@ def _even(
         )
     count = _count(n, clean)
     capped = start.is_zero_snr and not along.at_zero_snr
-    first = float(along.at(sde, math.log(_RHO_CAP)) if capped else along.read(start))
+    first = float(along.at(sde, math.log(RHO_CAP)) if capped else along.read(start))
     values = np.linspace(first ** (1 / exponent), float(along.read(end)) ** (1 / exponent), count)
     inner = [along.knot(sde, float(value) ** exponent) for value in values[1:-1]]
     return _close(sde, [start, *inner, *[end] * (count > 1)], clean)

@@ -62,6 +62,8 @@ class NoiseRange:
         if not 0 < self.variance < math.inf:
             raise ConfigError(f"the variance of the data must be positive, got {self.variance!r}")
         mean = torch.as_tensor(self.mean, dtype=torch.float64).detach().cpu()
+        if not bool(torch.isfinite(mean).all()):
+            raise ConfigError("the mean of the data must be finite, and it is not")
         object.__setattr__(self, "mean", mean)
 
     @property

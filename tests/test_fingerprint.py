@@ -408,3 +408,41 @@ def test_witnesses_are_compared_with_a_tolerance():
     assert disagree(one, ["1", -2.0, 0.5])
     assert not disagree(None, None)
     assert not disagree([0.0], [0.0])
+
+
+def test_cycles_of_functions_do_not_depend_on_the_order_of_hashes(tmp_path):
+    (tmp_path / "cycle.py").write_text(
+        "from scoresde._internal.fingerprint import fingerprint\n"
+        "def even(x, n):\n    return x if n == 0 else odd(x, n - 1)\n"
+        "def odd(x, n):\n    return -x if n == 0 else even(x, n - 1)\n"
+        "def net(x, t):\n    return even(x, 3) + odd(x, 2)\n"
+        "print(fingerprint(net))\n"
+    )
+    found = set()
+    for seed in range(6):
+        done = subprocess.run(
+            [sys.executable, "cycle.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout)
+    assert len(found) == 1
+
+
+def test_the_state_of_a_decorator_counts():
+    class Times:
+        def __init__(self, function, factor):
+            functools.update_wrapper(self, function)
+            self.factor = factor
+
+        def __call__(self, *args):
+            return self.factor * self.__wrapped__(*args)
+
+    def one(x):
+        return x
+
+    assert fingerprint(Times(one, 1.0)) != fingerprint(Times(one, 2.0))
+    assert fingerprint(Times(one, 1.0)) == fingerprint(Times(one, 1.0))

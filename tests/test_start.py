@@ -16,6 +16,7 @@ from scoresde import (
     VPSDE,
     Covariance,
     DiscreteVPSDE,
+    FlowSDE,
     Gaussian,
     ScoreModel,
     cosine_betas,
@@ -27,10 +28,12 @@ from scoresde import (
 )
 from scoresde.diagnose import noise_range
 from scoresde.diagnose.levels import NoiseRangeWarning
-from scoresde.errors import ConfigError
+from scoresde.errors import ConfigError, ShapeError
+from scoresde.exact.problems import ring8
 from scoresde.noise import generator
 from scoresde.sampling import recommended
 from scoresde.sampling.start import FirstStepWarning, start_of
+from scoresde.sde import TrigonometricSDE
 from scoresde.training.checkpoint import load_model, save_model
 from scoresde.trusted import NoiseRange
 
@@ -220,3 +223,21 @@ def test_a_range_that_ends_among_the_data_warns():
     with pytest.warns(NoiseRangeWarning, match="check_model"):
         found = noise_range(model, exact.sample(64, seed=0))
     assert found.high < 1.5
+
+
+def test_moments_of_another_shape_are_refused():
+    found = NoiseRange(0.01, 12.0, torch.zeros(1, 1), STD**2)
+    with pytest.raises(ShapeError, match=r"shape \(1, 1\), and a sample has \(64,\)"):
+        sample(network(COSINE, 0.0).with_range(found), nfe=5, shape=(2, DIM))
+    with pytest.raises(ConfigError, match="must differ from one another"):
+        noise_range(truth(COSINE), torch.ones(8, DIM))
+    with pytest.raises(ConfigError, match="must be finite"):
+        NoiseRange(0.01, 12.0, torch.full((2,), math.nan), 1.0)
+
+
+@pytest.mark.parametrize("name", ["ProbabilityFlow", "DPMSolverAdaptive"])
+@pytest.mark.parametrize("sde", [FlowSDE(), TrigonometricSDE()], ids=["flow", "trigonometric"])
+def test_steps_of_their_own_begin_right_after_alpha_is_zero(sde, name):
+    """The one step of the grid from alpha = 0 must not be the whole way: that gives the mean."""
+    x = sample(ring8(sde), name, shape=(400, 2), seeds=0).x
+    assert float(x.std()) == pytest.approx(float(ring8(sde).sample(4000, seed=1).std()), rel=0.06)

@@ -33,7 +33,7 @@ from scoresde import (
 from scoresde._internal.checked import Checked
 from scoresde._internal.counted import Counted
 from scoresde._internal.fingerprint import fingerprint
-from scoresde.errors import ConfigError
+from scoresde.errors import ConfigError, ShapeError
 from scoresde.likelihood.density_flow import closed_form
 from scoresde.model import device_of, dtype_of, event_shape_of, parameters_of
 from scoresde.sampling.run import NonFiniteWarning
@@ -411,3 +411,12 @@ def test_a_copy_of_a_bound_model_is_its_own():
     other.net = Net(0.1)
     assert model.net is not other.net
     assert model.net.scale.item() == 0.6
+
+
+def test_an_answer_for_another_batch_is_refused():
+    class First(Wrapper):
+        def __call__(self, x, knot):
+            return self.model(x[:1], knot)
+
+    with pytest.raises(ShapeError, match="return a Prediction of the x that was given"):
+        sample(First(mixture(VPSDE())), nfe=5, shape=(4, 2))

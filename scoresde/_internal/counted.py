@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..errors import TimeRangeError
+from ..errors import ShapeError, TimeRangeError
 from ..model import Predictor
 from ..prediction import Prediction
 from ..sde.knot import Knot
@@ -35,6 +35,7 @@ class Counted(Observer):
 
         Raises:
             TimeRangeError: at sigma = 0, where a network must not be evaluated.
+            ShapeError: if the prediction is for another batch.
         """
         if knot.is_clean:
             raise TimeRangeError(
@@ -42,7 +43,13 @@ class Counted(Observer):
                 "prediction at t, such as model(x, t).x0"
             )
         self._tally.last = None  # before the call, so that memory never holds two
-        return super().__call__(x, knot)
+        prediction = super().__call__(x, knot)
+        if prediction.x.shape != x.shape:
+            raise ShapeError(
+                f"the model answered for states of shape {tuple(prediction.x.shape)}, and was "
+                f"called with {tuple(x.shape)}; return a Prediction of the x that was given"
+            )
+        return prediction
 
     def observe(self, prediction: Prediction) -> None:
         """Count the prediction."""

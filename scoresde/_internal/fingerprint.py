@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..errors import FingerprintError
 
+_CACHE = type(functools.cache(len))  # the type of what functools.cache makes
 _OWN = __name__.partition(".")[0]
 _TORCH_OWN = {*vars(nn.Module()), "_compiled_call_impl"}  # mode, parameters, hooks, ...
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -133,8 +134,8 @@ class _Walk:
         if isinstance(value, property | classmethod | staticmethod | functools.cached_property):
             names = ("fget", "fset", "fdel", "__func__", "func")
             yield self._all([getattr(value, name, None) for name in names], path)
-        elif callable(inner := getattr(value, "__wrapped__", None)):  # functools.cache
-            yield self.digest(inner, path)
+        elif kind is _CACHE:  # what it wraps counts, not what it holds
+            yield self.digest(value.__wrapped__, path)
         elif kind in (dict, types.MappingProxyType):
             yield self._items(value, path)
         elif kind in (set, frozenset):
@@ -302,13 +303,17 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
         for step in dis.get_instructions(code):
             if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
                 names.add(step.argval)
-    todo = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
+    # Sorted: the order of a set differs between processes, and a cycle's digest depends on it.
+    held = function.__globals__
+    todo = [(name, held[name]) for name in sorted(names) if name in held]
     while todo:
         name, value = todo.pop()
         found[name] = value
         if isinstance(value, types.ModuleType) and not _installed(value) and name.count(".") < 4:
-            held = vars(value)
-            todo += [(f"{name}.{each}", held[each]) for each in attributes if each in held]
+            inside = vars(value)
+            todo += [
+                (f"{name}.{each}", inside[each]) for each in sorted(attributes) if each in inside
+            ]
     return found
 
 

@@ -88,6 +88,10 @@ def _from_data(model: Predictor, data: Tensor, rhos: list[float], seed: int) -> 
     x0 = data.to(device_of(model))
     mean = x0.mean(0)
     variance = float((x0 - mean).double().square().sum() / ((len(x0) - 1) * mean.numel()))
+    if not 0 < variance < math.inf:
+        raise ConfigError(
+            f"the data must be finite and must differ from one another, got variance {variance:.3g}"
+        )
     eps = _draw(x0.shape, x0.dtype, x0.device, seed)
     found = []
     for rho in rhos:

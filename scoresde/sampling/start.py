@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import ConfigError, ScoreSDEWarning
+from ..errors import ConfigError, ScoreSDEWarning, ShapeError
 from ..grid import Grid
 from ..model import Predictor, floor_of, noise_range_of, predicts_of
 from ..prediction import PredictsF
@@ -58,6 +58,11 @@ def draw_start(model: Predictor, knot: Knot, noise: Tensor) -> Tensor:
     found = noise_range_of(model)
     if found is None:
         return scale(knot.sigma, noise)
+    if found.mean.shape != noise.shape[1:]:
+        raise ShapeError(
+            f"the mean of the model's noise range has shape {tuple(found.mean.shape)}, and a "
+            f"sample has {tuple(noise.shape[1:])}; measure the range on data of that shape"
+        )
     deviation = math.hypot(float(knot.sigma), float(knot.alpha) * found.std)
     return scale(deviation, noise) + scale(float(knot.alpha), found.mean.to(noise))
 

@@ -8,7 +8,7 @@ it returns the denoised x0.
 from __future__ import annotations
 
 from ..errors import ConfigError
-from ..grid import Grid
+from ..grid import RHO_CAP, Grid
 from .ddim import DDIM
 from .solver import Solver
 
@@ -30,8 +30,12 @@ def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solv
     found: list[tuple[Solver, Grid]] = []
     if knots[0].is_zero_snr and not solver.starts_at_zero_snr and len(knots) > 1:
         first = DDIM(eta=1.0 if solver.stochastic else 0.0)
-        found.append((first, Grid(grid.sde, knots[:2])))
-        knots = knots[1:]
+        after = knots[1:]
+        if solver.evals(grid) is None and float(after[0].rho) < RHO_CAP:
+            # A solver with steps of its own takes long steps of the grid; DDIM must not.
+            after = (grid.sde.at_rho(RHO_CAP), *after)
+        found.append((first, Grid(grid.sde, (knots[0], after[0]))))
+        knots = after
     if len(knots) > 1:
         found.append((solver, Grid(grid.sde, knots)))
     if final == "denoise":
