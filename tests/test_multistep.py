@@ -48,6 +48,7 @@ from scoresde.solvers.exponential import (
 )
 from scoresde.solvers.exponential.forms import form
 from scoresde.solvers.exponential.weights import step_weights
+from scoresde.wrapper import Observer
 
 PRESETS = {
     "DPM-Solver++(2M)": DPMSolverPP(2),
@@ -463,17 +464,16 @@ def test_no_value_is_waited_for_in_the_loop(name):
     ids=str,
 )
 def test_no_more_is_kept_than_the_polynomial_needs(solver, kept):
-    """Of all tensors that the network returned, those of the last p - 1 knots are alive, and the
-    last one, which `StepInfo` shows.
+    """Of all outputs of the network, those of the last p - 1 knots are alive, and the last one,
+    which `StepInfo` shows.
     """
     sde, outputs = VPSDE(), []
 
-    def net(x, time):
-        out = torch.tanh(x)
-        outputs.append(weakref.ref(out))
-        return out
+    class Seen(Observer):
+        def observe(self, prediction):
+            outputs.append(weakref.ref(prediction.raw))
 
-    model = ScoreModel(net, sde, predicts=solver.prediction, time="t")
+    model = Seen(ScoreModel(lambda x, t: torch.tanh(x), sde, predicts=solver.prediction, time="t"))
     for info in iterate(model, solver, uniform_lambda(sde, 12), shape=(2, 3)):
         alive = sum(ref() is not None for ref in outputs)
         assert alive == min(info.step, max(kept, 1)) or info.knot.is_clean
