@@ -31,7 +31,7 @@ from scoresde.diagnose.levels import NoiseRangeWarning
 from scoresde.errors import ConfigError, ShapeError
 from scoresde.exact.problems import ring8
 from scoresde.noise import generator
-from scoresde.sampling import recommended
+from scoresde.sampling import SizeWarning, recommended
 from scoresde.sampling.start import FirstStepWarning, start_of
 from scoresde.sde import TrigonometricSDE
 from scoresde.training.checkpoint import load_model, save_model
@@ -104,7 +104,9 @@ def test_a_start_can_be_asked_for():
     assert float(sample(model, nfe=5, start=7.0, shape=(1, DIM)).grid.knots[0].rho) == (
         pytest.approx(7.0, rel=1e-9)
     )
-    assert sample(model, "Heun", nfe=5, start="end", shape=(1, DIM)).grid.knots[0].t == COSINE.t_max
+    with pytest.warns(SizeWarning):
+        far = sample(model, "Heun", nfe=5, start="end", shape=(1, DIM))
+    assert far.grid.knots[0].t == COSINE.t_max
     with pytest.raises(ConfigError, match="within the levels of the process"):
         sample(model, nfe=5, start=1e6, shape=(1, DIM))
     with pytest.raises(ConfigError, match="beside a grid"):
@@ -241,3 +243,18 @@ def test_steps_of_their_own_begin_right_after_alpha_is_zero(sde, name):
     """The one step of the grid from alpha = 0 must not be the whole way: that gives the mean."""
     x = sample(ring8(sde), name, shape=(400, 2), seeds=0).x
     assert float(x.std()) == pytest.approx(float(ring8(sde).sample(4000, seed=1).std()), rel=0.06)
+
+
+def test_samples_of_absurd_size_are_named_and_kept():
+    """A network that says eps = -9 x / sigma above rho = 1: every step multiplies the state."""
+    sde = EDMSDE()
+
+    def net(x, t):
+        return -9.0 * x.double() / sde.at(t, like=x.double()).sigma
+
+    model = ScoreModel(net, sde, predicts="eps", time="t", net_dtype=torch.float64)
+    with pytest.warns(SizeWarning, match="2 of 2 samples are absurdly large"):
+        out = sample(model, "DDIM", nfe=20, shape=(2, DIM))
+    assert sorted(out.failures) == [0, 1]
+    assert "the solver diverged" in out.failures[1]
+    assert bool(torch.isfinite(out.x).all())

@@ -8,12 +8,13 @@ from .choose import default_grid, grid_for
 from .jobs import SampleFolder, sample_many
 from .latents import decode, encode, interpolate, round_trip_error, slerp
 from .recommend import recommended
-from .run import NonFiniteWarning, SampleResult, StepInfo, iterate, sample
+from .run import NonFiniteWarning, SampleResult, SizeWarning, StepInfo, iterate, sample
 
 __all__ = [
     "NonFiniteWarning",
     "SampleFolder",
     "SampleResult",
+    "SizeWarning",
     "StepInfo",
     "decode",
     "default_grid",

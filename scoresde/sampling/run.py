@@ -42,11 +42,26 @@ from ..solvers.legs import evaluations, parts
 from ..solvers.solver import Solver
 from ..wrapper import begin
 from .choose import choose
-from .start import Start, at_knot, draw_start, start_of, warn_of_leap
+from .start import (
+    DATA_STD,
+    Start,
+    at_knot,
+    data_std_of,
+    draw_start,
+    start_of,
+    warn_of_leap,
+)
 
 
 class NonFiniteWarning(ScoreSDEWarning):
     """Some samples of a batch are not finite; the others are kept."""
+
+
+class SizeWarning(ScoreSDEWarning):
+    """Some samples of a batch are thousands of times larger than the data; all are kept."""
+
+
+_ABSURD = 1000.0  # times the deviation of the data, or 1
 
 
 class StepInfo(NamedTuple):
@@ -367,6 +382,8 @@ def sample(
             NonFiniteWarning,
             stacklevel=2,
         )
+    if path.ends_clean and final != "none":
+        _warn_of_size(model, info.x, failures)
     return SampleResult(
         x=_in_dtype(info.x, asked, failures),
         nfe=info.nfe,
@@ -378,6 +395,25 @@ def sample(
         trajectory=tuple(kept),
         failures=failures,
     )
+
+
+def _warn_of_size(model: Predictor, x: Tensor, failures: dict[int, str]) -> None:
+    """Add samples of an absurd size to the failures, with one warning."""
+    limit = _ABSURD * max(data_std_of(model) or DATA_STD, 1.0)
+    size = x.detach().flatten(1).double().square().mean(1).sqrt() if x.numel() else x.new_zeros(0)
+    large = [row for row in (size > limit).nonzero().flatten().tolist() if row not in failures]
+    for row in large:
+        failures[row] = (
+            f"its root mean square is {float(size[row]):.3g}; the solver diverged: write a larger "
+            "nfe, another solver, or a lower start"
+        )
+    if large:
+        warnings.warn(
+            f"{len(large)} of {len(x)} samples are absurdly large (all are kept); sample "
+            f"{large[0]}: {failures[large[0]]}; see result.failures",
+            SizeWarning,
+            stacklevel=3,
+        )
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype | None, failures: dict[int, str]) -> Tensor:
