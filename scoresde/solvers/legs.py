@@ -31,8 +31,9 @@ def parts(solver: Solver, grid: Grid, final: str = "solver") -> tuple[tuple[Solv
     if knots[0].is_zero_snr and not solver.starts_at_zero_snr and len(knots) > 1:
         first = DDIM(eta=1.0 if solver.stochastic else 0.0)
         after = knots[1:]
-        if solver.evals(grid) is None and float(after[0].rho) < RHO_CAP:
-            # A solver with steps of its own takes long steps of the grid; DDIM must not.
+        own_steps = solver.evals(grid) is None and getattr(solver, "adaptive", True)
+        if own_steps and not after[0].is_clean and float(after[0].rho) < RHO_CAP:
+            # A solver that chooses its steps follows long steps of a grid; DDIM must not.
             after = (grid.sde.at_rho(RHO_CAP), *after)
         found.append((first, Grid(grid.sde, (knots[0], after[0]))))
         knots = after
