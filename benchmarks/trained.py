@@ -52,6 +52,7 @@ def named(solver: Solver, maker: Callable[..., Grid] | None = None) -> Plan:
 
 PLANS: dict[str, Plan] = {
     "recommended": lambda model, nfe, start: recommended(model, nfe),
+    "recommended, floor=0": lambda model, nfe, start: recommended(model, nfe, floor=0.0),
     "DPM++(2M) Karras": named(DPMSolverPP(2), karras),
     "DPM++(2M)": named(DPMSolverPP(2)),
     "DPM++(3M)": named(DPMSolverPP(3)),

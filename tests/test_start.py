@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from scoresde import (
     VPSDE,
     Covariance,
     DiscreteVPSDE,
+    ExponentialMultistep,
     FlowSDE,
     Gaussian,
     ScoreModel,
@@ -32,7 +34,7 @@ from scoresde.errors import ConfigError, ShapeError
 from scoresde.exact.problems import ring8
 from scoresde.noise import generator
 from scoresde.sampling import SizeWarning, recommended
-from scoresde.sampling.start import FirstStepWarning, start_of
+from scoresde.sampling.start import FirstStepWarning, draw_start, start_of
 from scoresde.sde import TrigonometricSDE
 from scoresde.training.checkpoint import load_model, save_model
 from scoresde.trusted import NoiseRange
@@ -136,6 +138,32 @@ def test_settings_follow_the_floor():
     assert recommended(net, 20, floor=0.0)[0] == recommended(exact, 20)[0]
 
 
+@pytest.mark.parametrize(
+    ("nfe", "values", "last"),
+    [(5, 2, 1.2 / 5), (9, 2, 1.2 / 9), (10, 3, 12 / 10**2), (20, 3, 12 / 20**2)],
+)
+def test_settings_of_networks_are_those_of_the_guide(nfe, values, last):
+    solver, grid = recommended(VPSDE(t_min=1e-5), nfe, data_std=0.5)
+    assert (solver.values, solver.corrector, solver.coordinate) == (values, values - 1, "lambda")
+    assert float(grid.knots[-2].rho) == pytest.approx(0.5 * last, rel=1e-6)
+
+
+@pytest.mark.parametrize("nfe", [8, 20])
+def test_an_image_network_is_served_better_than_by_the_settings_of_closed_forms(nfe):
+    """RMS to the network's own flow, from the same 12 starts. Networks in the plane are not: see
+    docs/choosing_a_solver.md.
+    """
+    file = Path(__file__).parents[1] / "benchmarks" / "networks" / "cifar_F_edm.safetensors"
+    model = load_model(file).model
+    shape, fine = (12, 3, 32, 32), uniform_lambda(model.sde, 120, t_max=start_of(model).t)
+    truth = sample(model, ExponentialMultistep(3, "v", "lambda"), fine, shape=shape).x
+    rms = [
+        float((sample(model, *plan, shape=shape).x - truth).square().mean().sqrt())
+        for plan in (recommended(model, nfe), recommended(model, nfe, floor=0.0))
+    ]
+    assert rms[0] < 0.85 * rms[1]
+
+
 # -- the range -----------------------------------------------------------------------------------
 
 
@@ -179,6 +207,14 @@ def test_a_range_is_used_for_the_start_and_its_moments():
     with pytest.warns(FirstStepWarning, match="above the highest level at which the model"):
         sample(model, DDIM(), uniform_lambda(COSINE, 200), shape=(1, DIM))
     assert model.with_range(None).noise_range is None
+
+
+def test_the_variance_of_the_data_is_in_the_start():
+    """At rho = 1, where it is a fifth of the variance of the state."""
+    model = network(EDMSDE(), 0.0).with_range(NoiseRange(0.01, 5.0, torch.zeros(DIM), STD**2))
+    noise = torch.ones(2, DIM, dtype=torch.float64)
+    begun = draw_start(model, EDMSDE().at_rho(1.0), noise)
+    torch.testing.assert_close(begun, math.sqrt(1.0 + STD**2) * noise, rtol=1e-12, atol=0)
 
 
 def test_nowhere_trusted_and_nonsense_are_clear_errors():
